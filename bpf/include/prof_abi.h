@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The ABI between the kernel half and the user half: everything that crosses
+ * the ring buffer, a map or a global is laid out here and nowhere else.
+ * crates/prof-kernel/src/abi.rs mirrors it, with a compile-time assertion for
+ * every size and offset; the _Static_asserts below are the other side of that.
+ *
+ * Rules: only fixed-width types, no implicit padding, fields are appended and
+ * never moved, PROF_ABI_VERSION grows with any change.
+ */
+#ifndef PROF_ABI_H
+#define PROF_ABI_H
+
+#define PROF_ABI_VERSION 1
+
+#define PROF_COMM_LEN 16
+/* Rules are bits of a u64. */
+#define PROF_MAX_RULES 64
+/* Longest literal, prefix or suffix of a string rule: an LPM key holds 256
+ * bytes, one of which names the dimension. */
+#define PROF_MAX_PATTERN 255
+/* Longest executable path that is reported; the kernel's own PATH_MAX. */
+#define PROF_MAX_PATH 4096
+/* Arguments are cut here (and said to be cut). */
+#define PROF_MAX_ARGS 512
+/* CPUs whose clock can be read exactly; on those above, task-clock is as of
+ * the last scheduler update and flagged so. */
+#define PROF_MAX_CPUS 1024
+/* Deepest cgroup that is matched. */
+#define PROF_CGROUP_DEPTH 16
+/* A container id is 64 hex digits. */
+#define PROF_CONTAINER_ID_LEN 64
+
+/* FLAGS of the prof event. Bits and names are part of the public interface. */
+enum prof_flag {
+	PROF_F_ENABLE = 0x1,
+	PROF_F_EXEC = 0x2,
+	PROF_F_EXIT = 0x4,
+	PROF_F_REQUEST = 0x8,
+	PROF_F_LIMIT = 0x10,
+	PROF_F_INHERIT = 0x20,
+	PROF_F_ATTACH = 0x40,
+	PROF_F_PARTIAL = 0x1000,
+};
+
+/* Which hook produced a record. */
+enum prof_hook {
+	PROF_HOOK_NONE = 0,
+	PROF_HOOK_SCHED_PROCESS_EXEC = 1,
+	PROF_HOOK_SCHED_PROCESS_EXIT = 2,
+	PROF_HOOK_SCHED_PROCESS_FORK = 3,
+	PROF_HOOK_DO_EXIT = 4,
+	PROF_HOOK_EXEC_RETURN = 5, /* kretprobe on the function that performs the exec */
+	PROF_HOOK_NEW_TASK = 6, /* kprobe on wake_up_new_task */
+	PROF_HOOK_ITER_TASK = 7,
+};
+
+/* Where a window starts. */
+enum prof_start {
+	PROF_START_NONE = 0,
+	PROF_START_TASK_RENAME = 1, /* inside begin_new_exec: perf's enable_on_exec point */
+	PROF_START_EXEC = 2, /* sched_process_exec: the program is already loaded */
+	PROF_START_EXEC_ENTRY = 3, /* entry of the function that performs the exec */
+	PROF_START_FORK = 4, /* birth of the process */
+	PROF_START_ATTACH = 5, /* mid-life */
+};
+
+enum prof_record_kind {
+	PROF_REC_ENABLE = 1, /* struct prof_rec_enable, path and arguments behind it */
+	PROF_REC_DISABLE = 2, /* struct prof_rec_disable */
+	PROF_REC_THREAD = 3, /* struct prof_rec_thread */
+};
+
+/* What was not right about the figures of one record. */
+enum prof_quality {
+	PROF_Q_CLOCK_STALE = 0x1, /* task-clock as of the last scheduler update */
+	PROF_Q_RSS_BOUND = 0x2, /* peak_rss is an upper bound: an earlier image peaked higher */
+	PROF_Q_RSS_NONE = 0x4, /* no memory descriptor to read */
+	PROF_Q_RSS_APPROX = 0x8, /* per-CPU parts of the RSS counters were not all read */
+	PROF_Q_DIED_IN_EXEC = 0x10, /* killed inside execve, past the point of no return */
+	PROF_Q_ARGS_CUT = 0x20,
+	PROF_Q_PATH_CUT = 0x40,
+	PROF_Q_NO_MM_END = 0x80, /* the window ends after the address space was torn down */
+};
+
+/* Who a record is about: 64 bytes. */
+struct prof_ident {
+	__u64 start_ns; /* start of the process, ns since boot */
+	__u64 cgroup_id;
+	__u32 pid; /* thread group id, host */
+	__u32 tid; /* thread at the hook, host */
+	__u32 ppid; /* host */
+	__u32 uid; /* real */
+	__u32 gid; /* real */
+	__u32 mntns;
+	__u32 pidns;
+	__u32 exec; /* execs since the fork; 0 = none yet */
+	char comm[PROF_COMM_LEN];
+};
+
+/*
+ * Figures of a task or of a process, all cumulative: 112 bytes. Times in ns,
+ * sizes in bytes. peak_rss is no sum and stands in the record.
+ */
+struct prof_figures {
+	__u64 task_clock;
+	__u64 utime;
+	__u64 stime;
+	__u64 min_flt;
+	__u64 maj_flt;
+	__u64 nvcsw;
+	__u64 nivcsw;
+	__u64 migrations;
+	__u64 run_delay;
+	__u64 rchar;
+	__u64 wchar;
+	__u64 read_bytes;
+	__u64 write_bytes;
+	__u64 cancelled_write_bytes;
+};
+#define PROF_NR_FIGURES 14
+
+struct prof_rec_head {
+	__u32 kind; /* enum prof_record_kind */
+	__u32 size; /* whole record, bytes */
+	__u64 time_ns; /* CLOCK_MONOTONIC */
+	__u32 cpu;
+	__u16 hook; /* enum prof_hook */
+	__u16 quality; /* enum prof_quality */
+	__u32 flags; /* enum prof_flag */
+	__u32 pad;
+};
+
+struct prof_rec_enable {
+	struct prof_rec_head head;
+	struct prof_ident id;
+	__u64 rules; /* bit i: rule i matched */
+	__u16 start; /* enum prof_start */
+	__u16 path_len; /* bytes of path behind this struct, no NUL */
+	__u16 args_len; /* bytes behind the path, NUL between arguments */
+	__u16 has_container;
+	char container_id[PROF_CONTAINER_ID_LEN];
+};
+
+struct prof_rec_disable {
+	struct prof_rec_head head;
+	struct prof_ident id;
+	__u64 rules;
+	__u64 window_start_ns; /* CLOCK_MONOTONIC */
+	__u64 window_end_ns;
+	__u64 peak_rss; /* bytes */
+	__u32 threads; /* started in the window, the first included */
+	__s32 exit_code; /* wait-status form */
+	__u16 start; /* enum prof_start */
+	__u16 pad[3];
+	struct prof_figures figures;
+};
+
+struct prof_rec_thread {
+	struct prof_rec_head head;
+	__u64 start_ns; /* of the process */
+	__u32 pid;
+	__u32 tid;
+	__u32 exec;
+	__u32 pad;
+	__u64 thread_start_ns; /* since boot */
+	char comm[PROF_COMM_LEN];
+	struct prof_figures figures;
+};
+
+/* Entry of the `procs` map: one for each armed or followed thread group. */
+enum prof_state {
+	PROF_S_ARMED = 0x1, /* figures are being kept */
+	PROF_S_PENDING = 0x2, /* inside execve, past the point of no return */
+	PROF_S_INHERITED = 0x4, /* armed because the parent was */
+	PROF_S_ATTACHING = 0x8, /* user space is still taking the base line */
+	PROF_S_ATTACHED = 0x10, /* armed in mid-life */
+	PROF_S_THREADS_UNKNOWN = 0x20, /* `live` cannot be trusted: use the kernel's group_dead */
+};
+
+struct prof_proc {
+	__u64 start_ns;
+	__u64 rules; /* matched by the running image */
+	__u64 follow; /* rules that children inherit */
+	__u64 tree_eq; /* rules with tree= that this process descends into */
+	__u64 tree_ne; /* the same for tree!= */
+	__u64 kids_tree_eq; /* what children get in tree_eq */
+	__u64 kids_tree_ne;
+	__u64 t0; /* start of the window, CLOCK_MONOTONIC */
+	__u64 base_maxrss; /* signal->maxrss at t0, pages */
+	__u64 attach_boot_ns; /* threads born before are in thread_base */
+	__u64 next_rules; /* valid while PENDING, as are next_* below */
+	__u64 next_t0;
+	__u64 next_maxrss;
+	__u32 state; /* enum prof_state */
+	__u32 exec;
+	__s32 live; /* threads alive */
+	__u32 threads; /* threads started in the window */
+	__u16 start; /* enum prof_start */
+	__u16 next_start;
+	__u16 quality;
+	__u16 next_quality;
+	__u32 pad[2];
+	char comm[PROF_COMM_LEN];
+	struct prof_figures base;
+	struct prof_figures acc; /* threads that have exited */
+	struct prof_figures next;
+};
+
+/* What the task iterator writes for each live thread of an armed process. */
+struct prof_live {
+	struct prof_ident id;
+	__u64 rules; /* PROF_ITER_LIST: rules that name it */
+	__u64 thread_start_ns;
+	__u64 peak_rss; /* bytes, of the address space so far */
+	__u32 quality;
+	__u32 pad;
+	struct prof_figures figures;
+};
+
+/* Modes of the iterator. */
+enum prof_iter_mode {
+	PROF_ITER_READ = 0, /* figures of every armed thread */
+	PROF_ITER_ATTACH = 1, /* base lines of the processes in state ATTACHING */
+	PROF_ITER_LIST = 2, /* every thread group leader: which rules name it, no change */
+};
+
+/* Dimensions of the rules. Numeric ones share a hash, strings an LPM trie. */
+enum prof_dim {
+	PROF_DIM_UID = 0,
+	PROF_DIM_GID = 1,
+	PROF_DIM_PID = 2,
+	PROF_DIM_CGROUP = 3, /* v2, or the v1 hierarchy given by cgroup_subsys */
+	PROF_DIM_MNTNS = 4,
+	PROF_DIM_PIDNS = 5,
+	PROF_DIM_CONTAINER = 6, /* value 1: in a container */
+	PROF_DIM_TREE = 7, /* evaluated by inheritance, not by look-up */
+	PROF_DIM_COMM = 8, /* literals and prefixes */
+	PROF_DIM_COMM_SUFFIX = 9, /* stored reversed */
+	PROF_DIM_EXE = 10,
+	PROF_DIM_EXE_SUFFIX = 11,
+	PROF_NR_DIMS = 12,
+};
+
+struct prof_num_key {
+	__u64 value;
+	__u32 dim;
+	__u32 pad;
+};
+
+struct prof_str_key {
+	__u32 prefixlen; /* bits behind this field */
+	__u8 dim;
+	char data[PROF_MAX_PATTERN];
+};
+
+/* Rules that list the value with `=`, and with `!=`. */
+struct prof_match {
+	__u64 eq;
+	__u64 ne;
+};
+
+/* Fixed before load: the verifier drops what is not needed. */
+struct prof_config {
+	__u64 rules; /* rules in use */
+	__u64 follow; /* rules whose children inherit */
+	/* Rules that have an `=` term in this dimension; string suffixes count
+	 * with their main dimension. */
+	__u64 uses_eq[PROF_NR_DIMS];
+	__u32 dims; /* bit per dimension that any rule uses */
+	__u32 cgroup_subsys; /* index of the v1 controller, or ~0 for v2 */
+	__u32 read_args;
+	__u32 per_thread;
+	__u32 window_hook; /* a window-start hook is attached */
+	__u32 pad;
+	__u32 exit_is_entry; /* the exit hook runs before signal->live is decremented */
+	__u32 exact_clock; /* cpu_clock events are open and calibrated */
+	__u32 nr_cpus;
+	__u32 page_size;
+	__u32 ring_wakeup; /* wake the reader when this many bytes wait */
+	__u32 container_ids; /* look container ids up even if no rule needs them */
+};
+
+/* Per-CPU counters, summed by user space. */
+enum prof_counter {
+	PROF_C_EXECS = 0, /* successful execs seen */
+	PROF_C_EVALUATED = 1, /* rule evaluations */
+	PROF_C_ENABLED = 2, /* times profiling was to be switched on */
+	PROF_C_DISABLED = 3, /* times it was switched off */
+	PROF_C_LOST_MAP_FULL = 4, /* matched, but no room in procs: never armed */
+	PROF_C_LOST_RING_ENABLE = 5, /* enable record not delivered */
+	PROF_C_LOST_RING_DISABLE = 6, /* disable record with its figures not delivered */
+	PROF_C_LOST_RING_THREAD = 7,
+	PROF_C_STALE = 8, /* entry of an earlier owner of the pid found and dropped */
+	PROF_C_CLOCK_STALE = 9, /* clock could not be read exactly */
+	PROF_C_FORKS = 10, /* forks of followed processes */
+	PROF_C_DIED_IN_EXEC = 11,
+	PROF_C_LOST_FOLLOW = 12, /* child could not be followed: no room in procs */
+	PROF_C_LOST_ATTEMPT = 13, /* kprobe only: no room for an exec attempt */
+	PROF_NR_COUNTERS = 14,
+};
+
+_Static_assert(sizeof(struct prof_ident) == 64, "ident");
+_Static_assert(sizeof(struct prof_figures) == PROF_NR_FIGURES * 8, "figures");
+_Static_assert(sizeof(struct prof_rec_head) == 32, "head");
+_Static_assert(sizeof(struct prof_rec_enable) == 32 + 64 + 8 + 8 + 64, "enable");
+_Static_assert(sizeof(struct prof_rec_disable) == 32 + 64 + 32 + 8 + 8 + 112, "disable");
+_Static_assert(sizeof(struct prof_rec_thread) == 32 + 8 + 16 + 8 + 16 + 112, "thread");
+_Static_assert(sizeof(struct prof_proc) == 13 * 8 + 16 + 8 + 8 + 16 + 3 * 112, "proc");
+_Static_assert(sizeof(struct prof_live) == 64 + 32 + 112, "live");
+_Static_assert(sizeof(struct prof_str_key) == 260, "str_key");
+_Static_assert(sizeof(struct prof_config) == 16 + 8 * PROF_NR_DIMS + 48, "config");
+
+#endif /* PROF_ABI_H */

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Writing records to the ring buffer, and counting those that do not fit. */
+#ifndef PROF_RECORD_H
+#define PROF_RECORD_H
+
+/* The reader polls; it is woken early only when much is waiting, so that a
+ * storm of execs does not become a storm of wake-ups. */
+static __always_inline u64 wakeup(void)
+{
+	u64 waiting = bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA);
+
+	return waiting >= config.ring_wakeup ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+}
+
+static __always_inline void fill_head(struct prof_rec_head *h, u32 kind, u32 size, u64 now, u16 hook,
+				      u32 flags, u16 quality)
+{
+	h->kind = kind;
+	h->size = size;
+	h->time_ns = now;
+	h->cpu = bpf_get_smp_processor_id();
+	h->hook = hook;
+	h->quality = quality;
+	h->flags = flags;
+	h->pad = 0;
+}
+
+/* Profiling of the current task was switched on for its new image, whose path
+ * and arguments go along. */
+static __always_inline void emit_enable(struct task_struct *t, struct prof_proc *p,
+					struct prof_scratch *s, u16 hook, u32 flags)
+{
+	struct prof_rec_enable *r = &s->enable;
+	u64 now = bpf_ktime_get_ns();
+	u32 off, len = 0, args = 0, size;
+	u16 quality = p->quality;
+	struct mm_struct *mm;
+
+	count(PROF_C_ENABLED);
+	read_ident(t, &r->id);
+	__builtin_memcpy(r->id.comm, p->comm, sizeof(r->id.comm));
+	r->id.exec = p->exec;
+	r->rules = p->rules;
+	r->start = p->start;
+	r->has_container = task_container(t, s, r->container_id);
+	off = build_path(s, t, &quality);
+	if (off < PROF_MAX_PATH) {
+		len = PROF_MAX_PATH - off;
+		bpf_probe_read_kernel(s->tail, len & (2 * PROF_MAX_PATH - 1), &s->path[off]);
+	}
+	mm = t->mm;
+	if (config.read_args && mm) {
+		u64 from = mm->arg_start, n = mm->arg_end - from;
+
+		if (n > PROF_MAX_ARGS) {
+			n = PROF_MAX_ARGS;
+			quality |= PROF_Q_ARGS_CUT;
+		}
+		if (len <= PROF_MAX_PATH && n) {
+			args = n;
+			if (bpf_probe_read_user(s->tail + len, args, (void *)from))
+				args = 0;
+		}
+	}
+	r->path_len = len;
+	r->args_len = args;
+	size = sizeof(*r) + len + args;
+	fill_head(&r->head, PROF_REC_ENABLE, size, now, hook, flags | PROF_F_ENABLE, quality);
+	if (size > sizeof(*r) + PROF_MAX_PATH + PROF_MAX_ARGS ||
+	    bpf_ringbuf_output(&records, r, size, wakeup()))
+		count(PROF_C_LOST_RING_ENABLE);
+}
+
+/* A child was born followed: it runs its parent's image, which the reader knows,
+ * and `child` may be a bare address, so it is read piece by piece. */
+static __always_inline void emit_enable_child(struct task_struct *child, struct task_struct *parent,
+					      struct prof_proc *p, struct prof_scratch *s, u16 hook)
+{
+	struct prof_rec_enable *r = &s->enable;
+
+	count(PROF_C_ENABLED);
+	read_ident(parent, &r->id);
+	r->id.start_ns = p->start_ns;
+	r->id.pid = r->id.tid = BPF_CORE_READ(child, tgid);
+	r->id.ppid = parent->tgid;
+	r->id.exec = p->exec;
+	r->id.mntns = BPF_CORE_READ(child, nsproxy, mnt_ns, ns.inum);
+	r->id.pidns = task_pidns(child);
+	__builtin_memcpy(r->id.comm, p->comm, sizeof(r->id.comm));
+	r->rules = p->rules;
+	r->start = p->start;
+	r->has_container = task_container(parent, s, r->container_id);
+	r->path_len = 0;
+	r->args_len = 0;
+	fill_head(&r->head, PROF_REC_ENABLE, sizeof(*r), p->t0, hook, PROF_F_ENABLE | PROF_F_INHERIT,
+		  p->quality);
+	if (bpf_ringbuf_output(&records, r, sizeof(*r), wakeup()))
+		count(PROF_C_LOST_RING_ENABLE);
+}
+
+/* Profiling was switched off: `end` are the figures of the last thread, or of
+ * the task at the end of the image; the rest is in the entry. */
+static __always_inline void emit_disable(struct task_struct *t, struct prof_proc *p,
+					 const struct prof_figures *end, u64 end_ns, u64 peak_pages,
+					 u32 exec, s32 exit_code, u16 hook, u32 flags, u16 quality)
+{
+	struct prof_rec_disable *r;
+
+	count(PROF_C_DISABLED);
+	r = bpf_ringbuf_reserve(&records, sizeof(*r), 0);
+	if (!r) {
+		count(PROF_C_LOST_RING_DISABLE);
+		return;
+	}
+	read_ident(t, &r->id);
+	__builtin_memcpy(r->id.comm, p->comm, sizeof(r->id.comm));
+	r->id.exec = exec;
+	r->rules = p->rules;
+	r->window_start_ns = p->t0;
+	r->window_end_ns = end_ns;
+	r->peak_rss = peak_pages * config.page_size;
+	r->threads = p->threads;
+	r->exit_code = exit_code;
+	r->start = p->start;
+	r->pad[0] = r->pad[1] = r->pad[2] = 0;
+	r->figures = *end;
+	for (int i = 0; i < PROF_NR_FIGURES; i++)
+		((u64 *)&r->figures)[i] += ((u64 *)&p->acc)[i];
+	sub_figures(&r->figures, &p->base);
+	fill_head(&r->head, PROF_REC_DISABLE, sizeof(*r), end_ns, hook, flags, quality | p->quality);
+	bpf_ringbuf_submit(r, wakeup());
+}
+
+static __always_inline void emit_thread(struct task_struct *t, struct prof_proc *p,
+					const struct prof_figures *f, u64 now, u16 hook, u16 quality)
+{
+	struct prof_rec_thread *r = bpf_ringbuf_reserve(&records, sizeof(*r), 0);
+
+	if (!r) {
+		count(PROF_C_LOST_RING_THREAD);
+		return;
+	}
+	r->start_ns = p->start_ns;
+	r->pid = t->tgid;
+	r->tid = t->pid;
+	r->exec = p->exec;
+	r->pad = 0;
+	r->thread_start_ns = t->start_boottime;
+	bpf_probe_read_kernel(r->comm, sizeof(r->comm), t->comm);
+	r->figures = *f;
+	fill_head(&r->head, PROF_REC_THREAD, sizeof(*r), now, hook, 0, quality);
+	bpf_ringbuf_submit(r, wakeup());
+}
+
+#endif /* PROF_RECORD_H */

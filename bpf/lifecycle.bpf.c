@@ -1,0 +1,556 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * prof, the kernel half: profiling is switched on inside exec, for the
+ * processes that a rule names, and off when their last thread exits.
+ *
+ * The life of an entry in `procs`:
+ *
+ *   fork    parent is followed -> entry for the child, armed, window = birth
+ *   window  begin_new_exec has torn down the old image (task_rename): the rules
+ *           are evaluated; if one matches, or the process is followed, what the
+ *           kernel keeps about the task is noted as the base line of the image
+ *           to come, and the entry is PENDING
+ *   exec    sched_process_exec: the old image, if it was armed, ends with the
+ *           figures as of the window; the new one begins
+ *   exit    each thread's figures are added; the last one, by our own count of
+ *           threads, reports and removes the entry. An entry still PENDING died
+ *           inside exec: both images are reported
+ *
+ * What no rule names has no entry: one evaluation at exec, one failed look-up at
+ * fork and at exit. Nothing is attached to context switches, faults or system
+ * calls: the figures are differences of what the task already counts.
+ *
+ * The same functions are compiled into three sets of programs, of which user
+ * space loads one: raw_tp, tp_btf, and kprobe with kretprobe. do_exit never
+ * returns, so there is no kretprobe on it.
+ */
+#include "include/kernel.h"
+
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+#include "include/prof_abi.h"
+#include "include/maps.h"
+#include "include/task.h"
+#include "include/rules.h"
+#include "include/record.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* From 6.16 on (moved, with a second argument). */
+static __always_inline bool exit_tells_group_dead(void)
+{
+	return bpf_core_field_exists(
+		((struct trace_event_raw_sched_process_exit *)0)->group_dead);
+}
+
+/* The entry of a thread group, if it is this one's: an entry left by an
+ * earlier owner of the pid (its exit was never seen) is dropped. */
+static __always_inline struct prof_proc *find(struct task_struct *t)
+{
+	u32 tgid = t->tgid;
+	struct prof_proc *p = bpf_map_lookup_elem(&procs, &tgid);
+
+	if (!p)
+		return 0;
+	if (p->start_ns != t->group_leader->start_boottime) {
+		bpf_map_delete_elem(&procs, &tgid);
+		count(PROF_C_STALE);
+		return 0;
+	}
+	return p;
+}
+
+/* Lineage and rules that outlive the image. */
+static __always_inline bool is_followed(struct prof_proc *p)
+{
+	return p->follow || p->kids_tree_eq || p->kids_tree_ne || p->tree_eq || p->tree_ne;
+}
+
+/*
+ * The start of a window: evaluate, and note the base line if the image to come
+ * will be profiled or the running one was. `comm` is the name it will have.
+ */
+static __always_inline void open_window(struct task_struct *t, const char *comm, u16 start,
+					const struct prof_attempt *attempt)
+{
+	struct prof_scratch *s = get_scratch();
+	struct prof_proc *p = find(t);
+	u32 tgid = t->tgid;
+	u64 rules;
+
+	if (!s)
+		return;
+	rules = evaluate(t, comm, p, s);
+	if (p)
+		rules |= p->follow;
+	else if (!rules)
+		return;
+	if (!p) {
+		__builtin_memset(&s->proc, 0, sizeof(s->proc));
+		s->proc.start_ns = t->group_leader->start_boottime;
+		if (bpf_map_update_elem(&procs, &tgid, &s->proc, BPF_ANY)) {
+			count(PROF_C_ENABLED);
+			count(PROF_C_LOST_MAP_FULL);
+			return;
+		}
+		p = bpf_map_lookup_elem(&procs, &tgid);
+		if (!p)
+			return;
+	}
+	p->next_quality = 0;
+	if (attempt) {
+		p->next = attempt->figures;
+		p->next_t0 = attempt->time_ns;
+		p->next_maxrss = attempt->maxrss;
+		p->next_quality = attempt->quality;
+	} else {
+		snapshot(t, &p->next, &p->next_quality);
+		p->next_t0 = bpf_ktime_get_ns();
+		p->next_maxrss = t->signal->maxrss;
+	}
+	p->next_rules = rules;
+	p->next_start = start;
+	/* exec has ended every other thread, past their exit hooks. */
+	p->live = 1;
+	p->state = (p->state | PROF_S_PENDING) & ~(PROF_S_THREADS_UNKNOWN | PROF_S_ATTACHING);
+}
+
+/*
+ * The exec is done, or died: end the old image at the start of the window and
+ * begin the new one. Returns the entry, or nothing if no rule is left.
+ */
+static __always_inline struct prof_proc *commit_exec(struct task_struct *t, struct prof_proc *p,
+						     struct prof_scratch *s, u16 hook)
+{
+	u32 tgid = t->tgid;
+	bool inherited = 0;
+
+	if (p->state & PROF_S_ARMED) {
+		u16 quality = 0;
+		u64 peak = p->next_maxrss;
+
+		/* exec folds the old image's peak into maxrss. */
+		if (peak <= p->base_maxrss)
+			quality |= PROF_Q_RSS_BOUND;
+		emit_disable(t, p, &p->next, p->next_t0, peak, p->exec, 0, hook, PROF_F_EXEC, quality);
+	}
+	if (p->next_rules && p->next_rules == p->follow && (p->state & PROF_S_INHERITED))
+		inherited = 1;
+	p->state &= ~(PROF_S_PENDING | PROF_S_ARMED | PROF_S_ATTACHED);
+	p->rules = p->next_rules;
+	p->exec = exec_number(t);
+	if (!p->rules) {
+		if (is_followed(p))
+			return p;
+		bpf_map_delete_elem(&procs, &tgid);
+		return 0;
+	}
+	p->follow |= p->rules & config.follow;
+	p->base = p->next;
+	__builtin_memset(&p->acc, 0, sizeof(p->acc));
+	p->t0 = p->next_t0;
+	p->base_maxrss = p->next_maxrss;
+	p->quality = p->next_quality;
+	p->start = p->next_start;
+	p->threads = 1;
+	p->state |= PROF_S_ARMED;
+	bpf_probe_read_kernel(p->comm, sizeof(p->comm), t->comm);
+	emit_enable(t, p, s, hook, PROF_F_EXEC | (inherited ? PROF_F_INHERIT : 0));
+	return p;
+}
+
+static __always_inline int on_exec(u16 hook)
+{
+	struct task_struct *t = bpf_get_current_task_btf();
+	struct prof_scratch *s;
+	struct prof_proc *p;
+
+	count(PROF_C_EXECS);
+	if (!config.window_hook || !bpf_core_field_exists(t->in_execve))
+		open_window(t, t->comm, PROF_START_EXEC, 0);
+	p = find(t);
+	if (!p || !(p->state & PROF_S_PENDING))
+		return 0;
+	s = get_scratch();
+	if (s)
+		commit_exec(t, p, s, hook);
+	return 0;
+}
+
+/* task_rename also fires for prctl(PR_SET_NAME) and writes to /proc. */
+static __always_inline int on_rename(struct task_struct *renamed, const char *comm)
+{
+	struct task_struct *t = bpf_get_current_task_btf();
+
+	if (!bpf_core_field_exists(t->in_execve) || renamed != t || !t->in_execve)
+		return 0;
+	open_window(t, comm, PROF_START_TASK_RENAME, 0);
+	return 0;
+}
+
+static __always_inline int on_fork(struct task_struct *child, u16 hook)
+{
+	struct task_struct *parent = bpf_get_current_task_btf();
+	struct prof_proc *p = find(parent);
+	struct prof_scratch *s;
+	struct prof_proc *c;
+	u32 tgid;
+
+	if (!p)
+		return 0;
+	tgid = BPF_CORE_READ(child, tgid);
+	if (tgid == parent->tgid) {
+		__sync_fetch_and_add(&p->live, 1);
+		__sync_fetch_and_add(&p->threads, 1);
+		return 0;
+	}
+	if (!p->follow && !p->kids_tree_eq && !p->kids_tree_ne)
+		return 0;
+	s = get_scratch();
+	if (!s)
+		return 0;
+	count(PROF_C_FORKS);
+	c = &s->proc;
+	__builtin_memset(c, 0, sizeof(*c));
+	c->start_ns = BPF_CORE_READ(child, start_boottime);
+	c->follow = p->follow;
+	c->tree_eq = c->kids_tree_eq = p->kids_tree_eq;
+	c->tree_ne = c->kids_tree_ne = p->kids_tree_ne;
+	c->live = 1;
+	if (p->follow) {
+		c->rules = p->follow;
+		c->state = PROF_S_ARMED | PROF_S_INHERITED;
+		c->t0 = bpf_ktime_get_ns();
+		c->start = PROF_START_FORK;
+		c->threads = 1;
+		__builtin_memcpy(c->comm, p->comm, sizeof(c->comm));
+	}
+	if (bpf_map_update_elem(&procs, &tgid, c, BPF_ANY)) {
+		if (p->follow) {
+			count(PROF_C_ENABLED);
+			count(PROF_C_LOST_MAP_FULL);
+		} else {
+			count(PROF_C_LOST_FOLLOW);
+		}
+		return 0;
+	}
+	if (p->follow) {
+		/* A child's counters all start at zero: so does its base line.
+		 * Read through the map: the scratch entry is about to be reused. */
+		c = bpf_map_lookup_elem(&procs, &tgid);
+		if (c)
+			emit_enable_child(child, parent, c, s, hook);
+	}
+	return 0;
+}
+
+/* Wait-status form. The group's code, when the group was told to exit, else the
+ * leader's, which may have left earlier. */
+static __always_inline s32 exit_status(struct task_struct *t, s32 code)
+{
+	struct signal_struct *sig = t->signal;
+
+	if (sig->flags & PROF_SIGNAL_GROUP_EXIT)
+		return sig->group_exit_code;
+	if (t->pid == t->tgid)
+		return code;
+	return t->group_leader->exit_code;
+}
+
+/*
+ * A thread exits. `code` is its own exit code; `group_dead` what the kernel
+ * says of it being the last, or -1 where it does not say.
+ */
+static __always_inline int on_exit(s32 code, int group_dead, u16 hook)
+{
+	struct task_struct *t = bpf_get_current_task_btf();
+	struct prof_figures now, *born;
+	struct prof_scratch *s;
+	struct prof_proc *p;
+	u32 tgid = t->tgid, tid = t->pid;
+	bool known = 1, last;
+	u16 quality = 0;
+	u64 time, peak;
+	s32 status;
+
+	p = find(t);
+	if (!p)
+		return 0;
+	time = bpf_ktime_get_ns();
+	if ((p->state & PROF_S_ARMED) || (p->state & PROF_S_PENDING)) {
+		snapshot(t, &now, &quality);
+		if (config.per_thread && (p->state & PROF_S_ARMED))
+			emit_thread(t, p, &now, time, hook, quality);
+	}
+	if (p->attach_boot_ns && t->start_boottime < p->attach_boot_ns) {
+		/* Alive at the attach: what came before is not ours. */
+		born = bpf_map_lookup_elem(&thread_base, &tid);
+		if (born) {
+			sub_figures(&now, born);
+			bpf_map_delete_elem(&thread_base, &tid);
+		} else {
+			/* Gone before its base line was taken. */
+			known = 0;
+		}
+	}
+	if (p->state & PROF_S_THREADS_UNKNOWN) {
+		last = group_dead >= 0 ? group_dead :
+					 t->signal->live.counter == (config.exit_is_entry ? 1 : 0);
+	} else {
+		last = known && __sync_fetch_and_add(&p->live, -1) == 1;
+	}
+	if (!last || (p->state & PROF_S_ATTACHING)) {
+		if (known && (p->state & PROF_S_ARMED))
+			add_figures(&p->acc, &now);
+		return 0;
+	}
+	s = get_scratch();
+	status = exit_status(t, code);
+	if (s && (p->state & PROF_S_PENDING)) {
+		/* Killed inside exec, past the point of no return. */
+		count(PROF_C_DIED_IN_EXEC);
+		p = commit_exec(t, p, s, hook);
+		if (!p)
+			return 0;
+		quality |= PROF_Q_DIED_IN_EXEC;
+	}
+	if (p->state & PROF_S_ARMED) {
+		bool one_cpu = p->threads == 1 && p->base.migrations == now.migrations &&
+			       p->start != PROF_START_ATTACH;
+
+		if (!known)
+			__builtin_memset(&now, 0, sizeof(now));
+		peak = peak_rss_pages(t, p->base_maxrss, one_cpu, &quality);
+		if (hook == PROF_HOOK_SCHED_PROCESS_EXIT && !exit_tells_group_dead())
+			quality |= PROF_Q_NO_MM_END;
+		emit_disable(t, p, &now, time, peak, p->exec, status, hook, PROF_F_EXIT, quality);
+	}
+	bpf_map_delete_elem(&procs, &tgid);
+	return 0;
+}
+
+/* -- raw tracepoints ---------------------------------------------------- */
+
+SEC("raw_tp/task_rename")
+int raw_task_rename(struct bpf_raw_tracepoint_args *ctx)
+{
+	return on_rename((void *)ctx->args[0], (void *)ctx->args[1]);
+}
+
+SEC("raw_tp/sched_process_exec")
+int raw_process_exec(struct bpf_raw_tracepoint_args *ctx)
+{
+	return on_exec(PROF_HOOK_SCHED_PROCESS_EXEC);
+}
+
+SEC("raw_tp/sched_process_fork")
+int raw_process_fork(struct bpf_raw_tracepoint_args *ctx)
+{
+	return on_fork((void *)ctx->args[1], PROF_HOOK_SCHED_PROCESS_FORK);
+}
+
+SEC("raw_tp/sched_process_exit")
+int raw_process_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct task_struct *t = bpf_get_current_task_btf();
+	/* From 6.16 the second argument says whether the group is dead; before,
+	 * the register holds anything. */
+	int group_dead = exit_tells_group_dead() ? !!(ctx->args[1] & 0xff) : -1;
+
+	return on_exit(t->exit_code, group_dead, PROF_HOOK_SCHED_PROCESS_EXIT);
+}
+
+/* -- BTF tracepoints ---------------------------------------------------- */
+
+SEC("tp_btf/task_rename")
+int BPF_PROG(btf_task_rename, struct task_struct *t, const char *comm)
+{
+	return on_rename(t, comm);
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(btf_process_exec, struct task_struct *t)
+{
+	return on_exec(PROF_HOOK_SCHED_PROCESS_EXEC);
+}
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(btf_process_fork, struct task_struct *parent, struct task_struct *child)
+{
+	return on_fork(child, PROF_HOOK_SCHED_PROCESS_FORK);
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(btf_process_exit, struct task_struct *t)
+{
+	int group_dead = -1;
+
+	if (exit_tells_group_dead())
+		group_dead = !!(((u64 *)ctx)[1] & 0xff);
+	return on_exit(t->exit_code, group_dead, PROF_HOOK_SCHED_PROCESS_EXIT);
+}
+
+/* -- kprobes ------------------------------------------------------------ */
+
+/* Entry of the function that performs the exec: an attempt. */
+SEC("kprobe")
+int kprobe_exec(struct pt_regs *ctx)
+{
+	struct task_struct *t = bpf_get_current_task_btf();
+	struct prof_attempt a = {};
+	u64 key = (u64)t;
+	u16 quality = 0;
+
+	snapshot(t, &a.figures, &quality);
+	a.quality = quality;
+	a.time_ns = bpf_ktime_get_ns();
+	a.maxrss = t->signal->maxrss;
+	a.self_exec_id = t->self_exec_id;
+	if (bpf_map_update_elem(&attempts, &key, &a, BPF_ANY))
+		count(PROF_C_LOST_ATTEMPT);
+	return 0;
+}
+
+/* Its return: whether the exec succeeded. If it failed past the point of no
+ * return, the task is about to die and the exit hook commits what is pending. */
+SEC("kretprobe")
+int kretprobe_exec(struct pt_regs *ctx)
+{
+	struct task_struct *t = bpf_get_current_task_btf();
+	int ret = (int)PT_REGS_RC(ctx);
+	struct prof_attempt *a;
+	struct prof_scratch *s;
+	struct prof_proc *p;
+	u64 key = (u64)t;
+
+	a = bpf_map_lookup_elem(&attempts, &key);
+	if (a && t->self_exec_id != a->self_exec_id)
+		open_window(t, t->comm, PROF_START_EXEC_ENTRY, a);
+	if (a)
+		bpf_map_delete_elem(&attempts, &key);
+	if (ret < 0)
+		return 0;
+	count(PROF_C_EXECS);
+	if (!a)
+		open_window(t, t->comm, PROF_START_EXEC, 0);
+	p = find(t);
+	s = get_scratch();
+	if (p && s && (p->state & PROF_S_PENDING))
+		commit_exec(t, p, s, PROF_HOOK_EXEC_RETURN);
+	return 0;
+}
+
+SEC("kprobe")
+int kprobe_new_task(struct pt_regs *ctx)
+{
+	return on_fork((void *)PT_REGS_PARM1(ctx), PROF_HOOK_NEW_TASK);
+}
+
+SEC("kprobe")
+int kprobe_exit(struct pt_regs *ctx)
+{
+	return on_exit((s32)PT_REGS_PARM1(ctx), -1, PROF_HOOK_DO_EXIT);
+}
+
+/* -- on request --------------------------------------------------------- */
+
+static __always_inline void iter_attach(struct task_struct *t, struct prof_proc *p)
+{
+	struct prof_figures f;
+	u32 tid = t->pid;
+
+	if (!(p->state & PROF_S_ATTACHING) || t->start_boottime >= p->attach_boot_ns)
+		return;
+	read_figures(t, &f);
+	if (!bpf_map_update_elem(&thread_base, &tid, &f, BPF_NOEXIST))
+		__sync_fetch_and_add(&p->live, 1);
+}
+
+SEC("iter/task")
+int iter_tasks(struct bpf_iter__task *ctx)
+{
+	struct seq_file *seq = ctx->meta->seq;
+	struct task_struct *t = ctx->task;
+	struct prof_scratch *s;
+	struct prof_proc *p;
+	struct prof_live *l;
+	u64 rules = 0;
+	u16 quality = 0;
+	u32 tgid, tid;
+
+	if (!t)
+		return 0;
+	tgid = t->tgid;
+	p = bpf_map_lookup_elem(&procs, &tgid);
+	if (p && p->start_ns != t->group_leader->start_boottime)
+		p = 0;
+	if (iter_mode == PROF_ITER_ATTACH) {
+		if (p)
+			iter_attach(t, p);
+		return 0;
+	}
+	s = get_scratch();
+	if (!s)
+		return 0;
+	if (iter_mode == PROF_ITER_LIST) {
+		/* A process without an address space is a kernel thread. */
+		if (p || t->pid != t->tgid || !t->mm)
+			return 0;
+		rules = evaluate(t, t->comm, p, s);
+		if (!rules)
+			return 0;
+	} else if (!p || !(p->state & PROF_S_ARMED)) {
+		return 0;
+	}
+	l = &s->live;
+	__builtin_memset(l, 0, sizeof(*l));
+	read_ident(t, &l->id);
+	l->rules = rules;
+	l->thread_start_ns = t->start_boottime;
+	read_figures(t, &l->figures);
+	if (p && p->attach_boot_ns && t->start_boottime < p->attach_boot_ns) {
+		struct prof_figures *born;
+
+		tid = t->pid;
+		born = bpf_map_lookup_elem(&thread_base, &tid);
+		if (born)
+			sub_figures(&l->figures, born);
+	}
+	if (p)
+		l->peak_rss = peak_rss_pages(t, p->base_maxrss, 0, &quality) * config.page_size;
+	/* Another task's clock cannot be read now: as of its last update. */
+	l->quality = quality | PROF_Q_CLOCK_STALE;
+	bpf_seq_write(seq, l, sizeof(*l));
+	return 0;
+}
+
+/*
+ * Finds at which sched_clock each cpu_clock event started. Run once, by the
+ * thread that opened them: they are on its own list. hw.prev_count is the clock
+ * when the event was last updated, which is when it was opened.
+ */
+SEC("syscall")
+int prof_calibrate(void *ctx)
+{
+	struct task_struct *t = bpf_get_current_task_btf();
+	struct list_head *head = &t->perf_event_list;
+	struct list_head *n = head->next;
+
+	for (int i = 0; i < 4 * PROF_MAX_CPUS; i++) {
+		struct perf_event *e;
+		int cpu;
+
+		if (n == head || !n)
+			break;
+		e = (void *)n - bpf_core_field_offset(struct perf_event, owner_entry);
+		cpu = BPF_CORE_READ(e, cpu);
+		/* The type is the core's own; config 0 is the cpu clock, and
+		 * nothing else is open yet in this thread. */
+		if (cpu >= 0 && cpu < PROF_MAX_CPUS && BPF_CORE_READ(e, attr.config) == 0)
+			clock_base[cpu] = BPF_CORE_READ(e, hw.prev_count.a.a.counter);
+		n = BPF_CORE_READ(n, next);
+	}
+	return 0;
+}

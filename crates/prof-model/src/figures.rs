@@ -1,0 +1,585 @@
+//! The event table, and the figures of a window.
+//!
+//! [`EVENTS`] is the only place where an event has its name, id, unit and
+//! meaning. Ids are `perf_type << 24 | config`; what perf has no id for stands
+//! under type 0x7f.
+
+use std::fmt;
+
+/// Cumulative figures as the kernel half reports them: times in ns, sizes in
+/// bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct RawFigures {
+    pub task_clock: u64,
+    pub utime: u64,
+    pub stime: u64,
+    pub min_flt: u64,
+    pub maj_flt: u64,
+    pub nvcsw: u64,
+    pub nivcsw: u64,
+    pub migrations: u64,
+    pub run_delay: u64,
+    pub rchar: u64,
+    pub wchar: u64,
+    pub read_bytes: u64,
+    pub write_bytes: u64,
+    pub cancelled_write_bytes: u64,
+}
+
+impl RawFigures {
+    /// Both, field by field. `f` must not overflow: wrapping is used so that a
+    /// hostile or torn value cannot panic.
+    fn zip(&self, o: &Self, f: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            task_clock: f(self.task_clock, o.task_clock),
+            utime: f(self.utime, o.utime),
+            stime: f(self.stime, o.stime),
+            min_flt: f(self.min_flt, o.min_flt),
+            maj_flt: f(self.maj_flt, o.maj_flt),
+            nvcsw: f(self.nvcsw, o.nvcsw),
+            nivcsw: f(self.nivcsw, o.nivcsw),
+            migrations: f(self.migrations, o.migrations),
+            run_delay: f(self.run_delay, o.run_delay),
+            rchar: f(self.rchar, o.rchar),
+            wchar: f(self.wchar, o.wchar),
+            read_bytes: f(self.read_bytes, o.read_bytes),
+            write_bytes: f(self.write_bytes, o.write_bytes),
+            cancelled_write_bytes: f(self.cancelled_write_bytes, o.cancelled_write_bytes),
+        }
+    }
+
+    /// The sum.
+    #[must_use]
+    pub fn plus(&self, o: &Self) -> Self {
+        self.zip(o, u64::wrapping_add)
+    }
+
+    /// What came since `o`; a value that went back (a base line taken a moment
+    /// later than the reading) is 0.
+    #[must_use]
+    pub fn since(&self, o: &Self) -> Self {
+        self.zip(o, u64::saturating_sub)
+    }
+}
+
+/// Unit of a figure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Nanoseconds.
+    Ns,
+    /// Bytes.
+    Bytes,
+    /// A count.
+    Count,
+}
+
+impl Unit {
+    /// As in the `unit` key of the records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Unit::Ns => "ns",
+            Unit::Bytes => "bytes",
+            Unit::Count => "count",
+        }
+    }
+}
+
+/// An event that prof can report, in the order of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+#[allow(missing_docs)]
+pub enum Event {
+    WallTime,
+    TaskClock,
+    UserTime,
+    SystemTime,
+    PageFaults,
+    MinorFaults,
+    MajorFaults,
+    ContextSwitches,
+    VoluntarySwitches,
+    InvoluntarySwitches,
+    CpuMigrations,
+    RunQueueWait,
+    PeakRss,
+    ReadBytes,
+    WrittenBytes,
+    StorageReadBytes,
+    StorageWrittenBytes,
+    Threads,
+}
+
+/// How many events there are.
+pub const NR_EVENTS: usize = 18;
+
+/// One row of the event table.
+#[derive(Debug, Clone, Copy)]
+pub struct EventInfo {
+    /// Which.
+    pub event: Event,
+    /// Name, as in `-e` and in the records: perf's where perf has one.
+    pub name: &'static str,
+    /// Other spellings that `-e` takes.
+    pub aliases: &'static [&'static str],
+    /// `perf_type << 24 | config`.
+    pub id: u32,
+    /// Unit of the value.
+    pub unit: Unit,
+    /// What it counts, one line.
+    pub about: &'static str,
+    /// Whether values of several processes may be added.
+    pub additive: bool,
+}
+
+const fn sw(config: u32) -> u32 {
+    1 << 24 | config
+}
+
+const fn own(config: u32) -> u32 {
+    0x7f << 24 | config
+}
+
+macro_rules! event {
+    ($event:ident, $name:literal, $aliases:expr, $id:expr, $unit:ident, $additive:literal, $about:literal) => {
+        EventInfo {
+            event: Event::$event,
+            name: $name,
+            aliases: &$aliases,
+            id: $id,
+            unit: Unit::$unit,
+            about: $about,
+            additive: $additive,
+        }
+    };
+}
+
+/// The event table, indexed by [`Event`].
+pub const EVENTS: [EventInfo; NR_EVENTS] = [
+    event!(WallTime, "wall-time", ["duration_time"], own(1), Ns, true,
+        "time from the start of the window to its end"),
+    event!(TaskClock, "task-clock", [], sw(1), Ns, true,
+        "time on a CPU, all threads, without time stolen by a hypervisor"),
+    event!(UserTime, "user-time", ["user_time"], own(2), Ns, true,
+        "part of task-clock in user mode, as the kernel's ticks divide it"),
+    event!(SystemTime, "system-time", ["system_time"], own(3), Ns, true,
+        "part of task-clock in kernel mode, as the kernel's ticks divide it"),
+    event!(PageFaults, "page-faults", ["faults"], sw(2), Count, true,
+        "page faults, minor and major"),
+    event!(MinorFaults, "minor-faults", [], sw(5), Count, true,
+        "page faults that needed no storage"),
+    event!(MajorFaults, "major-faults", [], sw(6), Count, true,
+        "page faults that waited for storage"),
+    event!(ContextSwitches, "context-switches", ["cs"], sw(3), Count, true,
+        "times a thread left its CPU"),
+    event!(VoluntarySwitches, "voluntary-switches", [], own(4), Count, true,
+        "times a thread left its CPU to wait"),
+    event!(InvoluntarySwitches, "involuntary-switches", [], own(5), Count, true,
+        "times a thread was preempted"),
+    event!(CpuMigrations, "cpu-migrations", ["migrations"], sw(4), Count, true,
+        "times a thread moved to another CPU"),
+    event!(RunQueueWait, "run-queue-wait", [], own(6), Ns, true,
+        "time ready to run without a CPU, all threads"),
+    event!(PeakRss, "peak-rss", ["max-rss"], own(7), Bytes, false,
+        "most memory resident at once"),
+    event!(ReadBytes, "read-bytes", ["rchar"], own(8), Bytes, true,
+        "bytes returned by read and its kin, from anything"),
+    event!(WrittenBytes, "written-bytes", ["wchar"], own(9), Bytes, true,
+        "bytes taken by write and its kin, to anything"),
+    event!(StorageReadBytes, "storage-read-bytes", [], own(10), Bytes, true,
+        "bytes fetched from storage"),
+    event!(StorageWrittenBytes, "storage-written-bytes", [], own(11), Bytes, true,
+        "bytes made dirty for storage, less those never written"),
+    event!(Threads, "threads", [], own(12), Count, true,
+        "threads started, the first included"),
+];
+
+impl Event {
+    /// Every event, in the order of the table.
+    pub fn all() -> impl Iterator<Item = Event> {
+        EVENTS.iter().map(|e| e.event)
+    }
+
+    /// Its row of the table.
+    pub fn info(self) -> &'static EventInfo {
+        &EVENTS[self as usize]
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.info().name)
+    }
+}
+
+/// A set of events; iterates in the order of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventSet(u32);
+
+impl EventSet {
+    /// None.
+    pub const EMPTY: Self = Self(0);
+    /// All.
+    pub const ALL: Self = Self((1 << NR_EVENTS) - 1);
+
+    /// With `e` in it.
+    #[must_use]
+    pub fn with(self, e: Event) -> Self {
+        Self(self.0 | 1 << e as u32)
+    }
+
+    /// With `e` out of it.
+    #[must_use]
+    pub fn without(self, e: Event) -> Self {
+        Self(self.0 & !(1 << e as u32))
+    }
+
+    /// Whether `e` is in it.
+    pub fn contains(self, e: Event) -> bool {
+        self.0 & 1 << e as u32 != 0
+    }
+
+    /// Whether it is empty.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Those in it.
+    pub fn iter(self) -> impl Iterator<Item = Event> {
+        Event::all().filter(move |e| self.contains(*e))
+    }
+}
+
+/// An event list that cannot be read, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventError {
+    /// The list as given.
+    pub list: String,
+    /// Byte offset of the word at fault.
+    pub at: usize,
+    /// Length of the word.
+    pub len: usize,
+    /// What is wrong, and what was perhaps meant.
+    pub message: String,
+}
+
+impl fmt::Display for EventError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        crate::text::caret(f, &self.message, &self.list, self.at, self.len)
+    }
+}
+
+impl std::error::Error for EventError {}
+
+/// Reads a list as `-e` takes it: names with commas between, `default` or `all`,
+/// `+name` to add to the default, `-name` to take away, `*` at either end.
+pub fn parse_events(list: &str) -> Result<EventSet, EventError> {
+    let words = || {
+        let mut at = 0;
+        list.split(',').map(move |w| {
+            let here = at;
+            at += w.len() + 1;
+            (here + (w.len() - w.trim_start().len()), w.trim())
+        })
+    };
+    // A list of changes only starts from everything.
+    let changes_only = words().all(|(_, w)| w.starts_with(['+', '-']));
+    let mut set = if changes_only { EventSet::ALL } else { EventSet::EMPTY };
+    for (at, word) in words() {
+        let (take_away, name) = match word.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, word.strip_prefix('+').unwrap_or(word)),
+        };
+        let found = lookup(name);
+        if found.is_empty() {
+            let message = if name.is_empty() {
+                "an event name is missing".to_owned()
+            } else {
+                format!("unknown event '{name}'{}", suggest(name))
+            };
+            return Err(EventError { list: list.into(), at, len: word.len().max(1), message });
+        }
+        for e in found {
+            set = if take_away { set.without(e) } else { set.with(e) };
+        }
+    }
+    if set.is_empty() {
+        let message = "no event is left".to_owned();
+        return Err(EventError { list: list.into(), at: 0, len: list.len().max(1), message });
+    }
+    Ok(set)
+}
+
+fn lookup(name: &str) -> Vec<Event> {
+    let name = name.to_ascii_lowercase();
+    let matches = |candidate: &str| match (name.strip_prefix('*'), name.strip_suffix('*')) {
+        (Some(rest), Some(_)) if rest.len() > 1 => candidate.contains(rest.trim_end_matches('*')),
+        (Some(suffix), None) => candidate.ends_with(suffix),
+        (None, Some(prefix)) => candidate.starts_with(prefix),
+        _ => candidate == name,
+    };
+    if name == "default" || name == "all" {
+        return Event::all().collect();
+    }
+    if name.is_empty() {
+        return Vec::new();
+    }
+    EVENTS
+        .iter()
+        .filter(|e| matches(e.name) || e.aliases.iter().any(|a| matches(a)))
+        .map(|e| e.event)
+        .collect()
+}
+
+/// `; did you mean …?`, or where to look.
+fn suggest(name: &str) -> String {
+    let mut near: Vec<_> = EVENTS
+        .iter()
+        .map(|e| (crate::text::distance(name, e.name), e.name))
+        .filter(|(d, n)| *d <= n.len() / 3 + 1)
+        .collect();
+    near.sort();
+    near.truncate(3);
+    if near.is_empty() {
+        return "; `prof events` lists what there is".into();
+    }
+    let names: Vec<_> = near.iter().map(|(_, n)| *n).collect();
+    format!("; did you mean {}?", names.join(" or "))
+}
+
+/// A figure: a value, or why there is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    /// Measured.
+    Is(u64),
+    /// Not measured, and why.
+    Absent(&'static str),
+}
+
+impl Value {
+    /// The value, if it was measured.
+    pub fn get(&self) -> Option<u64> {
+        match self {
+            Value::Is(v) => Some(*v),
+            Value::Absent(_) => None,
+        }
+    }
+}
+
+/// The figures of a window, by event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Figures([Value; NR_EVENTS]);
+
+impl Figures {
+    /// All absent, for this reason.
+    pub fn absent(reason: &'static str) -> Self {
+        Self(std::array::from_fn(|_| Value::Absent(reason)))
+    }
+
+    /// The figure of an event.
+    pub fn get(&self, e: Event) -> &Value {
+        &self.0[e as usize]
+    }
+
+    /// Sets it.
+    pub fn set(&mut self, e: Event, v: Value) {
+        self.0[e as usize] = v;
+    }
+
+    /// Adds the figures of another process. Absent plus something is the
+    /// something: a total says elsewhere over how many processes it is. What is
+    /// not additive becomes the larger.
+    pub fn add(&mut self, o: &Figures) {
+        for info in &EVENTS {
+            let i = info.event as usize;
+            let sum = match (self.0[i].get(), o.0[i].get()) {
+                (Some(a), Some(b)) if info.additive => Value::Is(a.saturating_add(b)),
+                (Some(a), Some(b)) => Value::Is(a.max(b)),
+                (None, Some(b)) => Value::Is(b),
+                _ => continue,
+            };
+            self.0[i] = sum;
+        }
+    }
+}
+
+/// What there is to know about raw figures before they can be shown.
+#[derive(Debug, Clone, Copy)]
+pub struct Context {
+    /// Length of the window, ns; `None` if it has no clear end.
+    pub wall_ns: Option<u64>,
+    /// Peak resident bytes, with what `quality` says of it.
+    pub peak_rss: u64,
+    /// Threads started in the window.
+    pub threads: u32,
+    /// `enum prof_quality` of the record.
+    pub quality: Quality,
+    /// What the kernel keeps per task.
+    pub kernel: Keeps,
+}
+
+/// `enum prof_quality`, as bits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Quality(pub u16);
+
+#[allow(missing_docs)]
+impl Quality {
+    pub const CLOCK_STALE: u16 = 0x1;
+    pub const RSS_BOUND: u16 = 0x2;
+    pub const RSS_NONE: u16 = 0x4;
+    pub const RSS_APPROX: u16 = 0x8;
+    pub const DIED_IN_EXEC: u16 = 0x10;
+    pub const ARGS_CUT: u16 = 0x20;
+    pub const PATH_CUT: u16 = 0x40;
+    pub const NO_MM_END: u16 = 0x80;
+
+    pub fn has(self, bit: u16) -> bool {
+        self.0 & bit != 0
+    }
+}
+
+/// Which accounting this kernel was built with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keeps {
+    /// `CONFIG_SCHED_INFO`: run-queue wait.
+    pub run_delay: bool,
+    /// `CONFIG_TASK_XACCT`: bytes as system calls saw them.
+    pub io_chars: bool,
+    /// `CONFIG_TASK_IO_ACCOUNTING`: bytes to and from storage.
+    pub io_bytes: bool,
+}
+
+/// The kernel divides runtime by the ticks that fell in either mode; with no
+/// tick at all there is nothing to divide by.
+const NO_TICK: &str = "too short: no timer tick fell into it, so the kernel has no user/system split";
+
+impl Figures {
+    /// Figures from what the kernel half reports.
+    pub fn from_raw(raw: &RawFigures, cx: &Context) -> Self {
+        let mut f = Figures::absent("not measured");
+        let mut is = |e, v| f.set(e, Value::Is(v));
+        is(Event::TaskClock, raw.task_clock);
+        is(Event::PageFaults, raw.min_flt + raw.maj_flt);
+        is(Event::MinorFaults, raw.min_flt);
+        is(Event::MajorFaults, raw.maj_flt);
+        is(Event::ContextSwitches, raw.nvcsw + raw.nivcsw);
+        is(Event::VoluntarySwitches, raw.nvcsw);
+        is(Event::InvoluntarySwitches, raw.nivcsw);
+        is(Event::CpuMigrations, raw.migrations);
+        is(Event::Threads, cx.threads.into());
+        let keeps = |kept: bool, v: u64, config: &'static str| {
+            if kept { Value::Is(v) } else { Value::Absent(config) }
+        };
+        let k = &cx.kernel;
+        f.set(
+            Event::RunQueueWait,
+            keeps(k.run_delay, raw.run_delay, "this kernel was built without CONFIG_SCHED_INFO"),
+        );
+        let xacct = "this kernel was built without CONFIG_TASK_XACCT";
+        f.set(Event::ReadBytes, keeps(k.io_chars, raw.rchar, xacct));
+        f.set(Event::WrittenBytes, keeps(k.io_chars, raw.wchar, xacct));
+        let io = "this kernel was built without CONFIG_TASK_IO_ACCOUNTING";
+        f.set(Event::StorageReadBytes, keeps(k.io_bytes, raw.read_bytes, io));
+        let written = raw.write_bytes.saturating_sub(raw.cancelled_write_bytes);
+        f.set(Event::StorageWrittenBytes, keeps(k.io_bytes, written, io));
+        if let Some(wall) = cx.wall_ns {
+            f.set(Event::WallTime, Value::Is(wall));
+        }
+        let ticks = raw.utime.saturating_add(raw.stime);
+        if ticks == 0 {
+            f.set(Event::UserTime, Value::Absent(NO_TICK));
+            f.set(Event::SystemTime, Value::Absent(NO_TICK));
+        } else {
+            let system =
+                (u128::from(raw.task_clock) * u128::from(raw.stime) / u128::from(ticks)) as u64;
+            f.set(Event::SystemTime, Value::Is(system));
+            f.set(Event::UserTime, Value::Is(raw.task_clock.saturating_sub(system)));
+        }
+        f.set(Event::PeakRss, peak_rss(cx));
+        f
+    }
+}
+
+fn peak_rss(cx: &Context) -> Value {
+    if cx.quality.has(Quality::RSS_NONE) {
+        Value::Absent("the address space was gone when the window ended")
+    } else if cx.quality.has(Quality::RSS_BOUND) {
+        Value::Absent(
+            "an earlier image of this process peaked higher, and the kernel keeps only the highest",
+        )
+    } else {
+        Value::Is(cx.peak_rss)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_in_the_order_of_the_enum_with_unique_ids_and_names() {
+        for (i, e) in EVENTS.iter().enumerate() {
+            assert_eq!(e.event as usize, i);
+            for other in &EVENTS[..i] {
+                assert_ne!(e.id, other.id, "{} {}", e.name, other.name);
+                assert_ne!(e.name, other.name);
+            }
+        }
+    }
+
+    #[test]
+    fn lists_add_take_away_and_expand() {
+        let set = |l| parse_events(l).unwrap();
+        assert_eq!(set("default"), EventSet::ALL);
+        assert_eq!(set("cs"), EventSet::EMPTY.with(Event::ContextSwitches));
+        assert_eq!(set("-peak-rss"), EventSet::ALL.without(Event::PeakRss));
+        assert_eq!(set("+cs"), EventSet::ALL);
+        assert_eq!(
+            set("*-faults,-major-faults"),
+            EventSet::EMPTY.with(Event::PageFaults).with(Event::MinorFaults)
+        );
+    }
+
+    #[test]
+    fn an_unknown_event_is_shown_with_a_caret_and_the_nearest_name() {
+        let e = parse_events("task-clock, page-falts").unwrap_err();
+        assert_eq!((e.at, e.len), (12, 10));
+        assert!(e.message.contains("page-faults"), "{}", e.message);
+        assert!(parse_events("").is_err());
+        assert!(parse_events("cs,").is_err());
+        assert!(parse_events("cs,-cs").is_err());
+    }
+
+    const CX: Context = Context {
+        wall_ns: Some(10),
+        peak_rss: 4096,
+        threads: 1,
+        quality: Quality(0),
+        kernel: Keeps { run_delay: true, io_chars: true, io_bytes: false },
+    };
+
+    #[test]
+    fn no_tick_means_no_split_and_never_zero() {
+        let f = Figures::from_raw(&RawFigures { task_clock: 500, ..Default::default() }, &CX);
+        assert_eq!(f.get(Event::TaskClock), &Value::Is(500));
+        assert_eq!(f.get(Event::UserTime).get(), None);
+        assert_eq!(f.get(Event::StorageReadBytes).get(), None);
+    }
+
+    #[test]
+    fn ticks_divide_the_exact_runtime() {
+        let raw = RawFigures { task_clock: 900, utime: 8, stime: 4, ..Default::default() };
+        let f = Figures::from_raw(&raw, &CX);
+        assert_eq!(f.get(Event::SystemTime), &Value::Is(300));
+        assert_eq!(f.get(Event::UserTime), &Value::Is(600));
+    }
+
+    #[test]
+    fn sums_add_what_adds_and_keep_the_larger_peak() {
+        let raw = RawFigures { task_clock: 1, min_flt: 2, ..Default::default() };
+        let mut a = Figures::from_raw(&raw, &CX);
+        a.add(&Figures::from_raw(&raw, &Context { peak_rss: 8192, ..CX }));
+        assert_eq!(a.get(Event::PageFaults), &Value::Is(4));
+        assert_eq!(a.get(Event::PeakRss), &Value::Is(8192));
+    }
+}

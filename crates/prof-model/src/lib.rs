@@ -1,0 +1,15 @@
+//! What prof knows, apart from where it comes from and how it is shown.
+//!
+//! - [`figures`]: the event table and the figures of a process
+//! - [`record`]: the records of the stream, in the order in which they flow
+//! - [`rules`]: the one rule grammar, and the tables that the kernel matches by
+//! - [`tree`]: processes of a run, as a tree and in groups
+//! - [`text`]: bytes from a hostile target, made fit for JSON and for a terminal
+//!
+//! Nothing here does I/O or asks the kernel; everything can be tested anywhere.
+
+pub mod figures;
+pub mod record;
+pub mod rules;
+pub mod text;
+pub mod tree;
