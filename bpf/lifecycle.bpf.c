@@ -45,6 +45,17 @@ static __always_inline bool exit_tells_group_dead(void)
 		((struct trace_event_raw_sched_process_exit *)0)->group_dead);
 }
 
+/* Whether the entry is this thread group's. One that user space put in is by pid
+ * only: it becomes whole when the process is first seen. */
+static __always_inline bool owns(struct prof_proc *p, struct task_struct *t)
+{
+	u64 start = process_start(t);
+
+	if (!p->id.start_ns)
+		p->id.start_ns = start;
+	return p->id.start_ns == start;
+}
+
 /* The entry of a thread group, if it is this one's: an entry left by an
  * earlier owner of the pid (its exit was never seen) is dropped. */
 static __always_inline struct prof_proc *find(struct task_struct *t)
@@ -54,7 +65,7 @@ static __always_inline struct prof_proc *find(struct task_struct *t)
 
 	if (!p)
 		return 0;
-	if (p->start_ns != t->group_leader->start_boottime) {
+	if (!owns(p, t)) {
 		bpf_map_delete_elem(&procs, &tgid);
 		count(PROF_C_STALE);
 		return 0;
@@ -89,7 +100,7 @@ static __always_inline void open_window(struct task_struct *t, const char *comm,
 		return;
 	if (!p) {
 		__builtin_memset(&s->proc, 0, sizeof(s->proc));
-		s->proc.start_ns = t->group_leader->start_boottime;
+		s->proc.id.start_ns = process_start(t);
 		if (bpf_map_update_elem(&procs, &tgid, &s->proc, BPF_ANY)) {
 			count(PROF_C_ENABLED);
 			count(PROF_C_LOST_MAP_FULL);
@@ -108,7 +119,7 @@ static __always_inline void open_window(struct task_struct *t, const char *comm,
 	} else {
 		snapshot(t, &p->next, &p->next_quality);
 		p->next_t0 = bpf_ktime_get_ns();
-		p->next_maxrss = t->signal->maxrss;
+		p->next_maxrss = BPF_CORE_READ(t, signal, maxrss);
 	}
 	p->next_rules = rules;
 	p->next_start = start;
@@ -117,36 +128,24 @@ static __always_inline void open_window(struct task_struct *t, const char *comm,
 	p->state = (p->state | PROF_S_PENDING) & ~(PROF_S_THREADS_UNKNOWN | PROF_S_ATTACHING);
 }
 
-/*
- * The exec is done, or died: end the old image at the start of the window and
- * begin the new one. Returns the entry, or nothing if no rule is left.
- */
-static __always_inline struct prof_proc *commit_exec(struct task_struct *t, struct prof_proc *p,
-						     struct prof_scratch *s, u16 hook)
+/* The image before ends where the window of the next begins. */
+static __always_inline void end_image(struct task_struct *t, struct prof_proc *p, u16 hook)
 {
-	u32 tgid = t->tgid;
-	bool inherited = 0;
+	/* exec folds the old image's peak into maxrss. */
+	u16 quality = p->next_maxrss <= p->base_maxrss ? PROF_Q_RSS_BOUND : 0;
 
-	if (p->state & PROF_S_ARMED) {
-		u16 quality = 0;
-		u64 peak = p->next_maxrss;
+	if (p->state & PROF_S_ARMED)
+		emit_disable(t, p, &p->next, p->next_t0, p->next_maxrss, 0, hook, PROF_F_EXEC,
+			     quality);
+}
 
-		/* exec folds the old image's peak into maxrss. */
-		if (peak <= p->base_maxrss)
-			quality |= PROF_Q_RSS_BOUND;
-		emit_disable(t, p, &p->next, p->next_t0, peak, p->exec, 0, hook, PROF_F_EXEC, quality);
-	}
-	if (p->next_rules && p->next_rules == p->follow && (p->state & PROF_S_INHERITED))
-		inherited = 1;
+/* The next image takes over the entry. */
+static __always_inline void begin_image(struct task_struct *t, struct prof_proc *p)
+{
 	p->state &= ~(PROF_S_PENDING | PROF_S_ARMED | PROF_S_ATTACHED);
 	p->rules = p->next_rules;
-	p->exec = exec_number(t);
-	if (!p->rules) {
-		if (is_followed(p))
-			return p;
-		bpf_map_delete_elem(&procs, &tgid);
-		return 0;
-	}
+	if (!p->rules)
+		return;
 	p->follow |= p->rules & config.follow;
 	p->base = p->next;
 	__builtin_memset(&p->acc, 0, sizeof(p->acc));
@@ -156,15 +155,31 @@ static __always_inline struct prof_proc *commit_exec(struct task_struct *t, stru
 	p->start = p->next_start;
 	p->threads = 1;
 	p->state |= PROF_S_ARMED;
-	bpf_probe_read_kernel(p->comm, sizeof(p->comm), t->comm);
-	emit_enable(t, p, s, hook, PROF_F_EXEC | (inherited ? PROF_F_INHERIT : 0));
-	return p;
+	read_ident(t, &p->id);
+}
+
+/* The exec is done. */
+static __always_inline void commit_exec(struct task_struct *t, struct prof_proc *p, u16 hook)
+{
+	struct prof_scratch *s = get_scratch();
+	u32 tgid = t->tgid;
+	bool inherited;
+
+	end_image(t, p, hook);
+	inherited = p->next_rules == p->follow && (p->state & PROF_S_INHERITED);
+	begin_image(t, p);
+	if (!p->rules) {
+		if (!is_followed(p))
+			bpf_map_delete_elem(&procs, &tgid);
+		return;
+	}
+	if (s)
+		emit_enable(t, p, s, hook, PROF_F_EXEC | (inherited ? PROF_F_INHERIT : 0));
 }
 
 static __always_inline int on_exec(u16 hook)
 {
 	struct task_struct *t = bpf_get_current_task_btf();
-	struct prof_scratch *s;
 	struct prof_proc *p;
 
 	count(PROF_C_EXECS);
@@ -173,9 +188,7 @@ static __always_inline int on_exec(u16 hook)
 	p = find(t);
 	if (!p || !(p->state & PROF_S_PENDING))
 		return 0;
-	s = get_scratch();
-	if (s)
-		commit_exec(t, p, s, hook);
+	commit_exec(t, p, hook);
 	return 0;
 }
 
@@ -214,7 +227,7 @@ static __always_inline int on_fork(struct task_struct *child, u16 hook)
 	count(PROF_C_FORKS);
 	c = &s->proc;
 	__builtin_memset(c, 0, sizeof(*c));
-	c->start_ns = BPF_CORE_READ(child, start_boottime);
+	c->id.start_ns = BPF_CORE_READ(child, start_boottime);
 	c->follow = p->follow;
 	c->tree_eq = c->kids_tree_eq = p->kids_tree_eq;
 	c->tree_ne = c->kids_tree_ne = p->kids_tree_ne;
@@ -225,7 +238,15 @@ static __always_inline int on_fork(struct task_struct *child, u16 hook)
 		c->t0 = bpf_ktime_get_ns();
 		c->start = PROF_START_FORK;
 		c->threads = 1;
-		__builtin_memcpy(c->comm, p->comm, sizeof(c->comm));
+		c->id.pid = c->id.tid = tgid;
+		c->id.ppid = parent->tgid;
+		c->id.cgroup_id = p->id.cgroup_id;
+		c->id.uid = p->id.uid;
+		c->id.gid = p->id.gid;
+		/* clone may have made new ones. */
+		c->id.mntns = BPF_CORE_READ(child, nsproxy, mnt_ns, ns.inum);
+		c->id.pidns = task_pidns(child);
+		__builtin_memcpy(c->id.comm, p->id.comm, sizeof(c->id.comm));
 	}
 	if (bpf_map_update_elem(&procs, &tgid, c, BPF_ANY)) {
 		if (p->follow) {
@@ -241,7 +262,7 @@ static __always_inline int on_fork(struct task_struct *child, u16 hook)
 		 * Read through the map: the scratch entry is about to be reused. */
 		c = bpf_map_lookup_elem(&procs, &tgid);
 		if (c)
-			emit_enable_child(child, parent, c, s, hook);
+			emit_enable_child(parent, c, s, hook);
 	}
 	return 0;
 }
@@ -250,13 +271,13 @@ static __always_inline int on_fork(struct task_struct *child, u16 hook)
  * leader's, which may have left earlier. */
 static __always_inline s32 exit_status(struct task_struct *t, s32 code)
 {
-	struct signal_struct *sig = t->signal;
+	struct signal_struct *sig = BPF_CORE_READ(t, signal);
 
-	if (sig->flags & PROF_SIGNAL_GROUP_EXIT)
-		return sig->group_exit_code;
+	if (BPF_CORE_READ(sig, flags) & PROF_SIGNAL_GROUP_EXIT)
+		return BPF_CORE_READ(sig, group_exit_code);
 	if (t->pid == t->tgid)
 		return code;
-	return t->group_leader->exit_code;
+	return BPF_CORE_READ(t, group_leader, exit_code);
 }
 
 /*
@@ -266,8 +287,7 @@ static __always_inline s32 exit_status(struct task_struct *t, s32 code)
 static __always_inline int on_exit(s32 code, int group_dead, u16 hook)
 {
 	struct task_struct *t = bpf_get_current_task_btf();
-	struct prof_figures now, *born;
-	struct prof_scratch *s;
+	struct prof_figures now = {}, *born;
 	struct prof_proc *p;
 	u32 tgid = t->tgid, tid = t->pid;
 	bool known = 1, last;
@@ -297,35 +317,33 @@ static __always_inline int on_exit(s32 code, int group_dead, u16 hook)
 	}
 	if (p->state & PROF_S_THREADS_UNKNOWN) {
 		last = group_dead >= 0 ? group_dead :
-					 t->signal->live.counter == (config.exit_is_entry ? 1 : 0);
+					 BPF_CORE_READ(t, signal, live.counter) == (config.exit_is_entry ? 1 : 0);
 	} else {
 		last = known && __sync_fetch_and_add(&p->live, -1) == 1;
 	}
-	if (!last || (p->state & PROF_S_ATTACHING)) {
+	if (!last) {
 		if (known && (p->state & PROF_S_ARMED))
 			add_figures(&p->acc, &now);
 		return 0;
 	}
-	s = get_scratch();
 	status = exit_status(t, code);
-	if (s && (p->state & PROF_S_PENDING)) {
-		/* Killed inside exec, past the point of no return. */
+	if (p->state & PROF_S_PENDING) {
+		/* Killed inside exec, past the point of no return: no enable record
+		 * was written for the image that never ran, the reader makes one up. */
 		count(PROF_C_DIED_IN_EXEC);
-		p = commit_exec(t, p, s, hook);
-		if (!p)
-			return 0;
+		end_image(t, p, hook);
+		begin_image(t, p);
 		quality |= PROF_Q_DIED_IN_EXEC;
+		if (p->state & PROF_S_ARMED)
+			count(PROF_C_ENABLED);
 	}
 	if (p->state & PROF_S_ARMED) {
-		bool one_cpu = p->threads == 1 && p->base.migrations == now.migrations &&
-			       p->start != PROF_START_ATTACH;
-
 		if (!known)
 			__builtin_memset(&now, 0, sizeof(now));
-		peak = peak_rss_pages(t, p->base_maxrss, one_cpu, &quality);
+		peak = peak_rss_pages(t, p->base_maxrss, &quality);
 		if (hook == PROF_HOOK_SCHED_PROCESS_EXIT && !exit_tells_group_dead())
 			quality |= PROF_Q_NO_MM_END;
-		emit_disable(t, p, &now, time, peak, p->exec, status, hook, PROF_F_EXIT, quality);
+		emit_disable(t, p, &now, time, peak, status, hook, PROF_F_EXIT, quality);
 	}
 	bpf_map_delete_elem(&procs, &tgid);
 	return 0;
@@ -406,7 +424,7 @@ int kprobe_exec(struct pt_regs *ctx)
 	snapshot(t, &a.figures, &quality);
 	a.quality = quality;
 	a.time_ns = bpf_ktime_get_ns();
-	a.maxrss = t->signal->maxrss;
+	a.maxrss = BPF_CORE_READ(t, signal, maxrss);
 	a.self_exec_id = t->self_exec_id;
 	if (bpf_map_update_elem(&attempts, &key, &a, BPF_ANY))
 		count(PROF_C_LOST_ATTEMPT);
@@ -421,7 +439,6 @@ int kretprobe_exec(struct pt_regs *ctx)
 	struct task_struct *t = bpf_get_current_task_btf();
 	int ret = (int)PT_REGS_RC(ctx);
 	struct prof_attempt *a;
-	struct prof_scratch *s;
 	struct prof_proc *p;
 	u64 key = (u64)t;
 
@@ -436,9 +453,8 @@ int kretprobe_exec(struct pt_regs *ctx)
 	if (!a)
 		open_window(t, t->comm, PROF_START_EXEC, 0);
 	p = find(t);
-	s = get_scratch();
-	if (p && s && (p->state & PROF_S_PENDING))
-		commit_exec(t, p, s, PROF_HOOK_EXEC_RETURN);
+	if (p && (p->state & PROF_S_PENDING))
+		commit_exec(t, p, PROF_HOOK_EXEC_RETURN);
 	return 0;
 }
 
@@ -466,6 +482,20 @@ static __always_inline void iter_attach(struct task_struct *t, struct prof_proc 
 	read_figures(t, &f);
 	if (!bpf_map_update_elem(&thread_base, &tid, &f, BPF_NOEXIST))
 		__sync_fetch_and_add(&p->live, 1);
+	if (t->pid == t->tgid) {
+		read_ident(t, &p->id);
+		p->base_maxrss = BPF_CORE_READ(t, signal, maxrss);
+	}
+}
+
+/* `live` was started at one, so that exits during the attach could not bring it
+ * to nothing: give that one back. */
+static __always_inline void iter_attached(struct prof_proc *p)
+{
+	if (!(p->state & PROF_S_ATTACHING))
+		return;
+	p->state &= ~PROF_S_ATTACHING;
+	__sync_fetch_and_add(&p->live, -1);
 }
 
 SEC("iter/task")
@@ -484,19 +514,23 @@ int iter_tasks(struct bpf_iter__task *ctx)
 		return 0;
 	tgid = t->tgid;
 	p = bpf_map_lookup_elem(&procs, &tgid);
-	if (p && p->start_ns != t->group_leader->start_boottime)
+	if (p && !owns(p, t))
 		p = 0;
-	if (iter_mode == PROF_ITER_ATTACH) {
-		if (p)
+	if (globals.iter_mode == PROF_ITER_ATTACH || globals.iter_mode == PROF_ITER_ATTACHED) {
+		if (!p)
+			return 0;
+		if (globals.iter_mode == PROF_ITER_ATTACH)
 			iter_attach(t, p);
+		else
+			iter_attached(p);
 		return 0;
 	}
 	s = get_scratch();
 	if (!s)
 		return 0;
-	if (iter_mode == PROF_ITER_LIST) {
+	if (globals.iter_mode == PROF_ITER_LIST) {
 		/* A process without an address space is a kernel thread. */
-		if (p || t->pid != t->tgid || !t->mm)
+		if (p || t->pid != t->tgid || !BPF_CORE_READ(t, mm))
 			return 0;
 		rules = evaluate(t, t->comm, p, s);
 		if (!rules)
@@ -519,7 +553,7 @@ int iter_tasks(struct bpf_iter__task *ctx)
 			sub_figures(&l->figures, born);
 	}
 	if (p)
-		l->peak_rss = peak_rss_pages(t, p->base_maxrss, 0, &quality) * config.page_size;
+		l->peak_rss = peak_rss_pages(t, p->base_maxrss, &quality) * config.page_size;
 	/* Another task's clock cannot be read now: as of its last update. */
 	l->quality = quality | PROF_Q_CLOCK_STALE;
 	bpf_seq_write(seq, l, sizeof(*l));
@@ -527,30 +561,40 @@ int iter_tasks(struct bpf_iter__task *ctx)
 }
 
 /*
- * Finds at which sched_clock each cpu_clock event started. Run once, by the
- * thread that opened them: they are on its own list. hw.prev_count is the clock
- * when the event was last updated, which is when it was opened.
+ * Finds at which sched_clock each cpu_clock event started. Run by the thread that
+ * opened them: they are on its own list. hw.prev_count is the clock when the event
+ * was last updated, which is when it was opened. Each run does a stretch of the
+ * list and leaves off at `cursor`; user space runs it until that is 0 again.
  */
+/* One event of the list; true at its end. */
+static __always_inline bool calibrate_step(u64 head, u64 *n)
+{
+	struct list_head *at = (void *)*n;
+	struct perf_event *e;
+	int cpu;
+
+	if (*n == head || !at)
+		return 1;
+	e = (void *)at - bpf_core_field_offset(struct perf_event, owner_entry);
+	cpu = BPF_CORE_READ(e, cpu);
+	/* The type is the core's own; config 0 is the cpu clock, and nothing else
+	 * is open yet in this thread. */
+	if (cpu >= 0 && cpu < PROF_MAX_CPUS && BPF_CORE_READ(e, attr.config) == 0)
+		globals.clock_base[cpu] = BPF_CORE_READ(e, hw.prev_count.a.a.counter);
+	*n = (u64)BPF_CORE_READ(at, next);
+	return 0;
+}
+
 SEC("syscall")
 int prof_calibrate(void *ctx)
 {
 	struct task_struct *t = bpf_get_current_task_btf();
-	struct list_head *head = &t->perf_event_list;
-	struct list_head *n = head->next;
+	u64 head = (u64)t + bpf_core_field_offset(struct task_struct, perf_event_list);
+	u64 n = globals.cursor;
 
-	for (int i = 0; i < 4 * PROF_MAX_CPUS; i++) {
-		struct perf_event *e;
-		int cpu;
-
-		if (n == head || !n)
-			break;
-		e = (void *)n - bpf_core_field_offset(struct perf_event, owner_entry);
-		cpu = BPF_CORE_READ(e, cpu);
-		/* The type is the core's own; config 0 is the cpu clock, and
-		 * nothing else is open yet in this thread. */
-		if (cpu >= 0 && cpu < PROF_MAX_CPUS && BPF_CORE_READ(e, attr.config) == 0)
-			clock_base[cpu] = BPF_CORE_READ(e, hw.prev_count.a.a.counter);
-		n = BPF_CORE_READ(n, next);
-	}
+	if (!n)
+		n = (u64)BPF_CORE_READ(t, perf_event_list.next);
+	PROF_REPEAT(i, PROF_MAX_CPUS, 64, calibrate_step(head, &n));
+	globals.cursor = n == head ? 0 : n;
 	return 0;
 }

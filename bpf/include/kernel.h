@@ -51,6 +51,10 @@ enum bpf_map_type {
 #define BPF_RB_FORCE_WAKEUP 2ULL
 #define BPF_RB_AVAIL_DATA 0
 
+struct bpf_iter_num {
+	u64 opaque[1];
+} __attribute__((aligned(8)));
+
 struct bpf_perf_event_value {
 	u64 counter;
 	u64 enabled;

@@ -68,17 +68,16 @@ struct {
 	__uint(max_entries, PROF_MAX_CPUS);
 } cpu_clock SEC(".maps");
 
-/* sched_clock at which cpu_clock of each CPU started; 0 = not calibrated.
- * Written once by prof_calibrate. */
-u64 clock_base[PROF_MAX_CPUS];
-
-/* enum prof_iter_mode; set by user space before it reads the iterator. */
-u32 iter_mode;
+struct prof_globals globals;
 
 /* Where the path is built, from the back, and the record in front of it. */
 #define PROF_PATH_BUF (PROF_MAX_PATH + 256)
 struct prof_scratch {
 	char path[PROF_PATH_BUF];
+	/* Where the path begins so far. Here and not on the stack, where the
+	 * verifier would follow each of its values. */
+	u32 path_at;
+	u32 pad;
 	union {
 		struct prof_proc proc;
 		struct prof_str_key key;

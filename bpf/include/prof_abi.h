@@ -139,7 +139,7 @@ struct prof_rec_enable {
 	__u16 path_len; /* bytes of path behind this struct, no NUL */
 	__u16 args_len; /* bytes behind the path, NUL between arguments */
 	__u16 has_container;
-	char container_id[PROF_CONTAINER_ID_LEN];
+	__u64 container_id[PROF_CONTAINER_ID_LEN / 8]; /* characters */
 };
 
 struct prof_rec_disable {
@@ -179,7 +179,8 @@ enum prof_state {
 };
 
 struct prof_proc {
-	__u64 start_ns;
+	/* As of the arming; start_ns 0: put in by user space, not seen yet. */
+	struct prof_ident id;
 	__u64 rules; /* matched by the running image */
 	__u64 follow; /* rules that children inherit */
 	__u64 tree_eq; /* rules with tree= that this process descends into */
@@ -193,15 +194,13 @@ struct prof_proc {
 	__u64 next_t0;
 	__u64 next_maxrss;
 	__u32 state; /* enum prof_state */
-	__u32 exec;
-	__s32 live; /* threads alive */
+	__s32 live; /* threads alive; one more while ATTACHING */
 	__u32 threads; /* threads started in the window */
 	__u16 start; /* enum prof_start */
 	__u16 next_start;
 	__u16 quality;
 	__u16 next_quality;
-	__u32 pad[2];
-	char comm[PROF_COMM_LEN];
+	__u32 pad;
 	struct prof_figures base;
 	struct prof_figures acc; /* threads that have exited */
 	struct prof_figures next;
@@ -222,6 +221,7 @@ struct prof_live {
 enum prof_iter_mode {
 	PROF_ITER_READ = 0, /* figures of every armed thread */
 	PROF_ITER_ATTACH = 1, /* base lines of the processes in state ATTACHING */
+	PROF_ITER_ATTACHED = 3, /* the attach is done */
 	PROF_ITER_LIST = 2, /* every thread group leader: which rules name it, no change */
 };
 
@@ -281,6 +281,16 @@ struct prof_config {
 	__u32 container_ids; /* look container ids up even if no rule needs them */
 };
 
+/* The one writable global. */
+struct prof_globals {
+	/* sched_clock at which cpu_clock of each CPU started; 0 = not known.
+	 * Written once by prof_calibrate. */
+	__u64 clock_base[PROF_MAX_CPUS];
+	__u64 cursor; /* where prof_calibrate goes on; 0 when it is done */
+	__u32 iter_mode; /* enum prof_iter_mode; set before the iterator is read */
+	__u32 pad;
+};
+
 /* Per-CPU counters, summed by user space. */
 enum prof_counter {
 	PROF_C_EXECS = 0, /* successful execs seen */
@@ -306,9 +316,11 @@ _Static_assert(sizeof(struct prof_rec_head) == 32, "head");
 _Static_assert(sizeof(struct prof_rec_enable) == 32 + 64 + 8 + 8 + 64, "enable");
 _Static_assert(sizeof(struct prof_rec_disable) == 32 + 64 + 32 + 8 + 8 + 112, "disable");
 _Static_assert(sizeof(struct prof_rec_thread) == 32 + 8 + 16 + 8 + 16 + 112, "thread");
-_Static_assert(sizeof(struct prof_proc) == 13 * 8 + 16 + 8 + 8 + 16 + 3 * 112, "proc");
+_Static_assert(sizeof(struct prof_proc) == 64 + 12 * 8 + 24 + 3 * 112, "proc");
 _Static_assert(sizeof(struct prof_live) == 64 + 32 + 112, "live");
 _Static_assert(sizeof(struct prof_str_key) == 260, "str_key");
 _Static_assert(sizeof(struct prof_config) == 16 + 8 * PROF_NR_DIMS + 48, "config");
+
+_Static_assert(sizeof(struct prof_globals) == 8 * PROF_MAX_CPUS + 16, "globals");
 
 #endif /* PROF_ABI_H */

@@ -37,20 +37,18 @@ static __always_inline void emit_enable(struct task_struct *t, struct prof_proc 
 	struct mm_struct *mm;
 
 	count(PROF_C_ENABLED);
-	read_ident(t, &r->id);
-	__builtin_memcpy(r->id.comm, p->comm, sizeof(r->id.comm));
-	r->id.exec = p->exec;
+	r->id = p->id;
 	r->rules = p->rules;
 	r->start = p->start;
 	r->has_container = task_container(t, s, r->container_id);
-	off = build_path(s, t, &quality);
+	off = build_path(s, t);
 	if (off < PROF_MAX_PATH) {
 		len = PROF_MAX_PATH - off;
 		bpf_probe_read_kernel(s->tail, len & (2 * PROF_MAX_PATH - 1), &s->path[off]);
 	}
-	mm = t->mm;
+	mm = BPF_CORE_READ(t, mm);
 	if (config.read_args && mm) {
-		u64 from = mm->arg_start, n = mm->arg_end - from;
+		u64 from = BPF_CORE_READ(mm, arg_start), n = BPF_CORE_READ(mm, arg_end) - from;
 
 		if (n > PROF_MAX_ARGS) {
 			n = PROF_MAX_ARGS;
@@ -71,22 +69,14 @@ static __always_inline void emit_enable(struct task_struct *t, struct prof_proc 
 		count(PROF_C_LOST_RING_ENABLE);
 }
 
-/* A child was born followed: it runs its parent's image, which the reader knows,
- * and `child` may be a bare address, so it is read piece by piece. */
-static __always_inline void emit_enable_child(struct task_struct *child, struct task_struct *parent,
-					      struct prof_proc *p, struct prof_scratch *s, u16 hook)
+/* A child was born followed: it runs its parent's image, which the reader knows. */
+static __always_inline void emit_enable_child(struct task_struct *parent, struct prof_proc *p,
+					      struct prof_scratch *s, u16 hook)
 {
 	struct prof_rec_enable *r = &s->enable;
 
 	count(PROF_C_ENABLED);
-	read_ident(parent, &r->id);
-	r->id.start_ns = p->start_ns;
-	r->id.pid = r->id.tid = BPF_CORE_READ(child, tgid);
-	r->id.ppid = parent->tgid;
-	r->id.exec = p->exec;
-	r->id.mntns = BPF_CORE_READ(child, nsproxy, mnt_ns, ns.inum);
-	r->id.pidns = task_pidns(child);
-	__builtin_memcpy(r->id.comm, p->comm, sizeof(r->id.comm));
+	r->id = p->id;
 	r->rules = p->rules;
 	r->start = p->start;
 	r->has_container = task_container(parent, s, r->container_id);
@@ -102,7 +92,7 @@ static __always_inline void emit_enable_child(struct task_struct *child, struct 
  * the task at the end of the image; the rest is in the entry. */
 static __always_inline void emit_disable(struct task_struct *t, struct prof_proc *p,
 					 const struct prof_figures *end, u64 end_ns, u64 peak_pages,
-					 u32 exec, s32 exit_code, u16 hook, u32 flags, u16 quality)
+					 s32 exit_code, u16 hook, u32 flags, u16 quality)
 {
 	struct prof_rec_disable *r;
 
@@ -112,9 +102,8 @@ static __always_inline void emit_disable(struct task_struct *t, struct prof_proc
 		count(PROF_C_LOST_RING_DISABLE);
 		return;
 	}
-	read_ident(t, &r->id);
-	__builtin_memcpy(r->id.comm, p->comm, sizeof(r->id.comm));
-	r->id.exec = exec;
+	r->id = p->id;
+	r->id.tid = t->pid;
 	r->rules = p->rules;
 	r->window_start_ns = p->t0;
 	r->window_end_ns = end_ns;
@@ -140,10 +129,10 @@ static __always_inline void emit_thread(struct task_struct *t, struct prof_proc 
 		count(PROF_C_LOST_RING_THREAD);
 		return;
 	}
-	r->start_ns = p->start_ns;
+	r->start_ns = p->id.start_ns;
 	r->pid = t->tgid;
 	r->tid = t->pid;
-	r->exec = p->exec;
+	r->exec = p->id.exec;
 	r->pad = 0;
 	r->thread_start_ns = t->start_boottime;
 	bpf_probe_read_kernel(r->comm, sizeof(r->comm), t->comm);

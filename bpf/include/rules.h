@@ -42,6 +42,7 @@ static __always_inline u64 match_cgroup(u64 rules, struct task_struct *t)
 	if (!cg)
 		return apply(rules, PROF_DIM_CGROUP, 0, 0);
 	level = BPF_CORE_READ(cg, level);
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < PROF_CGROUP_DEPTH; i++) {
 		struct prof_num_key key = { .dim = PROF_DIM_CGROUP };
 		struct prof_match *m;
@@ -114,16 +115,25 @@ static __always_inline u64 match_comm(u64 rules, const char *comm, struct prof_s
 	return apply(rules, PROF_DIM_COMM, eq, ne);
 }
 
+/* One character of the reversed path; true at the end. */
+static __always_inline bool reverse_step(struct prof_str_key *key, struct prof_scratch *s, u32 at,
+					 u32 n)
+{
+	if (at >= n || at >= PROF_MAX_PATTERN)
+		return 1;
+	key->data[at] = s->path[PROF_MAX_PATH - 1 - at];
+	return 0;
+}
+
 static __always_inline u64 match_exe(u64 rules, struct task_struct *t, struct prof_scratch *s)
 {
 	struct prof_str_key *key = &s->key;
 	u64 eq = 0, ne = 0;
-	u16 quality = 0;
 	u32 off, len;
 
 	if (!(dim_used(PROF_DIM_EXE) || dim_used(PROF_DIM_EXE_SUFFIX)) || !rules)
 		return rules;
-	off = build_path(s, t, &quality);
+	off = build_path(s, t);
 	if (off >= PROF_MAX_PATH)
 		return apply(rules, PROF_DIM_EXE, 0, 0);
 	len = PROF_MAX_PATH - off;
@@ -140,11 +150,8 @@ static __always_inline u64 match_exe(u64 rules, struct task_struct *t, struct pr
 	if (dim_used(PROF_DIM_EXE_SUFFIX)) {
 		u32 n = len < PROF_MAX_PATTERN ? len : PROF_MAX_PATTERN;
 
-		for (u32 i = 0; i < PROF_MAX_PATTERN; i++) {
-			if (i >= n)
-				break;
-			key->data[i] = s->path[PROF_MAX_PATH - 1 - i];
-		}
+
+		PROF_REPEAT(i, PROF_MAX_PATTERN, PROF_MAX_PATTERN, reverse_step(key, s, i, n));
 		lookup_string(key, PROF_DIM_EXE_SUFFIX, n, &eq, &ne);
 	}
 	return apply(rules, PROF_DIM_EXE, eq, ne);
@@ -163,8 +170,10 @@ static __always_inline u64 evaluate(struct task_struct *t, const char *comm, str
 	if (dim_used(PROF_DIM_TREE))
 		rules = apply(rules, PROF_DIM_TREE, p ? p->tree_eq : 0, p ? p->tree_ne : 0);
 	rules = match_number(rules, PROF_DIM_PID, t->tgid);
-	rules = match_number(rules, PROF_DIM_UID, t->cred->uid.val);
-	rules = match_number(rules, PROF_DIM_GID, t->cred->gid.val);
+	if (dim_used(PROF_DIM_UID))
+		rules = match_number(rules, PROF_DIM_UID, BPF_CORE_READ(t, cred, uid.val));
+	if (dim_used(PROF_DIM_GID))
+		rules = match_number(rules, PROF_DIM_GID, BPF_CORE_READ(t, cred, gid.val));
 	rules = match_comm(rules, comm, &s->key);
 	if (dim_used(PROF_DIM_MNTNS))
 		rules = match_number(rules, PROF_DIM_MNTNS, task_mntns(t));

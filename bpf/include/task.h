@@ -3,9 +3,18 @@
 #ifndef PROF_TASK_H
 #define PROF_TASK_H
 
-/* Offset of each CPU's data, to reach per-CPU RSS counters; x86 only, and
- * absent elsewhere: then the counters are approximate and said to be. */
-extern const unsigned long this_cpu_off __ksym __weak;
+/*
+ * Pointers in a task are followed with BPF_CORE_READ and not by dereference:
+ * for each pointer that is loaded from a trusted one, the verifier searches the
+ * kernel's whole BTF by name, which made loading take a second.
+ */
+
+/* Start of the process, ns since boot. */
+static __always_inline u64 process_start(struct task_struct *t)
+{
+	return t->pid == t->tgid ? t->start_boottime :
+				   BPF_CORE_READ(t, group_leader, start_boottime);
+}
 
 /* Execs since the fork: the child starts with the parent's number. */
 static __always_inline u32 exec_number(struct task_struct *t)
@@ -24,19 +33,19 @@ static __always_inline u64 unaccounted(struct task_struct *t, u16 *quality)
 {
 	u32 cpu = bpf_get_smp_processor_id();
 	struct bpf_perf_event_value v = {};
-	struct rq *rq = t->se.cfs_rq->rq;
+	struct rq *rq = BPF_CORE_READ(t, se.cfs_rq, rq);
 	u64 now, clock, ran;
 
-	if (!config.exact_clock || cpu >= PROF_MAX_CPUS || !clock_base[cpu])
+	if (!config.exact_clock || cpu >= PROF_MAX_CPUS || !globals.clock_base[cpu])
 		goto stale;
 	if (bpf_perf_event_read_value(&cpu_clock, BPF_F_CURRENT_CPU, &v, sizeof(v)))
 		goto stale;
-	now = clock_base[cpu] + v.counter;
-	clock = rq->clock;
+	now = globals.clock_base[cpu] + v.counter;
+	clock = BPF_CORE_READ(rq, clock);
 	/* A CPU that went away and came back has a new clock event. */
 	if (now < clock || now - clock > 10000000000ULL)
 		goto stale;
-	ran = rq->clock_task - t->se.exec_start;
+	ran = BPF_CORE_READ(rq, clock_task) - t->se.exec_start;
 	if ((s64)ran < 0)
 		ran = 0;
 	return ran + (now - clock);
@@ -104,42 +113,10 @@ static __always_inline void sub_figures(struct prof_figures *from, const struct 
 		v[i] -= less[i];
 }
 
-/* Resident pages of one kind. From 6.2 a counter is a shared part and a part
- * per CPU; the shared part alone can be off by 32 pages or more a CPU. */
-static __always_inline s64 rss_counter(struct mm_struct *mm, int which, bool this_cpu_only,
-				       u16 *quality)
-{
-	struct percpu_counter *c = &mm->rss_stat[which];
-	s64 sum = c->count;
-	s32 *parts = c->counters;
-
-	if (!bpf_ksym_exists(&this_cpu_off)) {
-		*quality |= PROF_Q_RSS_APPROX;
-		return sum;
-	}
-	if (this_cpu_only) {
-		const unsigned long *off = bpf_this_cpu_ptr(&this_cpu_off);
-		s32 part = 0;
-
-		bpf_probe_read_kernel(&part, sizeof(part), (void *)parts + *off);
-		return sum + part;
-	}
-	for (u32 cpu = 0; cpu < 512; cpu++) {
-		const unsigned long *off;
-		s32 part = 0;
-
-		if (cpu >= config.nr_cpus)
-			break;
-		off = bpf_per_cpu_ptr(&this_cpu_off, cpu);
-		if (!off)
-			break;
-		bpf_probe_read_kernel(&part, sizeof(part), (void *)parts + *off);
-		sum += part;
-	}
-	return sum;
-}
-
-static __always_inline u64 rss_pages(struct mm_struct *mm, bool this_cpu_only, u16 *quality)
+/* Resident pages. From 6.2 a counter has a shared part and a part per CPU, and
+ * only the shared part can be reached from here: it is off by up to a batch (32
+ * pages, or twice the number of CPUs) for each CPU that was run on. */
+static __always_inline u64 rss_pages(struct mm_struct *mm, u16 *quality)
 {
 	s64 file, anon, shm;
 
@@ -150,9 +127,10 @@ static __always_inline u64 rss_pages(struct mm_struct *mm, bool this_cpu_only, u
 		anon = BPF_CORE_READ(old, rss_stat.count[PROF_MM_ANONPAGES].counter);
 		shm = BPF_CORE_READ(old, rss_stat.count[PROF_MM_SHMEMPAGES].counter);
 	} else {
-		file = rss_counter(mm, PROF_MM_FILEPAGES, this_cpu_only, quality);
-		anon = rss_counter(mm, PROF_MM_ANONPAGES, this_cpu_only, quality);
-		shm = rss_counter(mm, PROF_MM_SHMEMPAGES, this_cpu_only, quality);
+		*quality |= PROF_Q_RSS_APPROX;
+		file = BPF_CORE_READ(mm, rss_stat[PROF_MM_FILEPAGES].count);
+		anon = BPF_CORE_READ(mm, rss_stat[PROF_MM_ANONPAGES].count);
+		shm = BPF_CORE_READ(mm, rss_stat[PROF_MM_SHMEMPAGES].count);
 	}
 	file += anon + shm;
 	return file < 0 ? 0 : file;
@@ -162,11 +140,10 @@ static __always_inline u64 rss_pages(struct mm_struct *mm, bool this_cpu_only, u
  * Peak resident pages of the running address space. signal->maxrss is kept
  * over execs, so it belongs to this image only if it has grown since.
  */
-static __always_inline u64 peak_rss_pages(struct task_struct *t, u64 base_maxrss, bool one_cpu,
-					  u16 *quality)
+static __always_inline u64 peak_rss_pages(struct task_struct *t, u64 base_maxrss, u16 *quality)
 {
-	u64 maxrss = t->signal->maxrss;
-	struct mm_struct *mm = t->mm;
+	u64 maxrss = BPF_CORE_READ(t, signal, maxrss);
+	struct mm_struct *mm = BPF_CORE_READ(t, mm);
 	u64 rss, high;
 
 	if (maxrss > base_maxrss)
@@ -175,14 +152,14 @@ static __always_inline u64 peak_rss_pages(struct task_struct *t, u64 base_maxrss
 		*quality |= base_maxrss ? PROF_Q_RSS_BOUND : PROF_Q_RSS_NONE;
 		return maxrss;
 	}
-	rss = rss_pages(mm, one_cpu, quality);
-	high = mm->hiwater_rss;
+	rss = rss_pages(mm, quality);
+	high = BPF_CORE_READ(mm, hiwater_rss);
 	return rss > high ? rss : high;
 }
 
 static __always_inline struct cgroup *task_cgroup(struct task_struct *t)
 {
-	struct css_set *set = t->cgroups;
+	struct css_set *set = BPF_CORE_READ(t, cgroups);
 
 	if (config.cgroup_subsys != ~0u) {
 		u32 at = bpf_core_field_offset(struct css_set, subsys) + config.cgroup_subsys * 8;
@@ -191,7 +168,7 @@ static __always_inline struct cgroup *task_cgroup(struct task_struct *t)
 		bpf_probe_read_kernel(&css, sizeof(css), (void *)set + at);
 		return css ? BPF_CORE_READ(css, cgroup) : 0;
 	}
-	return set->dfl_cgrp;
+	return BPF_CORE_READ(set, dfl_cgrp);
 }
 
 static __always_inline u32 task_pidns(struct task_struct *t)
@@ -211,7 +188,7 @@ static __always_inline u32 task_pidns(struct task_struct *t)
 
 static __always_inline u32 task_mntns(struct task_struct *t)
 {
-	struct nsproxy *ns = t->nsproxy;
+	struct nsproxy *ns = BPF_CORE_READ(t, nsproxy);
 
 	return ns ? BPF_CORE_READ(ns, mnt_ns, ns.inum) : 0;
 }
@@ -219,15 +196,14 @@ static __always_inline u32 task_mntns(struct task_struct *t)
 static __always_inline void read_ident(struct task_struct *t, struct prof_ident *id)
 {
 	struct cgroup *cg = task_cgroup(t);
-	struct task_struct *leader = t->group_leader;
 
-	id->start_ns = leader->start_boottime;
+	id->start_ns = process_start(t);
 	id->cgroup_id = cg ? BPF_CORE_READ(cg, kn, id) : 0;
 	id->pid = t->tgid;
 	id->tid = t->pid;
-	id->ppid = t->real_parent->tgid;
-	id->uid = t->cred->uid.val;
-	id->gid = t->cred->gid.val;
+	id->ppid = BPF_CORE_READ(t, real_parent, tgid);
+	id->uid = BPF_CORE_READ(t, cred, uid.val);
+	id->gid = BPF_CORE_READ(t, cred, gid.val);
 	id->mntns = task_mntns(t);
 	id->pidns = task_pidns(t);
 	id->exec = exec_number(t);
@@ -235,118 +211,155 @@ static __always_inline void read_ident(struct task_struct *t, struct prof_ident 
 }
 
 /*
- * The path of the file, built from its last component back, ending at
- * path[PROF_MAX_PATH]. Returns where it starts; what does not fit is cut at
- * the front. A file on a pseudo file system (memfd) has no parent: its own
- * name stands alone.
+ * Runs `step` up to `n` times, until it is true. From 6.4 with an iterator, whose
+ * body the verifier walks a few times at most; before, it walks every round, which
+ * is what most of the time to load is then spent on, so fewer are given.
  */
-static __always_inline u32 build_path(struct prof_scratch *s, struct task_struct *t, u16 *quality)
+#define PROF_REPEAT(i, n, n_before_6_4, step)                            \
+	({                                                               \
+		int i;                                                   \
+		if (bpf_ksym_exists(bpf_iter_num_new)) {                 \
+			bpf_for(i, 0, n) if (step) break;                \
+		} else {                                                 \
+			for (i = 0; i < (n_before_6_4); i++)             \
+				if (step)                                \
+					break;                           \
+		}                                                        \
+	})
+
+struct prof_walk {
+	struct dentry *d;
+	struct dentry *root;
+	struct mount *mnt;
+};
+
+/* One component, or one mount point; true at the end of the path. */
+static __always_inline bool walk_step(struct prof_walk *w, struct prof_scratch *s)
 {
-	struct mm_struct *mm = t->mm;
-	struct dentry *d, *parent, *root;
-	struct mount *mnt, *up;
+	/* Copies: a field of ours is no field to relocate. */
+	struct dentry *d = w->d, *parent;
+	struct mount *mnt = w->mnt;
+	u32 at, len;
+
+	if (d == w->root) {
+		struct mount *up = BPF_CORE_READ(mnt, mnt_parent);
+
+		if (up == mnt)
+			return 1;
+		w->d = BPF_CORE_READ(mnt, mnt_mountpoint);
+		w->mnt = up;
+		w->root = BPF_CORE_READ(up, mnt.mnt_root);
+		return 0;
+	}
+	parent = BPF_CORE_READ(d, d_parent);
+	len = BPF_CORE_READ(d, d_name.len) & 255;
+	at = s->path_at;
+	if (at < len + 1)
+		return 1;
+	at = (at - len - 1) & (PROF_MAX_PATH - 1);
+	/* Or the compiler takes the address from the value before the mask. */
+	barrier_var(at);
+	s->path_at = at;
+	s->path[at] = '/';
+	bpf_probe_read_kernel(&s->path[at + 1], len, BPF_CORE_READ(d, d_name.name));
+	/* A file on a pseudo file system (memfd) has no parent. */
+	if (d == parent)
+		return 1;
+	w->d = parent;
+	return 0;
+}
+
+/*
+ * The path of the executable, built from its last component back, ending at
+ * path[PROF_MAX_PATH]. Returns where it starts; the front of what does not fit is
+ * missing.
+ */
+static __always_inline u32 build_path(struct prof_scratch *s, struct task_struct *t)
+{
+	struct mm_struct *mm = BPF_CORE_READ(t, mm);
 	struct vfsmount *vfs;
-	u32 off = PROF_MAX_PATH;
+	struct prof_walk w;
 	struct file *file;
 
 	if (!mm)
-		return off;
-	file = mm->exe_file;
+		return PROF_MAX_PATH;
+	file = BPF_CORE_READ(mm, exe_file);
 	if (!file)
-		return off;
-	d = BPF_CORE_READ(file, f_path.dentry);
+		return PROF_MAX_PATH;
+	w.d = BPF_CORE_READ(file, f_path.dentry);
 	vfs = BPF_CORE_READ(file, f_path.mnt);
-	mnt = (void *)vfs - bpf_core_field_offset(struct mount, mnt);
-	root = BPF_CORE_READ(vfs, mnt_root);
-	for (int i = 0; i < 64; i++) {
-		struct qstr name;
-
-		parent = BPF_CORE_READ(d, d_parent);
-		if (d == root || d == parent) {
-			up = BPF_CORE_READ(mnt, mnt_parent);
-			if (d == root && up != mnt) {
-				d = BPF_CORE_READ(mnt, mnt_mountpoint);
-				mnt = up;
-				root = BPF_CORE_READ(mnt, mnt.mnt_root);
-				continue;
-			}
-			if (off != PROF_MAX_PATH)
-				return off;
-		}
-		name.len = BPF_CORE_READ(d, d_name.len) & 255;
-		name.name = BPF_CORE_READ(d, d_name.name);
-		if (off < name.len + 1) {
-			*quality |= PROF_Q_PATH_CUT;
-			return off;
-		}
-		off -= name.len + 1;
-		if (off > PROF_MAX_PATH - 1)
-			return PROF_MAX_PATH;
-		s->path[off] = '/';
-		bpf_probe_read_kernel(&s->path[off + 1], name.len & 255, name.name);
-		if (d == parent)
-			return off;
-		d = parent;
-	}
-	*quality |= PROF_Q_PATH_CUT;
-	return off;
+	w.mnt = (void *)vfs - bpf_core_field_offset(struct mount, mnt);
+	w.root = BPF_CORE_READ(vfs, mnt_root);
+	s->path_at = PROF_MAX_PATH;
+	PROF_REPEAT(i, 128, 40, walk_step(&w, s));
+	return s->path_at;
 }
 
-/* 64 hex digits somewhere in a cgroup's name: how every runtime names the
- * cgroup of a container (docker-ID.scope, cri-containerd-ID.scope, ID). */
-static __always_inline bool container_name(struct cgroup *cg, char *buf, char *id)
+/* Whether eight characters are all of 0-9a-f: a byte at a time within a word,
+ * without a branch, or the verifier would follow every combination. */
+static __always_inline u64 not_hex(u64 w)
+{
+	const u64 ones = 0x0101010101010101ULL, high = 0x8080808080808080ULL;
+	/* High bit of each byte: is it 7 bits, >= '0', > '9', >= 'a', > 'f'. */
+	u64 low = w & ~high;
+	u64 ge_0 = low + (0x80 - '0') * ones, gt_9 = low + (0x7f - '9') * ones;
+	u64 ge_a = low + (0x80 - 'a') * ones, gt_f = low + (0x7f - 'f') * ones;
+	u64 hex = (ge_0 & ~gt_9) | (ge_a & ~gt_f);
+
+	return (~hex | w) & high;
+}
+
+/*
+ * 64 hex digits at the end of a cgroup's name, or before its `.scope`: how every
+ * runtime names the cgroup of a container (ID, docker-ID.scope,
+ * cri-containerd-ID.scope, crio-ID.scope, libpod-ID.scope). Short names, the
+ * common case, cost one copy.
+ */
+#define PROF_CGROUP_NAME 128
+static __always_inline bool container_name(struct cgroup *cg, char *buf, u64 *id)
 {
 	const char *name = BPF_CORE_READ(cg, kn, name);
-	u32 run = 0;
+	u64 bad = 0, tail = 0;
 	long len;
+	u32 at;
 
-	len = bpf_probe_read_kernel_str(buf, 128, name);
-	if (len <= PROF_CONTAINER_ID_LEN)
+	len = bpf_probe_read_kernel_str(buf, PROF_CGROUP_NAME, name);
+	if (len <= PROF_CONTAINER_ID_LEN || len > PROF_CGROUP_NAME)
 		return 0;
-	for (u32 i = 0; i < 128; i++) {
-		char c;
-
-		if (i >= len - 1)
-			break;
-		c = buf[i];
-		if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'))
-			run++;
-		else
-			run = 0;
-		if (run == PROF_CONTAINER_ID_LEN) {
-			u32 at = i + 1 - PROF_CONTAINER_ID_LEN;
-
-			bpf_probe_read_kernel(id, PROF_CONTAINER_ID_LEN, buf + (at & 127));
-			return 1;
-		}
+	at = len - 1 - PROF_CONTAINER_ID_LEN;
+	if (at >= 6) {
+		/* ".scope", read as the eight bytes that end in it. */
+		bpf_probe_read_kernel(&tail, sizeof(tail), buf + ((len - 9) & (PROF_CGROUP_NAME - 1)));
+		if (tail >> 16 == 0x65706f63732eULL)
+			at -= 6;
 	}
-	return 0;
+	at &= PROF_CGROUP_NAME - 1;
+	barrier_var(at);
+	bpf_probe_read_kernel(id, PROF_CONTAINER_ID_LEN, buf + at);
+#pragma clang loop unroll(full)
+	for (int i = 0; i < PROF_CONTAINER_ID_LEN / 8; i++)
+		bad |= not_hex(id[i]);
+	return !bad;
 }
 
 /* The container of a task, by its cgroup or the one above (a payload may have
  * made cgroups of its own inside). Uses the front of the path buffer. */
-static __always_inline bool task_container(struct task_struct *t, struct prof_scratch *s, char *id)
+static __always_inline bool task_container(struct task_struct *t, struct prof_scratch *s, u64 *id)
 {
-	struct cgroup *cg = task_cgroup(t);
+	struct cgroup *cg = task_cgroup(t), *up = 0;
 	int level;
 
 	if (!cg)
 		return 0;
-	level = BPF_CORE_READ(cg, level);
-	if (level <= 0)
-		return 0;
 	if (container_name(cg, s->path, id))
 		return 1;
-	if (level > 1 && bpf_core_field_exists(cg->ancestors)) {
-		struct cgroup *up = 0;
-
-		bpf_probe_read_kernel(&up, sizeof(up),
-				      (void *)cg + bpf_core_field_offset(struct cgroup, ancestors) +
-					      (level - 1) * 8);
-		if (up && container_name(up, s->path, id))
-			return 1;
-	}
-	return 0;
+	level = BPF_CORE_READ(cg, level);
+	if (level <= 1 || !bpf_core_field_exists(cg->ancestors))
+		return 0;
+	bpf_probe_read_kernel(&up, sizeof(up),
+			      (void *)cg + bpf_core_field_offset(struct cgroup, ancestors) +
+				      (level - 1) * 8);
+	return up && container_name(up, s->path, id);
 }
 
 #endif /* PROF_TASK_H */

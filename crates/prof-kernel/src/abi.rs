@@ -31,6 +31,9 @@ pub mod state {
     pub const THREADS_UNKNOWN: u32 = 0x20;
 }
 
+/// `PROF_START_ATTACH`.
+pub const START_ATTACH: u16 = 5;
+
 /// `enum prof_iter_mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -41,6 +44,8 @@ pub enum IterMode {
     Attach = 1,
     /// Every process that a rule names, without arming it.
     List = 2,
+    /// The attach is done.
+    Attached = 3,
 }
 
 /// `enum prof_counter`, in order.
@@ -139,12 +144,12 @@ plain! {
         thread_start_ns: u64, comm: [u8; COMM_LEN], figures: AbiFigures,
     }
     /// `struct prof_proc`.
-    AbiProc = 488 => {
-        start_ns: u64, rules: u64, follow: u64, tree_eq: u64, tree_ne: u64, kids_tree_eq: u64,
+    AbiProc = 520 => {
+        id: AbiIdent, rules: u64, follow: u64, tree_eq: u64, tree_ne: u64, kids_tree_eq: u64,
         kids_tree_ne: u64, t0: u64, base_maxrss: u64, attach_boot_ns: u64, next_rules: u64,
-        next_t0: u64, next_maxrss: u64, state: u32, exec: u32, live: i32, threads: u32,
-        start: u16, next_start: u16, quality: u16, next_quality: u16, pad: [u32; 2],
-        comm: [u8; COMM_LEN], base: AbiFigures, acc: AbiFigures, next: AbiFigures,
+        next_t0: u64, next_maxrss: u64, state: u32, live: i32, threads: u32,
+        start: u16, next_start: u16, quality: u16, next_quality: u16, pad: u32,
+        base: AbiFigures, acc: AbiFigures, next: AbiFigures,
     }
     /// `struct prof_live`.
     AbiLive = 208 => {
@@ -164,6 +169,30 @@ plain! {
         exact_clock: u32, nr_cpus: u32, page_size: u32, ring_wakeup: u32, container_ids: u32,
     }
 }
+
+// SAFETY: integers have no padding and take any bits.
+unsafe impl Plain for u32 {}
+// SAFETY: as above.
+unsafe impl Plain for u64 {}
+// SAFETY: an array of such.
+unsafe impl<const N: usize> Plain for [u64; N] {}
+
+/// `struct prof_globals`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Globals {
+    /// Clock at which the clock event of each CPU started.
+    pub clock_base: [u64; MAX_CPUS],
+    /// Where calibration goes on; 0 when it is done.
+    pub cursor: u64,
+    /// [`IterMode`].
+    pub iter_mode: u32,
+    /// Nothing.
+    pub pad: u32,
+}
+const _: () = assert!(size_of::<Globals>() == 8 * MAX_CPUS + 16);
+// SAFETY: integers and arrays of them; the assertion shows there is no padding.
+unsafe impl Plain for Globals {}
 
 impl AbiProc {
     /// An entry with nothing set.

@@ -1,0 +1,24 @@
+//! The only part of prof that talks to the kernel.
+//!
+//! - [`abi`]: layout of what crosses from the kernel half, and its decoder
+//! - [`loader`], [`prepared`]: from the built object to loaded programs
+//! - [`session`]: a loaded, attached kernel half; its records, counters, ends
+//! - [`clock`]: reading the scheduler's clock exactly; one clock for all records
+//! - [`collect`]: from raw records to the records of the stream
+//! - [`host`]: what /proc, /sys and the cgroup file system say
+//! - [`spawn`]: starting a command that waits until everything is ready
+//! - [`perf`]: counting a command without privileges
+//! - [`probe`]: what of this machine can be used, found out by trying
+//! - [`sys`]: the system calls
+
+pub mod abi;
+pub mod clock;
+pub mod collect;
+pub mod host;
+pub mod loader;
+pub mod perf;
+pub mod prepared;
+pub mod probe;
+pub mod session;
+pub mod spawn;
+pub mod sys;

@@ -1,0 +1,368 @@
+//! From what the kernel half reports to the records of the stream: the one place
+//! where the two meet. Keeps what was learned of a process when it was switched
+//! on until it is switched off.
+
+use std::collections::HashMap;
+
+use prof_model::figures::Context;
+use prof_model::figures::EventSet;
+use prof_model::figures::Figures;
+use prof_model::figures::Keeps;
+use prof_model::figures::Quality;
+use prof_model::figures::RawFigures;
+use prof_model::record::Exit;
+use prof_model::record::Flags;
+use prof_model::record::Ident;
+use prof_model::record::Key;
+use prof_model::record::Process;
+use prof_model::record::ProfEvent;
+use prof_model::record::Profile;
+use prof_model::record::Record;
+use prof_model::record::ThreadFigures;
+use prof_model::record::Window;
+use prof_model::record::WindowEnd;
+use prof_model::record::WindowStart;
+
+use crate::abi;
+use crate::abi::AbiLive;
+use crate::abi::AbiProc;
+use crate::abi::RawRecord;
+use crate::abi::RecDisable;
+use crate::abi::RecEnable;
+use crate::abi::RecThread;
+use crate::clock;
+use crate::host;
+
+/// `enum prof_hook`.
+fn hook_name(hook: u16) -> &'static str {
+    match hook {
+        1 => "sched_process_exec",
+        2 => "sched_process_exit",
+        3 => "sched_process_fork",
+        4 => "do_exit",
+        5 => "exec_return",
+        6 => "wake_up_new_task",
+        7 => "iter_task",
+        _ => "none",
+    }
+}
+
+/// `enum prof_start`.
+fn window_start(start: u16) -> WindowStart {
+    match start {
+        1 => WindowStart::TaskRename,
+        3 => WindowStart::ExecEntry,
+        4 => WindowStart::Fork,
+        5 => WindowStart::Attach,
+        _ => WindowStart::SchedProcessExec,
+    }
+}
+
+/// Turns raw records into records.
+#[derive(Debug)]
+pub struct Collector {
+    events: EventSet,
+    keeps: Keeps,
+    realtime_offset: i64,
+    live: HashMap<Key, Process>,
+    /// The image that each pid runs, for children that inherit it.
+    running: HashMap<u32, Key>,
+    threads: HashMap<Key, Vec<ThreadFigures>>,
+    /// Sum over the profiles so far.
+    pub totals: Figures,
+    /// Profiles in `totals`.
+    pub profiles: u64,
+    /// Disable records received.
+    pub disabled: u64,
+    /// Records that could not be decoded.
+    pub malformed: u64,
+}
+
+impl Collector {
+    /// For a stream of these events on this kernel.
+    pub fn new(events: EventSet, keeps: Keeps) -> Self {
+        Self {
+            events,
+            keeps,
+            realtime_offset: clock::realtime_offset(),
+            live: HashMap::new(),
+            running: HashMap::new(),
+            threads: HashMap::new(),
+            totals: Figures::absent("no process was measured"),
+            profiles: 0,
+            disabled: 0,
+            malformed: 0,
+        }
+    }
+
+    /// The clock may have been set: to be called now and then.
+    pub fn resync(&mut self) {
+        self.realtime_offset = clock::realtime_offset();
+    }
+
+    /// Time of day, ns, of a CLOCK_MONOTONIC time.
+    pub fn realtime(&self, monotonic_ns: u64) -> u64 {
+        monotonic_ns.saturating_add_signed(self.realtime_offset)
+    }
+
+    /// Processes switched on and not yet off.
+    pub fn live(&self) -> usize {
+        self.live.len()
+    }
+
+    /// The records that a raw record gives rise to.
+    pub fn push(
+        &mut self,
+        raw: Result<RawRecord, abi::DecodeError>,
+        out: &mut Vec<Record>,
+    ) {
+        match raw {
+            Ok(RawRecord::Enable { rec, path, args }) => out.push(self.enable(&rec, path, &args)),
+            Ok(RawRecord::Disable(rec)) => self.disable(&rec, out),
+            Ok(RawRecord::Thread(rec)) => self.thread(&rec),
+            Err(_) => self.malformed += 1,
+        }
+    }
+
+    fn enable(&mut self, rec: &RecEnable, path: Vec<u8>, args: &[u8]) -> Record {
+        let ident = Ident::from(&rec.id);
+        let quality = Quality(rec.head.quality);
+        // A child runs its parent's image until it executes its own.
+        let parent = (ident.exec == 0)
+            .then(|| self.running.get(&ident.ppid).and_then(|k| self.live.get(k)))
+            .flatten();
+        let process = Process {
+            exe: if path.is_empty() { parent.and_then(|p| p.exe.clone()) } else { Some(path) },
+            args: if args.is_empty() {
+                parent.and_then(|p| p.args.clone())
+            } else {
+                Some(host::split_args(args))
+            },
+            args_cut: quality.has(Quality::ARGS_CUT),
+            container_id: (rec.has_container != 0)
+                .then(|| String::from_utf8_lossy(&rec.container_id).into_owned()),
+            ident,
+        };
+        let record = self.event(
+            rec.head.time_ns,
+            rec.head.cpu,
+            rec.head.hook,
+            rec.head.flags.into(),
+            rec.rules,
+            process.clone(),
+        );
+        self.insert(process);
+        record
+    }
+
+    fn insert(&mut self, process: Process) {
+        let key = process.ident.key();
+        self.running.insert(key.pid, key);
+        self.live.insert(key, process);
+    }
+
+    fn event(
+        &self,
+        monotonic_ns: u64,
+        cpu: u32,
+        hook: u16,
+        flags: u64,
+        rules: u64,
+        process: Process,
+    ) -> Record {
+        Record::Prof(Box::new(ProfEvent {
+            time_ns: self.realtime(monotonic_ns),
+            cpu,
+            process,
+            flags: Flags(flags),
+            events: self.events,
+            rules,
+            hook: hook_name(hook),
+        }))
+    }
+
+    fn disable(&mut self, rec: &RecDisable, out: &mut Vec<Record>) {
+        self.disabled += 1;
+        let ident = Ident::from(&rec.id);
+        let key = ident.key();
+        if self.running.get(&key.pid) == Some(&key) {
+            self.running.remove(&key.pid);
+        }
+        // Without its enable record (lost), there is no path and no arguments.
+        let known = self.live.remove(&key).unwrap_or_default();
+        let process = Process { ident, ..known };
+        let quality = Quality(rec.head.quality);
+        let mut flags = Flags(rec.head.flags.into());
+        let exited = flags.has(Flags::EXIT);
+        let window = Window {
+            start_ns: rec.window_start_ns,
+            end_ns: rec.window_end_ns,
+            start: window_start(rec.start),
+            end: match () {
+                () if !exited => WindowEnd::Exec,
+                () if quality.has(Quality::DIED_IN_EXEC) => WindowEnd::DiedInExec,
+                () if quality.has(Quality::NO_MM_END) => WindowEnd::ExitAfterMm,
+                () => WindowEnd::Exit,
+            },
+        };
+        let figures = self.figures(
+            &(&rec.figures).into(),
+            Some(window.end_ns.saturating_sub(window.start_ns)),
+            rec.peak_rss,
+            rec.threads,
+            quality,
+        );
+        let partial = self.events.iter().any(|e| figures.get(e).get().is_none());
+        if partial || quality.has(Quality::CLOCK_STALE) {
+            flags.0 |= Flags::PARTIAL;
+        }
+        if window.start == WindowStart::Attach {
+            flags.0 |= Flags::ATTACH;
+        }
+        out.push(self.event(
+            rec.head.time_ns,
+            rec.head.cpu,
+            rec.head.hook,
+            flags.0,
+            rec.rules,
+            process.clone(),
+        ));
+        let profile = Profile {
+            time_ns: self.realtime(window.end_ns),
+            process,
+            flags,
+            events: self.events,
+            rules: rec.rules,
+            figures,
+            threads: self.threads.remove(&key).unwrap_or_default(),
+            exit: exited.then_some(Exit { status: rec.exit_code }),
+            window,
+            notes: notes(quality, window.start),
+        };
+        out.push(self.count(profile));
+    }
+
+    fn count(&mut self, profile: Profile) -> Record {
+        self.totals.add(&profile.figures);
+        self.profiles += 1;
+        Record::Profile(Box::new(profile))
+    }
+
+    fn figures(
+        &self,
+        raw: &RawFigures,
+        wall_ns: Option<u64>,
+        peak_rss: u64,
+        threads: u32,
+        quality: Quality,
+    ) -> Figures {
+        Figures::from_raw(
+            raw,
+            &Context { wall_ns, peak_rss, threads, quality, kernel: self.keeps },
+        )
+    }
+
+    fn thread(&mut self, rec: &RecThread) {
+        let key = Key { pid: rec.pid, start_ns: rec.start_ns, exec: rec.exec };
+        self.threads.entry(key).or_default().push(ThreadFigures {
+            tid: rec.tid,
+            comm: abi::until_nul(&rec.comm).to_vec(),
+            start_ns: rec.thread_start_ns,
+            raw: (&rec.figures).into(),
+        });
+    }
+
+    /// Events for processes that were attached to in mid-life: nobody but user
+    /// space knows when that was.
+    pub fn attached(&mut self, live: &[AbiLive], pids: &[u32], out: &mut Vec<Record>) -> u64 {
+        let now = clock::now_ns(rustix::time::ClockId::Monotonic);
+        let mut n = 0;
+        for l in live.iter().filter(|l| l.id.tid == l.id.pid && pids.contains(&l.id.pid)) {
+            let ident = Ident::from(&l.id);
+            let process = Process {
+                exe: host::exe_of(ident.pid),
+                args: host::args_of(ident.pid),
+                ident,
+                ..Process::default()
+            };
+            let flags = Flags::ENABLE | Flags::REQUEST | Flags::ATTACH;
+            out.push(self.event(now, 0, 7, flags, l.rules, process.clone()));
+            self.insert(process);
+            n += 1;
+        }
+        n
+    }
+
+    /// Profiles, so far, of processes that still run.
+    pub fn running(
+        &mut self,
+        armed: &std::collections::BTreeMap<u32, AbiProc>,
+        live: &[AbiLive],
+        out: &mut Vec<Record>,
+    ) -> u64 {
+        let now = clock::now_ns(rustix::time::ClockId::Monotonic);
+        let mut sums: HashMap<u32, (AbiLive, RawFigures)> = HashMap::new();
+        for l in live {
+            let raw = RawFigures::from(&l.figures);
+            let sum = sums.entry(l.id.pid).or_insert((*l, RawFigures::default()));
+            if l.id.tid == l.id.pid {
+                sum.0 = *l;
+            }
+            sum.1 = sum.1.plus(&raw);
+        }
+        let mut n = 0;
+        for (pid, p) in armed {
+            let Some((l, sum)) = sums.get(pid) else { continue };
+            if l.id.start_ns != p.id.start_ns {
+                continue;
+            }
+            let raw = sum.plus(&(&p.acc).into()).since(&(&p.base).into());
+            let mut ident = Ident::from(&l.id);
+            ident.exec = p.id.exec;
+            let known = self.live.get(&ident.key()).cloned().unwrap_or_default();
+            let start = window_start(p.start);
+            let quality = Quality(l.quality as u16);
+            let wall = now.saturating_sub(p.t0);
+            let mut notes = notes(Quality(quality.0 & !Quality::CLOCK_STALE), start);
+            notes.push("still running: figures are as of the last tick or switch of each thread");
+            let profile = Profile {
+                time_ns: self.realtime(now),
+                process: Process { ident, ..known },
+                flags: Flags(
+                    Flags::REQUEST
+                        | Flags::PARTIAL
+                        | if start == WindowStart::Attach { Flags::ATTACH } else { 0 },
+                ),
+                events: self.events,
+                rules: p.rules,
+                figures: self.figures(&raw, Some(wall), l.peak_rss, p.threads, quality),
+                threads: Vec::new(),
+                exit: None,
+                window: Window { start_ns: p.t0, end_ns: now, start, end: WindowEnd::Running },
+                notes,
+            };
+            out.push(self.count(profile));
+            n += 1;
+        }
+        n
+    }
+}
+
+fn notes(quality: Quality, start: WindowStart) -> Vec<&'static str> {
+    let all = [
+        (Quality::CLOCK_STALE, "task-clock is as of the scheduler's last update, up to a tick old"),
+        (Quality::RSS_APPROX, "peak-rss is off by up to 128 KiB for each CPU that was run on"),
+        (Quality::DIED_IN_EXEC, "killed inside execve, past the point of no return"),
+        (Quality::ARGS_CUT, "the arguments were cut"),
+        (Quality::PATH_CUT, "the path of the executable was cut at its front"),
+    ];
+    let mut notes: Vec<_> = all.iter().filter(|(b, _)| quality.has(*b)).map(|(_, n)| *n).collect();
+    match start {
+        WindowStart::SchedProcessExec => {
+            notes.push("the window starts later: the loading of the program is not in the figures");
+        }
+        WindowStart::Attach => notes.push("peak-rss is of the whole life of the program"),
+        _ => {}
+    }
+    notes
+}

@@ -1,0 +1,368 @@
+//! From the built object to loaded programs: through libbpf, or, when the same
+//! was done before on this kernel, straight from what was kept.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd as _;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::anyhow;
+use anyhow::bail;
+use libbpf_rs::MapCore as _;
+use libbpf_rs::ObjectBuilder;
+use libbpf_rs::PrintLevel;
+
+use crate::abi::Config;
+use crate::abi::Plain as _;
+use crate::prepared;
+use crate::prepared::Prepared;
+use crate::prepared::PreparedMap;
+use crate::prepared::PreparedProg;
+use crate::sys;
+
+/// The kernel half, as built by `cargo xtask bpf` and committed.
+#[cfg(target_arch = "x86_64")]
+pub static OBJECT: &[u8] = include_bytes!("../../../bpf/objects/x86_64/lifecycle.bpf.o");
+/// The kernel half, as built by `cargo xtask bpf` and committed.
+#[cfg(target_arch = "aarch64")]
+pub static OBJECT: &[u8] = include_bytes!("../../../bpf/objects/aarch64/lifecycle.bpf.o");
+
+/// Licence of the kernel half, as the kernel wants to hear it.
+const LICENSE: &str = "Dual BSD/GPL";
+
+const RODATA: &str = ".rodata";
+const BPF_PSEUDO_MAP_FD: u8 = 1;
+const BPF_PSEUDO_MAP_VALUE: u8 = 2;
+const BPF_LD_IMM64: u8 = 0x18;
+
+/// What to load.
+#[derive(Debug)]
+pub struct Spec<'a> {
+    /// Programs by name.
+    pub programs: &'a [&'static str],
+    /// Constants of the session.
+    pub config: &'a Config,
+    /// Sizes other than the object's, by map.
+    pub sizes: &'a [(&'static str, u32)],
+    /// BTF of the kernel, if not where it usually is.
+    pub btf: Option<&'a Path>,
+    /// Where prepared programs are kept; `None` to go through libbpf always.
+    pub cache: Option<PathBuf>,
+}
+
+/// Maps and programs of a session, by name.
+#[derive(Debug)]
+pub struct Loaded {
+    maps: BTreeMap<String, OwnedFd>,
+    progs: BTreeMap<String, OwnedFd>,
+    /// Whether libbpf was not needed.
+    pub from_cache: bool,
+}
+
+impl Loaded {
+    /// A map; the names are those of `bpf/include/maps.h`.
+    pub fn map(&self, name: &str) -> Result<BorrowedFd<'_>> {
+        let fd = self.maps.get(name).ok_or_else(|| anyhow!("the BPF object has no map {name}"))?;
+        Ok(fd.as_fd())
+    }
+
+    /// A program that was asked for.
+    pub fn prog(&self, name: &str) -> Result<BorrowedFd<'_>> {
+        let fd =
+            self.progs.get(name).ok_or_else(|| anyhow!("BPF program {name} was not loaded"))?;
+        Ok(fd.as_fd())
+    }
+
+    /// All programs.
+    pub fn progs(&self) -> impl Iterator<Item = (&str, BorrowedFd<'_>)> {
+        self.progs.iter().map(|(n, fd)| (n.as_str(), fd.as_fd()))
+    }
+}
+
+/// Loads the programs that `spec` names.
+pub fn load(spec: &Spec<'_>) -> Result<Loaded> {
+    // With a BTF file of the user's choice the kernel's own says nothing.
+    let cache = spec.cache.as_deref().filter(|_| spec.btf.is_none());
+    let flavour = spec.programs.join(",");
+    let key = cache.and_then(|_| prepared::key(OBJECT, &flavour).ok());
+    if let (Some(dir), Some(key)) = (cache, &key)
+        && let Some(prepared) = prepared::load(dir, key)
+    {
+        match load_prepared(spec, &prepared) {
+            Ok(loaded) => return Ok(loaded),
+            Err(e) => eprintln!("DBG {e:#}"),
+        }
+    }
+    let (loaded, prepared) = load_object(spec, key.clone().unwrap_or_default())?;
+    if let (Some(dir), Some(_), Some(prepared)) = (cache, &key, prepared) {
+        // A full or read-only disk costs the next start some time, no more.
+        let _ = prepared::save(dir, &prepared);
+    }
+    Ok(loaded)
+}
+
+fn load_prepared(spec: &Spec<'_>, prepared: &Prepared) -> Result<Loaded> {
+    let mut fds = Vec::with_capacity(prepared.maps.len());
+    for m in &prepared.maps {
+        let size = size_of_map(spec, &m.name).unwrap_or(m.max_entries);
+        // The kernel takes letters, digits, `_` and `.`, up to 15.
+        let name: String = m.name.chars().take(15).collect();
+        let fd = sys::map_create(
+            m.kind,
+            &CString::new(name)?,
+            m.key_size,
+            m.value_size,
+            size,
+            m.flags,
+        )
+        .with_context(|| format!("BPF map {}", m.name))?;
+        if !m.data.is_empty() {
+            let mut value = m.data.clone();
+            if m.name == RODATA {
+                put_config(&mut value, spec.config)?;
+            }
+            update_whole(fd.as_fd(), &value)?;
+            sys::map_freeze(fd.as_fd())?;
+        }
+        fds.push(fd);
+    }
+    let mut progs = BTreeMap::new();
+    for p in &prepared.progs {
+        let mut insns: Vec<libbpf_sys::bpf_insn> = p.insns.iter().map(|i| unpack(*i)).collect();
+        for (at, map) in &p.map_refs {
+            insns[*at as usize].imm = fds[*map as usize].as_raw_fd();
+        }
+        let fd = sys::prog_load(
+            p.kind,
+            &CString::new(p.name.chars().take(15).collect::<String>())?,
+            &CString::new(LICENSE)?,
+            &insns,
+            p.attach_type,
+            p.attach_btf_id,
+            sleepable(p.kind),
+        )
+        .with_context(|| format!("BPF program {}", p.name))?;
+        progs.insert(p.name.clone(), fd);
+    }
+    let maps = prepared.maps.iter().map(|m| m.name.clone()).zip(fds).collect();
+    Ok(Loaded { maps, progs, from_cache: true })
+}
+
+/// `syscall` programs are always sleepable, and must say so.
+fn sleepable(kind: u32) -> bool {
+    kind == libbpf_sys::BPF_PROG_TYPE_SYSCALL
+}
+
+fn update_whole(map: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
+    // SAFETY: the key is a u32 and the value as long as the map's, which was
+    // created with that length.
+    let ret = unsafe {
+        libbpf_sys::bpf_map_update_elem(
+            map.as_raw_fd(),
+            std::ptr::from_ref(&0u32).cast(),
+            value.as_ptr().cast(),
+            0,
+        )
+    };
+    if ret < 0 { Err(io::Error::from_raw_os_error(-ret)) } else { Ok(()) }
+}
+
+/// The configuration is the one constant of the object, so it is all of .rodata.
+fn put_config(rodata: &mut [u8], config: &Config) -> Result<()> {
+    let bytes = config.as_bytes();
+    match rodata.get_mut(..bytes.len()) {
+        Some(front) => front.copy_from_slice(bytes),
+        None => bail!("the BPF object is of another version than this program"),
+    }
+    Ok(())
+}
+
+fn size_of_map(spec: &Spec<'_>, name: &str) -> Option<u32> {
+    spec.sizes.iter().find(|(n, _)| *n == name).map(|(_, s)| *s)
+}
+
+/// What libbpf said at warning level, to be told if the load fails.
+static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn keep(_: PrintLevel, line: String) {
+    if let Ok(mut log) = LOG.lock()
+        && log.len() < 4096
+    {
+        log.push(line);
+    }
+}
+
+/// The lines of the log that tell the cause: the verifier's last words.
+fn log_tail() -> String {
+    let mut log = LOG.lock().map(|mut l| std::mem::take(&mut *l)).unwrap_or_default();
+    let text = log.drain(..).collect::<String>();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(12)..].join("\n")
+}
+
+fn load_object(spec: &Spec<'_>, key: Vec<u8>) -> Result<(Loaded, Option<Prepared>)> {
+    libbpf_rs::set_print(Some((PrintLevel::Warn, keep)));
+    let mut builder = ObjectBuilder::default();
+    if let Some(btf) = spec.btf {
+        builder.btf_custom_path(btf)?;
+    }
+    let mut open = builder.open_memory(OBJECT).context("the built-in BPF object")?;
+    for mut m in open.maps_mut() {
+        let name = plain_name(m.name());
+        if name == RODATA {
+            let value = m.initial_value_mut().ok_or_else(|| anyhow!("no .rodata to set"))?;
+            put_config(value, spec.config)?;
+        }
+        if let Some(size) = size_of_map(spec, &name) {
+            m.set_max_entries(size)?;
+        }
+    }
+    for mut p in open.progs_mut() {
+        let wanted = spec.programs.iter().any(|n| p.name() == *n);
+        p.set_autoload(wanted);
+    }
+    let object = open.load().map_err(|e| {
+        let log = log_tail();
+        let hint = if e.kind() == libbpf_rs::ErrorKind::PermissionDenied {
+            "; loading BPF programs needs CAP_BPF and CAP_PERFMON (or root)"
+        } else {
+            ""
+        };
+        anyhow!("the kernel half could not be loaded: {e}{hint}\n{log}")
+    })?;
+
+    let mut maps = BTreeMap::new();
+    let mut prepared_maps: Vec<PreparedMap> = Vec::new();
+    let mut by_fd = BTreeMap::new();
+    for m in object.maps() {
+        let name = plain_name(m.name());
+        let info = m.info().with_context(|| format!("BPF map {name}"))?.info;
+        by_fd.insert(m.as_fd().as_raw_fd(), prepared_maps.len() as u32);
+        prepared_maps.push(PreparedMap {
+            name: name.clone(),
+            kind: info.type_,
+            key_size: info.key_size,
+            value_size: info.value_size,
+            max_entries: info.max_entries,
+            flags: info.map_flags,
+            data: constants(&m, &name, info.value_size)?,
+        });
+        maps.insert(name, m.as_fd().try_clone_to_owned()?);
+    }
+    let mut progs = BTreeMap::new();
+    let mut prepared_progs = Some(Vec::new());
+    for p in object.progs() {
+        let name = p.name().to_string_lossy().into_owned();
+        if !spec.programs.contains(&name.as_str()) {
+            continue;
+        }
+        if let Some(list) = &mut prepared_progs {
+            match prepare(&name, &p, &by_fd) {
+                Some(prepared) => list.push(prepared),
+                None => prepared_progs = None,
+            }
+        }
+        progs.insert(name, p.as_fd().try_clone_to_owned()?);
+    }
+    let prepared =
+        prepared_progs.map(|progs| Prepared { key, maps: prepared_maps, progs });
+    Ok((Loaded { maps, progs, from_cache: false }, prepared))
+}
+
+/// libbpf puts the object's name before those of its own sections.
+fn plain_name(name: &std::ffi::OsStr) -> String {
+    let full = name.to_string_lossy();
+    full.find('.').map_or_else(|| full.to_string(), |at| full[at..].to_owned())
+}
+
+/// Content of a map of constants; nothing for any other.
+fn constants(m: &libbpf_rs::Map<'_>, name: &str, size: u32) -> Result<Vec<u8>> {
+    if !name.starts_with(RODATA) {
+        return Ok(Vec::new());
+    }
+    let mut data = vec![0u8; size as usize];
+    sys::map_lookup_bytes(m.as_fd(), &0u32, &mut data)?;
+    Ok(data)
+}
+
+/// A loaded program in the form that is kept; `None` if it holds something that
+/// cannot be kept.
+fn prepare(
+    name: &str,
+    p: &libbpf_rs::Program<'_>,
+    by_fd: &BTreeMap<i32, u32>,
+) -> Option<PreparedProg> {
+    let kind = p.prog_type() as u32;
+    let attach_type = p.attach_type() as u32;
+    let needs_btf_id = matches!(
+        p.prog_type(),
+        libbpf_rs::ProgramType::Tracing | libbpf_rs::ProgramType::Lsm
+    );
+    let attach_btf_id = sys::prog_attach_btf_id(p.as_fd()).ok()?;
+    if needs_btf_id && attach_btf_id == 0 {
+        return None;
+    }
+    let mut insns = Vec::new();
+    let mut map_refs = Vec::new();
+    let mut second = false;
+    for (i, insn) in p.insns().iter().enumerate() {
+        let mut copy = *insn;
+        if !second && copy.code == BPF_LD_IMM64 {
+            let source = copy.src_reg();
+            if source == BPF_PSEUDO_MAP_FD || source == BPF_PSEUDO_MAP_VALUE {
+                map_refs.push((i as u32, *by_fd.get(&copy.imm)?));
+                copy.imm = 0;
+            }
+        }
+        second = !second && insn.code == BPF_LD_IMM64;
+        insns.push(pack(&copy));
+    }
+    let attach_btf_id = if needs_btf_id { attach_btf_id } else { 0 };
+    Some(PreparedProg { name: name.into(), kind, attach_type, attach_btf_id, insns, map_refs })
+}
+
+fn pack(i: &libbpf_sys::bpf_insn) -> u64 {
+    u64::from(i.code)
+        | u64::from(i.dst_reg()) << 8
+        | u64::from(i.src_reg()) << 12
+        | u64::from(i.off as u16) << 16
+        | u64::from(i.imm as u32) << 32
+}
+
+fn unpack(v: u64) -> libbpf_sys::bpf_insn {
+    let mut insn = libbpf_sys::bpf_insn {
+        code: v as u8,
+        off: (v >> 16) as u16 as i16,
+        imm: (v >> 32) as u32 as i32,
+        ..Default::default()
+    };
+    insn.set_dst_reg((v >> 8 & 0xf) as u8);
+    insn.set_src_reg((v >> 12 & 0xf) as u8);
+    insn
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instructions_survive_packing() {
+        let v = 0xdead_beef_8001_7a18u64;
+        assert_eq!(pack(&unpack(v)), v);
+    }
+
+    #[test]
+    fn a_config_that_does_not_fit_is_refused() {
+        let config = Config::zeroed();
+        assert!(put_config(&mut [0; 8], &config).is_err());
+        assert!(put_config(&mut [0; 512], &config).is_ok());
+    }
+}

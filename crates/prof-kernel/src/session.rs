@@ -1,0 +1,611 @@
+//! A loaded and attached kernel half.
+
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::ffi::CString;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::anyhow;
+use anyhow::bail;
+use prof_model::record::Attached;
+use prof_model::rules::Tables;
+use rustix::time::ClockId;
+
+use crate::abi;
+use crate::abi::AbiLive;
+use crate::abi::AbiMatch;
+use crate::abi::AbiProc;
+use crate::abi::Config;
+use crate::abi::Counter;
+use crate::abi::Globals;
+use crate::abi::IterMode;
+use crate::abi::NR_COUNTERS;
+use crate::abi::NumKey;
+use crate::abi::Plain as _;
+use crate::abi::RawRecord;
+use crate::abi::StrKey;
+use crate::clock;
+use crate::host;
+use crate::loader;
+use crate::loader::Loaded;
+use crate::sys;
+use crate::sys::Ring;
+
+/// How the hooks are attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// Tracepoints with typed arguments: needs the kernel's BTF for each load.
+    TpBtf,
+    /// Tracepoints with raw arguments.
+    RawTp,
+    /// Probes on kernel functions.
+    Kprobe,
+}
+
+impl Backend {
+    /// Each of them, the cheapest first. `raw_tp` and `tp_btf` cost the same per
+    /// event (they are dispatched alike), but a `tp_btf` load has the kernel check
+    /// argument types against BTF.
+    pub const ALL: [Backend; 3] = [Backend::RawTp, Backend::TpBtf, Backend::Kprobe];
+
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Backend::TpBtf => "tp_btf",
+            Backend::RawTp => "raw_tp",
+            Backend::Kprobe => "kprobe",
+        }
+    }
+
+    fn programs(self) -> &'static [&'static str] {
+        match self {
+            Backend::RawTp => {
+                &["raw_process_exit", "raw_process_fork", "raw_process_exec", "raw_task_rename"]
+            }
+            Backend::TpBtf => {
+                &["btf_process_exit", "btf_process_fork", "btf_process_exec", "btf_task_rename"]
+            }
+            Backend::Kprobe => &["kprobe_exit", "kprobe_new_task", "kretprobe_exec", "kprobe_exec"],
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What a session is to do.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// A certain backend, or the cheapest that works.
+    pub backend: Option<Backend>,
+    /// BTF of the kernel, if not where it usually is.
+    pub btf: Option<PathBuf>,
+    /// Where prepared programs are kept; `None`: nowhere.
+    pub cache: Option<PathBuf>,
+    /// The rules, compiled.
+    pub tables: Tables,
+    /// Bytes of the ring buffer; rounded up to a power of two of pages.
+    pub ring_bytes: u32,
+    /// Most processes profiled at once.
+    pub max_processes: u32,
+    /// Whether arguments are reported.
+    pub read_args: bool,
+    /// Whether each thread is reported.
+    pub per_thread: bool,
+    /// Whether live processes can be read or attached to: loads one more program.
+    pub with_iter: bool,
+    /// Whether the kernel's own count of execs is kept beside ours.
+    pub count_execs: bool,
+}
+
+/// A loaded and attached kernel half. Detaches when dropped.
+#[derive(Debug)]
+pub struct Session {
+    loaded: Loaded,
+    ring: Ring,
+    backend: Backend,
+    attached: Vec<Attached>,
+    limits: Vec<String>,
+    cpus: usize,
+    /// Hooks stay attached, and clocks and counters open, as long as these are.
+    links: Vec<OwnedFd>,
+    _clocks: Vec<(u32, OwnedFd)>,
+    exec_counts: Vec<OwnedFd>,
+}
+
+impl Session {
+    /// Loads and attaches. From its return on, every exec that a rule names is
+    /// profiled.
+    pub fn open(plan: &Plan) -> Result<Self> {
+        let backends = match &plan.backend {
+            Some(b) => std::slice::from_ref(b),
+            None => &Backend::ALL,
+        };
+        let mut first_error = None;
+        for backend in backends {
+            match Self::open_with(plan, *backend) {
+                Ok(session) => return Ok(session),
+                Err(e) => first_error = first_error.or(Some(e)),
+            }
+        }
+        Err(first_error.unwrap_or_else(|| anyhow!("no way to attach was tried")))
+    }
+
+    fn open_with(plan: &Plan, backend: Backend) -> Result<Self> {
+        let online = host::online_cpus()?;
+        let possible = host::possible_cpus()?;
+        let mut limits = Vec::new();
+        // First of all: calibration expects no other event in this thread.
+        let clocks = clock::open_cpu_clocks(&online).unwrap_or_else(|e| {
+            limits.push(format!(
+                "task-clock is as of the scheduler's last update (a tick): \
+                 no per-CPU cpu-clock event could be opened: {e}"
+            ));
+            Vec::new()
+        });
+        let ring_bytes = ring_size(plan.ring_bytes);
+        let config = config(plan, backend, possible, !clocks.is_empty(), ring_bytes);
+
+        let mut programs = backend.programs().to_vec();
+        if !clocks.is_empty() {
+            programs.push("prof_calibrate");
+        }
+        if plan.with_iter {
+            programs.push("iter_tasks");
+        }
+        let loaded = loader::load(&loader::Spec {
+            programs: &programs,
+            config: &config,
+            sizes: &[("records", ring_bytes), ("procs", plan.max_processes.max(1))],
+            btf: plan.btf.as_deref(),
+            cache: plan.cache.clone(),
+        })
+        .with_context(|| format!("hooks of kind {backend}"))?;
+
+        if !clocks.is_empty() {
+            clock::install(loaded.map("cpu_clock")?, &clocks).context("cpu_clock events")?;
+            // Without it (before 5.14) the programs see no clock and say so.
+            if let Err(e) = calibrate(&loaded) {
+                limits.push(format!("task-clock is as of the last tick: no calibration: {e}"));
+            }
+        }
+        fill_rules(&loaded, &plan.tables)?;
+        let ring = Ring::new(loaded.map("records")?).context("ring buffer")?;
+        let mut session = Self {
+            loaded,
+            ring,
+            backend,
+            attached: Vec::new(),
+            limits,
+            cpus: possible,
+            links: Vec::new(),
+            _clocks: clocks,
+            exec_counts: Vec::new(),
+        };
+        if plan.count_execs {
+            session.open_exec_counts(&online);
+        }
+        session.seed_tree(&plan.tables)?;
+        session.attach()?;
+        if !plan.tables.tree_roots.is_empty() {
+            session.follow_descendants(&plan.tables)?;
+        }
+        Ok(session)
+    }
+
+    /// Attaches, the exit hook first: whatever the others note, its end is seen.
+    fn attach(&mut self) -> Result<()> {
+        match self.backend {
+            Backend::RawTp => {
+                for (prog, hook) in [
+                    ("raw_process_exit", c"sched_process_exit"),
+                    ("raw_process_fork", c"sched_process_fork"),
+                    ("raw_process_exec", c"sched_process_exec"),
+                    ("raw_task_rename", c"task_rename"),
+                ] {
+                    self.attach_tracepoint(prog, hook, Some(hook), "raw_tp")?;
+                }
+            }
+            Backend::TpBtf => {
+                for (prog, hook) in [
+                    ("btf_process_exit", c"sched_process_exit"),
+                    ("btf_process_fork", c"sched_process_fork"),
+                    ("btf_process_exec", c"sched_process_exec"),
+                    ("btf_task_rename", c"task_rename"),
+                ] {
+                    self.attach_tracepoint(prog, hook, None, "tp_btf")?;
+                }
+            }
+            Backend::Kprobe => {
+                self.attach_kprobe("kprobe_exit", &[c"do_exit"], false)?;
+                self.attach_kprobe("kprobe_new_task", &[c"wake_up_new_task"], false)?;
+                self.attach_kprobe("kretprobe_exec", EXEC_FUNCTIONS, true)?;
+                self.attach_kprobe("kprobe_exec", EXEC_FUNCTIONS, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn attach_tracepoint(
+        &mut self,
+        prog: &str,
+        hook: &CStr,
+        name: Option<&CStr>,
+        how: &'static str,
+    ) -> Result<()> {
+        let hook = hook.to_string_lossy().into_owned();
+        let link = sys::raw_tracepoint_open(name, self.loaded.prog(prog)?)
+            .with_context(|| format!("attaching to {hook} as {how}"))?;
+        self.links.push(link);
+        self.attached.push(Attached { hook, how });
+        Ok(())
+    }
+
+    fn attach_kprobe(&mut self, prog: &str, functions: &[&CStr], on_return: bool) -> Result<()> {
+        let dir = "/sys/bus/event_source/devices/kprobe";
+        let kind: u32 = fs::read_to_string(format!("{dir}/type"))
+            .map_err(|_| anyhow!("this kernel has no kprobes (CONFIG_KPROBE_EVENTS)"))?
+            .trim()
+            .parse()
+            .context("type of the kprobe PMU")?;
+        // `config:0`: the bit that makes it a return probe.
+        let format = fs::read_to_string(format!("{dir}/format/retprobe")).unwrap_or_default();
+        let bit = format.trim().strip_prefix("config:").and_then(|b| b.parse().ok()).unwrap_or(0);
+        let mut last = None;
+        for f in functions {
+            match sys::kprobe_open(kind, f, on_return, bit, self.loaded.prog(prog)?) {
+                Ok(link) => {
+                    self.links.push(link);
+                    let how = if on_return { "kretprobe" } else { "kprobe" };
+                    self.attached.push(Attached { hook: f.to_string_lossy().into_owned(), how });
+                    return Ok(());
+                }
+                Err(e) => last = Some(e),
+            }
+        }
+        let tried: Vec<_> = functions.iter().map(|f| f.to_string_lossy()).collect();
+        let error = last.unwrap_or_else(|| io::Error::other("no function to try"));
+        Err(error).with_context(|| format!("attaching a kprobe to {}", tried.join(" or ")))
+    }
+
+    /// The tracepoint's own perf counter, on each CPU. An oracle for the number
+    /// of execs: what cannot be had is only told.
+    fn open_exec_counts(&mut self, online: &[u32]) {
+        let open = || -> Result<Vec<OwnedFd>> {
+            let id = tracepoint_id("sched", "sched_process_exec")?;
+            online
+                .iter()
+                .map(|cpu| {
+                    sys::perf_open(&sys::PerfSpec {
+                        kind: 2,
+                        config: id,
+                        pid: -1,
+                        cpu: *cpu as i32,
+                        inherit: false,
+                        enable_on_exec: false,
+                        exclude_kernel: false,
+                    })
+                    .context("counter of sched:sched_process_exec")
+                })
+                .collect()
+        };
+        match open() {
+            Ok(fds) => self.exec_counts = fds,
+            Err(e) => self.limits.push(format!("no count of execs by the kernel itself: {e:#}")),
+        }
+    }
+
+    /// The kernel's own count of execs since the session began.
+    pub fn kernel_execs(&self) -> Option<u64> {
+        if self.exec_counts.is_empty() {
+            return None;
+        }
+        self.exec_counts.iter().map(|fd| sys::perf_read(fd.as_fd()).ok().map(|v| v[0])).sum()
+    }
+
+    /// Which way the hooks are attached.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// What is attached, and how.
+    pub fn attached(&self) -> &[Attached] {
+        &self.attached
+    }
+
+    /// What could not be had.
+    pub fn limits(&self) -> &[String] {
+        &self.limits
+    }
+
+    /// Whether the programs had been prepared before.
+    pub fn from_cache(&self) -> bool {
+        self.loaded.from_cache
+    }
+
+    /// Readable when much is waiting; little is not announced: poll at leisure.
+    pub fn as_poll_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_epoll_fd()
+    }
+
+    /// Records that are waiting, in order; malformed ones as errors.
+    pub fn consume(&mut self) -> io::Result<Vec<Result<RawRecord, abi::DecodeError>>> {
+        Ok(self.ring.consume()?.iter().map(|b| abi::decode(b)).collect())
+    }
+
+    /// Counters, summed over the CPUs.
+    pub fn counters(&self) -> Result<[u64; NR_COUNTERS]> {
+        let map = self.loaded.map("counters")?;
+        let mut sums = [0; NR_COUNTERS];
+        let mut values = vec![0u8; self.cpus * 8];
+        for (i, sum) in sums.iter_mut().enumerate() {
+            sys::map_lookup_bytes(map, &(i as u32), &mut values).context("counters")?;
+            let (words, _) = values.as_chunks::<8>();
+            *sum = words.iter().map(|w| u64::from_ne_bytes(*w)).sum();
+        }
+        Ok(sums)
+    }
+
+    /// Times that the kernel skipped a hook because it was already running.
+    pub fn skipped(&self) -> u64 {
+        self.loaded
+            .progs()
+            .filter_map(|(_, fd)| sys::prog_info(fd).ok())
+            .map(|i| i.recursion_misses)
+            .sum()
+    }
+
+    /// Run statistics by program; zero unless the kernel keeps them.
+    pub fn stats(&self) -> Vec<(String, sys::ProgInfo)> {
+        self.loaded
+            .progs()
+            .filter_map(|(n, fd)| Some((n.to_owned(), sys::prog_info(fd).ok()?)))
+            .collect()
+    }
+
+    fn set_iter_mode(&self, mode: IterMode) -> Result<()> {
+        let globals = Globals { iter_mode: mode as u32, ..globals(&self.loaded)? };
+        Ok(sys::map_update(self.loaded.map(".bss")?, &0u32, &globals)?)
+    }
+
+    fn iterate(&self, mode: IterMode) -> Result<Vec<AbiLive>> {
+        self.set_iter_mode(mode)?;
+        let prog = self.loaded.prog("iter_tasks")?;
+        let fd = sys::iter_open(prog).context("task iterator")?;
+        let bytes = sys::read_all(fd).context("task iterator")?;
+        Ok(bytes.chunks_exact(size_of::<AbiLive>()).filter_map(AbiLive::from_bytes).collect())
+    }
+
+    /// Entries of processes that are armed.
+    pub fn armed(&self) -> Result<BTreeMap<u32, AbiProc>> {
+        let map = self.loaded.map("procs")?;
+        let mut entries = BTreeMap::new();
+        let mut key: Option<u32> = None;
+        // Entries come and go meanwhile: a removed key starts over, so rounds are
+        // bounded by what can be in the map.
+        for _ in 0..1 << 22 {
+            let Some(next) = sys::map_next_key(map, key.as_ref())? else { break };
+            if let Some(p) = sys::map_lookup::<u32, AbiProc>(map, &next)?
+                && p.state & abi::state::ARMED != 0
+            {
+                entries.insert(next, p);
+            }
+            key = Some(next);
+        }
+        Ok(entries)
+    }
+
+    /// Figures so far of every live thread of every armed process.
+    pub fn live(&self) -> Result<Vec<AbiLive>> {
+        self.iterate(IterMode::Read)
+    }
+
+    /// Live processes that a rule names, with the rules in `AbiLive::rules`.
+    pub fn matching(&self) -> Result<Vec<AbiLive>> {
+        self.iterate(IterMode::List)
+    }
+
+    /// Switches profiling on for processes that already run, each with the rules
+    /// that name it. Returns those that were found alive and are now profiled.
+    pub fn attach_to(&self, pids: &[(u32, u64)], follow: u64) -> Result<Vec<u32>> {
+        let map = self.loaded.map("procs")?;
+        let mut asked = Vec::new();
+        for (pid, rules) in pids {
+            if sys::map_lookup::<u32, AbiProc>(map, pid)?.is_some() {
+                continue;
+            }
+            let entry = AbiProc {
+                rules: *rules,
+                follow: rules & follow,
+                state: abi::state::ARMED | abi::state::ATTACHING | abi::state::ATTACHED,
+                start: abi::START_ATTACH,
+                t0: clock::now_ns(ClockId::Monotonic),
+                attach_boot_ns: clock::now_ns(ClockId::Boottime),
+                // Taken back when the attach is done.
+                live: 1,
+                ..AbiProc::zeroed()
+            };
+            sys::map_update(map, pid, &entry)
+                .with_context(|| format!("pid {pid}: table of profiled processes"))?;
+            asked.push(*pid);
+        }
+        self.iterate(IterMode::Attach)?;
+        self.iterate(IterMode::Attached)?;
+        let mut attached = Vec::new();
+        for pid in asked {
+            let Some(p) = sys::map_lookup::<u32, AbiProc>(map, &pid)? else { continue };
+            if p.id.start_ns == 0 || p.state & abi::state::ATTACHING != 0 || p.live <= 0 {
+                // Not there, or gone before the attach was done.
+                sys::map_delete(map, &pid)?;
+            } else {
+                attached.push(pid);
+            }
+        }
+        Ok(attached)
+    }
+
+    fn seed_tree(&self, tables: &Tables) -> Result<()> {
+        let map = self.loaded.map("procs")?;
+        for (pid, m) in &tables.tree_roots {
+            if !host::exists(*pid) {
+                bail!("tree={pid}: no process has this id");
+            }
+            let root = AbiProc {
+                kids_tree_eq: m.eq,
+                kids_tree_ne: m.ne,
+                state: abi::state::THREADS_UNKNOWN,
+                ..AbiProc::zeroed()
+            };
+            sys::map_update(map, pid, &root)?;
+        }
+        Ok(())
+    }
+
+    /// Descendants that were there before: once the hooks are attached, children
+    /// of known processes are noted in the kernel, so scanning until nothing new
+    /// is found misses none.
+    fn follow_descendants(&self, tables: &Tables) -> Result<()> {
+        let map = self.loaded.map("procs")?;
+        for _ in 0..64 {
+            let mut found = false;
+            for (pid, ppid) in host::processes() {
+                let Some(parent) = sys::map_lookup::<u32, AbiProc>(map, &ppid)? else { continue };
+                if parent.kids_tree_eq | parent.kids_tree_ne == 0 {
+                    continue;
+                }
+                let known = sys::map_lookup::<u32, AbiProc>(map, &pid)?;
+                let (eq, ne) = (parent.kids_tree_eq, parent.kids_tree_ne);
+                if known.is_some_and(|k| k.tree_eq & eq == eq && k.tree_ne & ne == ne) {
+                    continue;
+                }
+                let mut p = known.unwrap_or_else(AbiProc::zeroed);
+                p.tree_eq |= eq;
+                p.tree_ne |= ne;
+                p.kids_tree_eq |= eq;
+                p.kids_tree_ne |= ne;
+                p.state |= abi::state::THREADS_UNKNOWN;
+                sys::map_update(map, &pid, &p)?;
+                found = true;
+            }
+            if !found {
+                return Ok(());
+            }
+        }
+        bail!(
+            "the tree of {} never came to rest",
+            tables.tree_roots.first().map_or(0, |(pid, _)| *pid)
+        )
+    }
+}
+
+/// Functions that perform an exec, the best first; which of them is a symbol
+/// depends on what the compiler inlined.
+const EXEC_FUNCTIONS: &[&CStr] = &[c"bprm_execve", c"do_execveat_common.isra.0", c"__do_execve_file"];
+
+/// Smallest that is taken: a page. Largest: what the kernel takes.
+fn ring_size(asked: u32) -> u32 {
+    let page = rustix::param::page_size() as u32;
+    asked.clamp(page, 1 << 30).next_power_of_two()
+}
+
+fn config(plan: &Plan, backend: Backend, cpus: usize, exact: bool, ring_bytes: u32) -> Config {
+    let t = &plan.tables;
+    let mounts = host::cgroup_mounts();
+    let v1 = t.cgroup_v1.or_else(|| host::cgroup_identity(&mounts));
+    Config {
+        rules: t.rules,
+        follow: t.follow,
+        uses_eq: t.uses_eq,
+        dims: t.dims,
+        cgroup_subsys: v1.unwrap_or(u32::MAX),
+        read_args: plan.read_args.into(),
+        per_thread: plan.per_thread.into(),
+        window_hook: (backend != Backend::Kprobe).into(),
+        exit_is_entry: (backend == Backend::Kprobe).into(),
+        exact_clock: exact.into(),
+        nr_cpus: cpus as u32,
+        page_size: rustix::param::page_size() as u32,
+        ring_wakeup: ring_bytes / 4,
+        ..Config::zeroed()
+    }
+}
+
+fn globals(loaded: &Loaded) -> Result<Globals> {
+    sys::map_lookup(loaded.map(".bss")?, &0u32)?
+        .ok_or_else(|| anyhow!("no .bss in the BPF object"))
+}
+
+fn calibrate(loaded: &Loaded) -> Result<()> {
+    // A run does 64 events of the thread's list.
+    for _ in 0..=abi::MAX_CPUS / 64 + 1 {
+        sys::prog_run(loaded.prog("prof_calibrate")?)?;
+        if globals(loaded)?.cursor == 0 {
+            return Ok(());
+        }
+    }
+    bail!("the list of this thread's events has no end")
+}
+
+fn fill_rules(loaded: &Loaded, tables: &Tables) -> Result<()> {
+    let numbers = loaded.map("match_num")?;
+    for (dim, value, m) in &tables.numbers {
+        let key = NumKey { value: *value, dim: *dim as u32, pad: 0 };
+        sys::map_update(numbers, &key, &AbiMatch { eq: m.eq, ne: m.ne })
+            .context("table of rule values")?;
+    }
+    let strings = loaded.map("match_str")?;
+    for (dim, bytes, m) in &tables.strings {
+        let mut key =
+            StrKey { prefixlen: 8 + 8 * bytes.len() as u32, dim: *dim as u8, data: [0; 255] };
+        key.data
+            .get_mut(..bytes.len())
+            .ok_or_else(|| anyhow!("a pattern of {} bytes is too long", bytes.len()))?
+            .copy_from_slice(bytes);
+        sys::map_update(strings, &key, &AbiMatch { eq: m.eq, ne: m.ne })
+            .context("table of rule patterns")?;
+    }
+    Ok(())
+}
+
+/// The id under which perf knows a tracepoint. tracefs need not be mounted: a
+/// mount of our own that nobody else sees will do.
+pub fn tracepoint_id(category: &str, name: &str) -> Result<u64> {
+    let relative = format!("events/{category}/{name}/id");
+    for root in ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"] {
+        if let Ok(text) = fs::read_to_string(format!("{root}/{relative}")) {
+            return text.trim().parse().context("id of a tracepoint");
+        }
+    }
+    use rustix::mount::FsMountFlags;
+    use rustix::mount::FsOpenFlags;
+    use rustix::mount::MountAttrFlags;
+    let fs = rustix::mount::fsopen("tracefs", FsOpenFlags::FSOPEN_CLOEXEC)
+        .context("tracefs is not mounted (mount -t tracefs tracefs /sys/kernel/tracing)")?;
+    rustix::mount::fsconfig_create(fs.as_fd())?;
+    let root = rustix::mount::fsmount(
+        fs.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::MOUNT_ATTR_RDONLY,
+    )
+    .context("tracefs is not mounted")?;
+    let path = CString::new(relative)?;
+    let file = rustix::fs::openat(
+        &root,
+        path,
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .with_context(|| format!("no tracepoint {category}:{name}"))?;
+    String::from_utf8(sys::read_all(file)?)?.trim().parse().context("id of a tracepoint")
+}

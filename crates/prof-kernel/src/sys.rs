@@ -1,0 +1,399 @@
+//! The few `bpf(2)` and perf calls, each behind a safe function.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::FromRawFd;
+use std::os::fd::OwnedFd;
+use std::ptr;
+
+use libbpf_sys as bpf;
+use perf_event_open_sys as perf;
+
+use crate::abi::Plain;
+
+fn check(ret: i32) -> io::Result<()> {
+    if ret < 0 { Err(io::Error::from_raw_os_error(-ret)) } else { Ok(()) }
+}
+
+fn own(ret: i32) -> io::Result<OwnedFd> {
+    check(ret)?;
+    // SAFETY: libbpf returned it as a new descriptor that nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(ret) })
+}
+
+/// Puts a value into a map. The types must have the sizes the map was made with.
+pub fn map_update<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
+    // SAFETY: both point to values of the map's key and value size, which the
+    // kernel reads during the call.
+    check(unsafe {
+        bpf::bpf_map_update_elem(
+            map.as_raw_fd(),
+            ptr::from_ref(key).cast(),
+            ptr::from_ref(value).cast(),
+            0,
+        )
+    })
+}
+
+/// Reads a value; `None` if the key is not there.
+pub fn map_lookup<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    let mut bytes = vec![0u8; size_of::<V>()];
+    match map_lookup_bytes(map, key, &mut bytes) {
+        Ok(()) => Ok(V::from_bytes(&bytes)),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Reads a value of any size; `out` must be as large as the map's value (for a
+/// per-CPU map: of all possible CPUs).
+pub fn map_lookup_bytes<K: Plain>(
+    map: BorrowedFd<'_>,
+    key: &K,
+    out: &mut [u8],
+) -> io::Result<()> {
+    // SAFETY: the key has the map's key size and the kernel writes at most the
+    // map's value size, which the caller made `out` hold.
+    check(unsafe {
+        bpf::bpf_map_lookup_elem(
+            map.as_raw_fd(),
+            ptr::from_ref(key).cast(),
+            out.as_mut_ptr().cast(),
+        )
+    })
+}
+
+/// Removes a key; no error if it is not there.
+pub fn map_delete<K: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
+    // SAFETY: the key has the map's key size.
+    match check(unsafe { bpf::bpf_map_delete_elem(map.as_raw_fd(), ptr::from_ref(key).cast()) }) {
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+/// The key after `key`, or the first; `None` at the end.
+pub fn map_next_key<K: Plain>(map: BorrowedFd<'_>, key: Option<&K>) -> io::Result<Option<K>> {
+    let mut next = vec![0u8; size_of::<K>()];
+    let from = key.map_or(ptr::null(), |k| ptr::from_ref(k).cast());
+    // SAFETY: `from` is null or a key; `next` has room for a key.
+    match check(unsafe {
+        bpf::bpf_map_get_next_key(map.as_raw_fd(), from, next.as_mut_ptr().cast())
+    }) {
+        Ok(()) => Ok(K::from_bytes(&next)),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Makes a map.
+pub fn map_create(
+    kind: u32,
+    name: &CStr,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+) -> io::Result<OwnedFd> {
+    let opts = bpf::bpf_map_create_opts {
+        sz: size_of::<bpf::bpf_map_create_opts>() as u64,
+        map_flags: flags,
+        ..Default::default()
+    };
+    // SAFETY: the name ends in NUL and the options carry their own size.
+    own(unsafe {
+        bpf::bpf_map_create(kind, name.as_ptr(), key_size, value_size, max_entries, &opts)
+    })
+}
+
+/// Makes a map constant for programs and user space.
+pub fn map_freeze(map: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes a descriptor only.
+    check(unsafe { bpf::bpf_map_freeze(map.as_raw_fd()) })
+}
+
+/// Loads a program; on refusal the error carries the end of the verifier's log.
+pub fn prog_load(
+    kind: u32,
+    name: &CStr,
+    license: &CStr,
+    insns: &[bpf::bpf_insn],
+    expected_attach_type: u32,
+    attach_btf_id: u32,
+    sleepable: bool,
+) -> io::Result<OwnedFd> {
+    let mut opts = bpf::bpf_prog_load_opts {
+        sz: size_of::<bpf::bpf_prog_load_opts>() as u64,
+        expected_attach_type,
+        attach_btf_id,
+        prog_flags: if sleepable { bpf::BPF_F_SLEEPABLE } else { 0 },
+        ..Default::default()
+    };
+    // SAFETY: name and licence end in NUL, the instructions are a slice with its
+    // length, and the options carry their own size.
+    own(unsafe {
+        bpf::bpf_prog_load(
+            kind,
+            name.as_ptr(),
+            license.as_ptr(),
+            insns.as_ptr(),
+            insns.len() as u64,
+            &mut opts,
+        )
+    })
+}
+
+/// Attaches to a raw tracepoint; without a name, to the one a `tp_btf` program
+/// was loaded for. Detached when the descriptor is closed.
+pub fn raw_tracepoint_open(name: Option<&CStr>, prog: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let name = name.map_or(ptr::null(), CStr::as_ptr);
+    // SAFETY: the name is null or ends in NUL.
+    own(unsafe { bpf::bpf_raw_tracepoint_open(name, prog.as_raw_fd()) })
+}
+
+/// Runs a `syscall` program once, in this thread.
+pub fn prog_run(prog: BorrowedFd<'_>) -> io::Result<()> {
+    let mut opts = bpf::bpf_test_run_opts {
+        sz: size_of::<bpf::bpf_test_run_opts>() as u64,
+        ..Default::default()
+    };
+    // SAFETY: the options carry their own size and no buffers.
+    check(unsafe { bpf::bpf_prog_test_run_opts(prog.as_raw_fd(), &mut opts) })
+}
+
+/// An iterator over its program's objects: each read yields what it wrote.
+pub fn iter_open(prog: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: null options are the defaults.
+    let link = own(unsafe {
+        bpf::bpf_link_create(prog.as_raw_fd(), 0, bpf::BPF_TRACE_ITER, ptr::null())
+    })?;
+    // SAFETY: takes a descriptor only.
+    own(unsafe { bpf::bpf_iter_create(link.as_raw_fd()) })
+}
+
+/// What the kernel says of a loaded program.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ProgInfo {
+    /// Time in it, ns; 0 unless statistics are on.
+    pub run_time_ns: u64,
+    /// Runs; 0 unless statistics are on.
+    pub run_cnt: u64,
+    /// Runs that the kernel skipped because the program was already running
+    /// on that CPU.
+    pub recursion_misses: u64,
+    /// Instructions that the verifier walked.
+    pub verified_insns: u32,
+}
+
+/// Asks for it.
+pub fn prog_info(prog: BorrowedFd<'_>) -> io::Result<ProgInfo> {
+    let mut info = bpf::bpf_prog_info::default();
+    let mut len = size_of::<bpf::bpf_prog_info>() as u32;
+    // SAFETY: `info` is as large as `len` says and all its pointers are null.
+    check(unsafe { bpf::bpf_prog_get_info_by_fd(prog.as_raw_fd(), &mut info, &mut len) })?;
+    Ok(ProgInfo {
+        run_time_ns: info.run_time_ns,
+        run_cnt: info.run_cnt,
+        recursion_misses: info.recursion_misses,
+        verified_insns: info.verified_insns,
+    })
+}
+
+/// BTF id of what a program attaches to; 0 if it attaches by other means.
+pub fn prog_attach_btf_id(prog: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = bpf::bpf_prog_info::default();
+    let mut len = size_of::<bpf::bpf_prog_info>() as u32;
+    // SAFETY: `info` is as large as `len` says and all its pointers are null.
+    check(unsafe { bpf::bpf_prog_get_info_by_fd(prog.as_raw_fd(), &mut info, &mut len) })?;
+    Ok(info.attach_btf_id)
+}
+
+/// Run-time statistics of all BPF programs are kept while the descriptor is open.
+pub fn enable_stats() -> io::Result<OwnedFd> {
+    // SAFETY: takes a number only.
+    own(unsafe { bpf::bpf_enable_stats(bpf::BPF_STATS_RUN_TIME) })
+}
+
+/// What `perf_event_open` is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct PerfSpec {
+    /// `perf_event_attr.type`.
+    pub kind: u32,
+    /// `perf_event_attr.config`.
+    pub config: u64,
+    /// Process, or -1 for all.
+    pub pid: i32,
+    /// CPU, or -1 for all.
+    pub cpu: i32,
+    /// Children are counted too.
+    pub inherit: bool,
+    /// Starts at the next exec.
+    pub enable_on_exec: bool,
+    /// User mode only.
+    pub exclude_kernel: bool,
+}
+
+/// Opens a counter.
+pub fn perf_open(spec: &PerfSpec) -> io::Result<OwnedFd> {
+    let mut attr = perf::bindings::perf_event_attr {
+        size: size_of::<perf::bindings::perf_event_attr>() as u32,
+        type_: spec.kind,
+        config: spec.config,
+        ..Default::default()
+    };
+    attr.set_inherit(spec.inherit.into());
+    attr.set_disabled(spec.enable_on_exec.into());
+    attr.set_enable_on_exec(spec.enable_on_exec.into());
+    attr.set_exclude_kernel(spec.exclude_kernel.into());
+    attr.set_exclude_hv(spec.exclude_kernel.into());
+    attr.read_format = u64::from(
+        perf::bindings::PERF_FORMAT_TOTAL_TIME_ENABLED
+            | perf::bindings::PERF_FORMAT_TOTAL_TIME_RUNNING,
+    );
+    open_attr(&mut attr, spec.pid, spec.cpu)
+}
+
+fn open_attr(
+    attr: &mut perf::bindings::perf_event_attr,
+    pid: i32,
+    cpu: i32,
+) -> io::Result<OwnedFd> {
+    let flags = perf::bindings::PERF_FLAG_FD_CLOEXEC;
+    // SAFETY: `attr` is a whole attribute that carries its size.
+    let fd = unsafe { perf::perf_event_open(attr, pid, cpu, -1, flags.into()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Value, time enabled and time running (ns) of a counter.
+pub fn perf_read(fd: BorrowedFd<'_>) -> io::Result<[u64; 3]> {
+    let mut buf = [0u8; 24];
+    let n = rustix::io::read(fd, &mut buf)?;
+    if n != buf.len() {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "short read of a counter"));
+    }
+    let word = |i: usize| u64::from_ne_bytes(std::array::from_fn(|b| buf[i * 8 + b]));
+    Ok([word(0), word(1), word(2)])
+}
+
+/// Attaches a program to the entry or the return of a kernel function. Detached
+/// when the descriptor is closed.
+pub fn kprobe_open(
+    pmu_type: u32,
+    function: &CStr,
+    on_return: bool,
+    retprobe_bit: u32,
+    prog: BorrowedFd<'_>,
+) -> io::Result<OwnedFd> {
+    let mut attr = perf::bindings::perf_event_attr {
+        size: size_of::<perf::bindings::perf_event_attr>() as u32,
+        type_: pmu_type,
+        config: if on_return { 1 << retprobe_bit } else { 0 },
+        ..Default::default()
+    };
+    // config1 is the address of the function's name, config2 the offset in it.
+    attr.__bindgen_anon_3.config1 = function.as_ptr() as u64;
+    let fd = open_attr(&mut attr, -1, 0)?;
+    // SAFETY: the descriptors are open; SET_BPF takes the program's by value.
+    let set = unsafe {
+        libc::ioctl(fd.as_raw_fd(), perf::bindings::SET_BPF.into(), prog.as_raw_fd())
+    };
+    if set < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: takes no argument.
+    if unsafe { libc::ioctl(fd.as_raw_fd(), perf::bindings::ENABLE.into(), 0) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(fd)
+}
+
+/// Reads records of a BPF ring buffer.
+pub struct Ring {
+    raw: ptr::NonNull<bpf::ring_buffer>,
+    sink: Box<Sink>,
+}
+
+/// Where the callback of libbpf puts records: it runs inside `consume` only.
+#[derive(Default)]
+struct Sink {
+    records: Vec<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ring").field("waiting", &self.sink.records.len()).finish()
+    }
+}
+
+unsafe extern "C" fn push(ctx: *mut libc::c_void, data: *mut libc::c_void, size: u64) -> i32 {
+    // SAFETY: `ctx` is the boxed Sink that Ring keeps alive and lends to nobody
+    // while it consumes; `data` is `size` bytes of the ring, valid in the call.
+    let (sink, bytes) = unsafe {
+        (&mut *ctx.cast::<Sink>(), std::slice::from_raw_parts(data.cast::<u8>(), size as usize))
+    };
+    sink.records.push(bytes.to_vec());
+    // Any error ends the round: the caller gets its batch before memory grows.
+    if sink.records.len() >= Ring::BATCH { -libc::EINTR } else { 0 }
+}
+
+impl Ring {
+    /// Most records copied out at once.
+    const BATCH: usize = 4096;
+
+    /// Opens the ring buffer map for reading.
+    pub fn new(map: BorrowedFd<'_>) -> io::Result<Self> {
+        let mut sink = Box::<Sink>::default();
+        let ctx = ptr::from_mut(&mut *sink).cast();
+        // SAFETY: the callback matches the type, and `ctx` lives as long as the
+        // ring: both are owned by the result and the ring is freed first.
+        let raw = unsafe {
+            bpf::ring_buffer__new(map.as_raw_fd(), Some(push), ctx, ptr::null())
+        };
+        let raw = ptr::NonNull::new(raw).ok_or_else(io::Error::last_os_error)?;
+        Ok(Self { raw, sink })
+    }
+
+    /// The records waiting, at most a batch; an empty list when there are none.
+    pub fn consume(&mut self) -> io::Result<Vec<Vec<u8>>> {
+        // SAFETY: the ring is live; the callback writes to the sink only.
+        let n = unsafe { bpf::ring_buffer__consume(self.raw.as_ptr()) };
+        if n < 0 && n != -libc::EINTR {
+            return Err(io::Error::from_raw_os_error(-n));
+        }
+        Ok(std::mem::take(&mut self.sink.records))
+    }
+
+    /// Readable when the kernel half asks for attention.
+    pub fn as_epoll_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the ring is live, and its descriptor is open as long as it is.
+        unsafe { BorrowedFd::borrow_raw(bpf::ring_buffer__epoll_fd(self.raw.as_ptr())) }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // SAFETY: made by ring_buffer__new and freed once.
+        unsafe { bpf::ring_buffer__free(self.raw.as_ptr()) }
+    }
+}
+
+/// Reads a descriptor to its end.
+pub fn read_all(fd: impl AsFd) -> io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    let mut buf = vec![0u8; 64 * 1024];
+    loop {
+        match rustix::io::read(&fd, &mut buf[..]) {
+            Ok(0) => return Ok(out),
+            Ok(n) => out.extend_from_slice(&buf[..n]),
+            Err(e) if e == rustix::io::Errno::INTR || e == rustix::io::Errno::AGAIN => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}

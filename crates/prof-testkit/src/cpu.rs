@@ -1,0 +1,83 @@
+//! Using CPU time, or giving it up.
+
+use std::hint::black_box;
+
+use crate::args::Args;
+use crate::error::Result;
+use crate::report::Facts;
+use crate::sys;
+
+/// Spins, mostly in user space, until `clock` has reached `target` nanoseconds; returns where it
+/// stands then.
+pub fn spin_until(clock: libc::clockid_t, target: u64) -> Result<u64> {
+    loop {
+        let now = sys::clock_ns(clock)?;
+        if now >= target {
+            return Ok(now);
+        }
+        // Reading a CPU clock is a system call: do it rarely, though often enough near the end.
+        let rounds = if target - now > sys::NS_PER_MS {
+            100_000
+        } else {
+            2_000
+        };
+        let mut value = now;
+        for _ in 0..rounds {
+            value = black_box(
+                value
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1),
+            );
+        }
+    }
+}
+
+/// `burn MS`
+pub fn burn(mut args: Args) -> Result<()> {
+    let ms = args.number("MS")?;
+    args.finish()?;
+    let reached = spin_until(
+        libc::CLOCK_PROCESS_CPUTIME_ID,
+        ms.saturating_mul(sys::NS_PER_MS),
+    )?;
+    let mut facts = Facts::with_pid();
+    facts.add("cpu_ns", reached);
+    facts.add_rusage()?;
+    facts.print()
+}
+
+/// `sleep MS`
+pub fn sleep(mut args: Args) -> Result<()> {
+    let ms = args.number("MS")?;
+    args.finish()?;
+    let start = sys::clock_ns(libc::CLOCK_MONOTONIC)?;
+    sys::sleep_ns(ms.saturating_mul(sys::NS_PER_MS));
+    let end = sys::clock_ns(libc::CLOCK_MONOTONIC)?;
+    let mut facts = Facts::with_pid();
+    facts.add("slept_ns", end.saturating_sub(start));
+    facts.add_rusage()?;
+    facts.print()
+}
+
+/// `switches N`
+pub fn switches(mut args: Args) -> Result<()> {
+    let wanted = args.number("N")?;
+    args.finish()?;
+    let before = voluntary_switches()?;
+    let mut done = 0;
+    // A timer that fires early spares its sleeper the switch, hence the second look.
+    while done < wanted {
+        for _ in done..wanted {
+            sys::sleep_ns(1);
+        }
+        done = voluntary_switches()?.saturating_sub(before);
+    }
+    let mut facts = Facts::with_pid();
+    facts.add("nvcsw", done);
+    facts.add_rusage()?;
+    facts.print()
+}
+
+fn voluntary_switches() -> Result<u64> {
+    sys::rusage_self().map(|usage| usage.ru_nvcsw.cast_unsigned())
+}

@@ -1,0 +1,185 @@
+//! A target for a process profiler: each subcommand is one behaviour that has to be measured right.
+//!
+//! Facts to compare with go to standard output, one `key=value` a line.
+
+mod args;
+mod children;
+mod cpu;
+mod error;
+mod exec;
+mod exit;
+mod file_io;
+mod memory;
+mod namespaces;
+mod report;
+mod storm;
+mod sys;
+mod threads;
+
+use std::env;
+use std::io::Write;
+use std::process::ExitCode;
+
+use args::Args;
+use error::{Error, Result};
+
+type Run = fn(Args) -> Result<()>;
+
+/// Name, arguments, what it does, and the function that does it.
+const COMMANDS: &[(&str, &str, &str, Run)] = &[
+    ("exit", "CODE", "exit with CODE", exit::exit),
+    (
+        "kill",
+        "SIGNAL [--core]",
+        "die of SIGNAL, with a core file allowed or not",
+        exit::kill,
+    ),
+    ("burn", "MS", "use MS ms of CPU time", cpu::burn),
+    ("sleep", "MS", "sleep MS ms", cpu::sleep),
+    (
+        "switches",
+        "N",
+        "make N voluntary context switches",
+        cpu::switches,
+    ),
+    ("faults", "N", "touch N new pages once each", memory::faults),
+    (
+        "rss",
+        "MIB [HOLD_MS]",
+        "touch MIB MiB, then free them",
+        memory::rss,
+    ),
+    (
+        "io",
+        "READ_BYTES WRITE_BYTES PATH [--fsync] [--cold]",
+        "write to and read from PATH, 64 KiB a call",
+        file_io::io,
+    ),
+    ("fork", "CMD...", "fork + execve", exec::fork),
+    ("vfork", "CMD...", "vfork + execve", exec::vfork),
+    ("spawn", "CMD...", "posix_spawn", exec::spawn),
+    (
+        "reexec",
+        "N",
+        "execute itself N times in place",
+        exec::reexec,
+    ),
+    (
+        "setname",
+        "NAME",
+        "rename itself a few times",
+        exec::setname,
+    ),
+    (
+        "failed-exec",
+        "N",
+        "fail to execute N times in each of three ways",
+        exec::failed_exec,
+    ),
+    (
+        "die-in-exec",
+        "DIR",
+        "run a program that the kernel cannot load and kills, kept in DIR",
+        exec::die_in_exec,
+    ),
+    (
+        "threads",
+        "N [MS]",
+        "N threads at once, MS ms of CPU time in all",
+        threads::threads,
+    ),
+    (
+        "exec-from-thread",
+        "CMD...",
+        "execve from a thread that is not the leader",
+        threads::exec_from_thread,
+    ),
+    (
+        "leader-exits-first",
+        "MS",
+        "the leader exits, another thread uses MS ms of CPU time",
+        threads::leader_exits_first,
+    ),
+    (
+        "orphan",
+        "[--outlive] CMD...",
+        "a grandchild runs CMD after its parent (and this process) has ended",
+        children::orphan,
+    ),
+    (
+        "zombie",
+        "MS",
+        "leave a child unreaped for MS ms",
+        children::zombie,
+    ),
+    (
+        "linger-fd",
+        "MS",
+        "exit; a child keeps standard output open for MS ms",
+        children::linger_fd,
+    ),
+    (
+        "pid-reuse",
+        "[CMD...]",
+        "run CMD twice under the same pid",
+        children::pid_reuse,
+    ),
+    (
+        "pidns",
+        "CMD...",
+        "run CMD as pid 1 of a new pid namespace",
+        namespaces::pidns,
+    ),
+    (
+        "cgroup",
+        "PATH CMD...",
+        "execve in the cgroup at PATH, made if missing",
+        namespaces::cgroup,
+    ),
+    (
+        "storm",
+        "N [--jobs J] [--vfork]",
+        "run N short processes from J parallel workers",
+        storm::storm,
+    ),
+];
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("prof-target: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    // The runtime ignores the first, the caller may ignore the second; neither may be passed on.
+    sys::default_signal(libc::SIGPIPE)?;
+    sys::default_signal(libc::SIGCHLD)?;
+
+    let mut arguments = env::args_os().skip(1);
+    let Some(name) = arguments.next() else {
+        return Err(Error::new("missing subcommand; see --help"));
+    };
+    if name == "--help" || name == "-h" {
+        return help();
+    }
+    let (_, _, _, command) = COMMANDS
+        .iter()
+        .find(|(known, ..)| name == *known)
+        .ok_or_else(|| Error::new(format!("unknown subcommand {}", name.display())))?;
+    command(Args::new(arguments))
+}
+
+fn help() -> Result<()> {
+    let mut text = String::from("Usage: prof-target SUBCOMMAND ...\n\n");
+    for (name, arguments, about, _) in COMMANDS {
+        text.push_str(&format!("  {name} {arguments}\n        {about}\n"));
+    }
+    text.push_str("\nCMD... may start with @self, which stands for this program.\n");
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(|e| Error::io("standard output", &e))
+}

@@ -1,0 +1,94 @@
+//! Many short processes.
+
+use std::io::{self, PipeWriter, Read, Write};
+
+use libc::c_int;
+
+use crate::args::Args;
+use crate::error::{Error, Result};
+use crate::report::Facts;
+use crate::sys::{self, Program};
+
+/// `storm N [--jobs J] [--vfork]`
+pub fn storm(mut args: Args) -> Result<()> {
+    let vfork = args.flag("--vfork");
+    let jobs = args.option_number("--jobs")?.unwrap_or(1);
+    let total = args.number("N")?;
+    args.finish()?;
+    if jobs == 0 {
+        return Err(Error::new("--jobs must be at least 1"));
+    }
+    let program = Program::own(&["exit", "0"])?;
+    let (mut reader, mut writer) = io::pipe().map_err(|e| Error::io("pipe", &e))?;
+
+    let start = sys::clock_ns(libc::CLOCK_MONOTONIC)?;
+    let mut workers = Vec::new();
+    for job in 0..jobs {
+        let share = total / jobs + u64::from(job < total % jobs);
+        workers.push(sys::fork_child(|| {
+            work(&program, share, vfork, &mut writer)
+        })?);
+    }
+    drop(writer);
+    let mut failed = 0;
+    for worker in workers {
+        if sys::wait_for(worker)? != 0 {
+            failed += 1;
+        }
+    }
+    let end = sys::clock_ns(libc::CLOCK_MONOTONIC)?;
+
+    let mut counts = Vec::new();
+    reader
+        .read_to_end(&mut counts)
+        .map_err(|e| Error::io("pipe", &e))?;
+    let execs: u64 = counts
+        .as_chunks()
+        .0
+        .iter()
+        .map(|count| u64::from_ne_bytes(*count))
+        .sum();
+    let mut facts = Facts::with_pid();
+    facts.add("elapsed_ns", end.saturating_sub(start));
+    facts.add("execs", execs);
+    facts.add("jobs", jobs);
+    facts.print()?;
+    if failed == 0 && execs == total {
+        Ok(())
+    } else {
+        Err(Error::new(format!(
+            "{failed} workers failed, {execs} of {total} executed"
+        )))
+    }
+}
+
+/// A worker process: runs its share and sends how many succeeded.
+fn work(program: &Program, share: u64, vfork: bool, writer: &mut PipeWriter) -> c_int {
+    let mut done: u64 = 0;
+    let outcome = (0..share).try_for_each(|_| {
+        let child = if vfork {
+            program.vfork()
+        } else {
+            program.fork()
+        }?;
+        match sys::wait_for(child)? {
+            0 => {
+                done += 1;
+                Ok(())
+            }
+            status => Err(Error::new(format!(
+                "a process ended with wait status {status}"
+            ))),
+        }
+    });
+    let sent = writer
+        .write_all(&done.to_ne_bytes())
+        .map_err(|e| Error::io("pipe", &e));
+    match outcome.and(sent) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("prof-target: {error}");
+            2
+        }
+    }
+}
