@@ -50,8 +50,10 @@ pub fn caret(
     at: usize,
     len: usize,
 ) -> fmt::Result {
-    let before = text.get(..at).map_or(at, |s| s.chars().count());
-    let under = text.get(at..at + len).map_or(len, |s| s.chars().count()).max(1);
+    // As wide as it is shown: a tab, say, becomes four characters.
+    let width = |s: &str| for_terminal(s.as_bytes()).chars().count();
+    let before = text.get(..at).map_or(at, width);
+    let under = text.get(at..at + len).map_or(len, width).max(1);
     let shown = for_terminal(text.as_bytes());
     write!(f, "{message}\n  {shown}\n  {}{}", " ".repeat(before), "^".repeat(under))
 }
@@ -87,6 +89,17 @@ mod tests {
     fn a_terminal_gets_no_control_characters() {
         assert_eq!(for_terminal(b"a\x1b[31mb\n"), "a\\x1b[31mb\\x0a");
         assert_eq!(for_terminal("a\u{202e}b".as_bytes()), "a\\xe2\\x80\\xaeb");
+    }
+
+    #[test]
+    fn carets_stand_under_what_is_shown() {
+        struct Bad;
+        impl fmt::Display for Bad {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                caret(f, "bad", "ü\tx y", 3, 1)
+            }
+        }
+        assert_eq!(Bad.to_string(), "bad\n  ü\\x09x y\n       ^");
     }
 
     #[test]
