@@ -197,7 +197,9 @@ static __always_inline int on_rename(struct task_struct *renamed, const char *co
 {
 	struct task_struct *t = bpf_get_current_task_btf();
 
-	if (!bpf_core_field_exists(t->in_execve) || renamed != t || !t->in_execve)
+	/* The macro and not the field: its bit differs between kernels. */
+	if (!bpf_core_field_exists(t->in_execve) || renamed != t ||
+	    !BPF_CORE_READ_BITFIELD_PROBED(t, in_execve))
 		return 0;
 	open_window(t, comm, PROF_START_TASK_RENAME, 0);
 	return 0;
@@ -561,10 +563,9 @@ int iter_tasks(struct bpf_iter__task *ctx)
 }
 
 /*
- * Finds at which sched_clock each cpu_clock event started. Run by the thread that
- * opened them: they are on its own list. hw.prev_count is the clock when the event
- * was last updated, which is when it was opened. Each run does a stretch of the
- * list and leaves off at `cursor`; user space runs it until that is 0 again.
+ * Finds the cpu_clock events. Run by the thread that opened them: they are on its
+ * own list. Each run does a stretch of the list and leaves off at `cursor`; user
+ * space runs it until that is 0 again.
  */
 /* One event of the list; true at its end. */
 static __always_inline bool calibrate_step(u64 head, u64 *n)
@@ -580,7 +581,7 @@ static __always_inline bool calibrate_step(u64 head, u64 *n)
 	/* The type is the core's own; config 0 is the cpu clock, and nothing else
 	 * is open yet in this thread. */
 	if (cpu >= 0 && cpu < PROF_MAX_CPUS && BPF_CORE_READ(e, attr.config) == 0)
-		globals.clock_base[cpu] = BPF_CORE_READ(e, hw.prev_count.a.a.counter);
+		globals.clock_event[cpu] = (u64)e;
 	*n = (u64)BPF_CORE_READ(at, next);
 	return 0;
 }

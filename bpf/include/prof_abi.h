@@ -283,9 +283,9 @@ struct prof_config {
 
 /* The one writable global. */
 struct prof_globals {
-	/* sched_clock at which cpu_clock of each CPU started; 0 = not known.
-	 * Written once by prof_calibrate. */
-	__u64 clock_base[PROF_MAX_CPUS];
+	/* Address of the cpu_clock event of each CPU; 0 = not known. Written once
+	 * by prof_calibrate. */
+	__u64 clock_event[PROF_MAX_CPUS];
 	__u64 cursor; /* where prof_calibrate goes on; 0 when it is done */
 	__u32 iter_mode; /* enum prof_iter_mode; set before the iterator is read */
 	__u32 pad;

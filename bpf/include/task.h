@@ -34,15 +34,21 @@ static __always_inline u64 unaccounted(struct task_struct *t, u16 *quality)
 	u32 cpu = bpf_get_smp_processor_id();
 	struct bpf_perf_event_value v = {};
 	struct rq *rq = BPF_CORE_READ(t, se.cfs_rq, rq);
+	struct perf_event *event;
 	u64 now, clock, ran;
 
-	if (!config.exact_clock || cpu >= PROF_MAX_CPUS || !globals.clock_base[cpu])
+	if (!config.exact_clock || cpu >= PROF_MAX_CPUS)
+		goto stale;
+	event = (void *)globals.clock_event[cpu];
+	if (!event)
 		goto stale;
 	if (bpf_perf_event_read_value(&cpu_clock, BPF_F_CURRENT_CPU, &v, sizeof(v)))
 		goto stale;
-	now = globals.clock_base[cpu] + v.counter;
+	/* The read has just put the clock here. Its count is not of use: it stands
+	 * still whenever perf reschedules the events of the CPU. */
+	now = BPF_CORE_READ(event, hw.prev_count.a.a.counter);
 	clock = BPF_CORE_READ(rq, clock);
-	/* A CPU that went away and came back has a new clock event. */
+	/* The event of a CPU that went away is not read any more. */
 	if (now < clock || now - clock > 10000000000ULL)
 		goto stale;
 	ran = BPF_CORE_READ(rq, clock_task) - t->se.exec_start;

@@ -181,8 +181,8 @@ unsafe impl<const N: usize> Plain for [u64; N] {}
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub struct Globals {
-    /// Clock at which the clock event of each CPU started.
-    pub clock_base: [u64; MAX_CPUS],
+    /// Address of the clock event of each CPU.
+    pub clock_event: [u64; MAX_CPUS],
     /// Where calibration goes on; 0 when it is done.
     pub cursor: u64,
     /// [`IterMode`].
