@@ -2,12 +2,19 @@
 //!
 //! - [`json`]: every record, one object a line; `docs/schema` has its schema
 //! - [`tracee`]: `prof` events as Tracee v0.20–v0.24 prints events
+//! - [`table`]: a line for each event and profile as it comes, to watch
+//! - [`summary`]: one view of a whole run, at its end
 //!
 //! Nothing here looks at a terminal, a clock or the environment: what depends on
 //! them is in [`Options`]. Writers come with each call, so one stream can feed
 //! several outputs.
 
+mod human;
+mod layout;
+
 pub mod json;
+pub mod summary;
+pub mod table;
 pub mod tracee;
 
 use std::fmt;
@@ -32,6 +39,10 @@ pub trait Exporter {
 /// An output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
+    /// A line for each event and profile, for people.
+    Table,
+    /// One view of the whole run, for people.
+    Summary,
     /// Every record as JSON, one object a line.
     Json,
     /// `prof` events in Tracee's JSON.
@@ -40,11 +51,13 @@ pub enum Format {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 2] = [Self::Json, Self::Tracee];
+    pub const ALL: [Self; 4] = [Self::Table, Self::Summary, Self::Json, Self::Tracee];
 
     /// Its name, as in `-o`.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Table => "table",
+            Self::Summary => "summary",
             Self::Json => "json",
             Self::Tracee => "tracee",
         }
@@ -53,6 +66,8 @@ impl Format {
     /// What it is, in a few words.
     pub fn about(self) -> &'static str {
         match self {
+            Self::Table => "a line for each event and profile as it comes",
+            Self::Summary => "one view of the whole run, at its end",
             Self::Json => "every record, one JSON object a line",
             Self::Tracee => "prof events in the JSON of Tracee v0.20 to v0.24",
         }
@@ -61,6 +76,8 @@ impl Format {
     /// An exporter of this format.
     pub fn exporter(self, options: &Options) -> Box<dyn Exporter + Send> {
         match self {
+            Self::Table => Box::new(table::Table::new(options)),
+            Self::Summary => Box::new(summary::Summary::new(options)),
             Self::Json => Box::new(json::Json::new()),
             Self::Tracee => Box::new(tracee::Tracee::new(options)),
         }
@@ -74,11 +91,25 @@ impl fmt::Display for Format {
 }
 
 /// What an exporter has to be told about where it writes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
+    /// Whether to write colours (SGR sequences).
+    pub color: bool,
+    /// Columns of the terminal.
+    pub width: usize,
+    /// Most rows in a summary.
+    pub top: usize,
+    /// How a summary is laid out.
+    pub mode: summary::Mode,
     /// CLOCK_REALTIME minus CLOCK_BOOTTIME, ns: Tracee tells starts of processes
     /// since the epoch.
     pub boot_offset_ns: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { color: false, width: 80, top: 30, mode: summary::Mode::Tree, boot_offset_ns: 0 }
+    }
 }
 
 /// Where an output goes.
@@ -194,7 +225,7 @@ mod tests {
     fn outputs_are_a_format_and_perhaps_a_file() {
         let spec = |s: &str| OutputSpec::parse(s).map(|s| (s.format, s.sink));
         assert_eq!(spec("json"), Ok((Format::Json, Sink::Default)));
-        assert_eq!(spec("json:-"), Ok((Format::Json, Sink::Stdout)));
+        assert_eq!(spec("table:-"), Ok((Format::Table, Sink::Stdout)));
         let file = Sink::File("/tmp/a:b.json".into());
         assert_eq!(spec("tracee:/tmp/a:b.json"), Ok((Format::Tracee, file)));
     }
@@ -205,10 +236,10 @@ mod tests {
         assert_eq!(
             e.to_string(),
             "unknown output format 'jsno'; did you mean json? \
-             (the formats are json, tracee)\n  jsno:/tmp/x\n  ^^^^"
+             (the formats are table, summary, json, tracee)\n  jsno:/tmp/x\n  ^^^^"
         );
         let e = OutputSpec::parse("pprof").unwrap_err();
-        assert!(e.message.ends_with("'pprof'; the formats are json, tracee"));
+        assert!(e.message.ends_with("'pprof'; the formats are table, summary, json, tracee"));
         assert!(OutputSpec::parse("").unwrap_err().message.contains("missing"));
         assert_eq!(OutputSpec::parse("json:").unwrap_err().at, 4);
     }

@@ -14,7 +14,7 @@ const SAMPLE: &str = r#"{"timestamp":1696255674450496178,"threadStartTime":16962
 const OFFSET: u64 = common::T0 - common::BOOT;
 
 fn events(records: &[Record]) -> Vec<Json> {
-    let options = Options { boot_offset_ns: OFFSET };
+    let options = Options { boot_offset_ns: OFFSET, ..Options::default() };
     let text = common::render(Format::Tracee, &options, records);
     text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
 }

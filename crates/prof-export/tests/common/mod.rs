@@ -315,3 +315,13 @@ pub fn odd_stream() -> Vec<Record> {
     })));
     records
 }
+
+/// Compares with `tests/snapshots/NAME.txt`; with UPDATE_SNAPSHOTS set, writes it.
+pub fn snapshot(name: &str, text: &str) {
+    let path = format!("{}/tests/snapshots/{name}.txt", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let want = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(want == text, "{path} differs; UPDATE_SNAPSHOTS=1 writes it anew:\n{text}");
+}
