@@ -1,0 +1,463 @@
+//! Every record as JSON, one object a line; `docs/schema/prof-records.schema.json`
+//! describes it. Keys are added in time, never renamed.
+//!
+//! What was not measured is never 0: a figure has a `value` or says why it is
+//! `absent`. A fixed key whose value is not known is `null`; the others are left
+//! out.
+
+use std::io;
+use std::io::Write;
+use std::time::Duration;
+use std::time::UNIX_EPOCH;
+
+use prof_model::figures::Context;
+use prof_model::figures::Event;
+use prof_model::figures::EventSet;
+use prof_model::figures::Figures;
+use prof_model::figures::Keeps;
+use prof_model::figures::Quality;
+use prof_model::figures::Value;
+use prof_model::record::End;
+use prof_model::record::Exit;
+use prof_model::record::Flags;
+use prof_model::record::Header;
+use prof_model::record::Loss;
+use prof_model::record::LossReason;
+use prof_model::record::ProfEvent;
+use prof_model::record::Profile;
+use prof_model::record::Record;
+use prof_model::record::ThreadFigures;
+use prof_model::record::Window;
+use prof_model::text;
+use serde::Serialize;
+use serde::Serializer;
+use serde::ser::SerializeMap;
+
+use crate::Exporter;
+use crate::rule_names;
+
+/// Writes the `json` format.
+#[derive(Debug)]
+pub struct Json {
+    rules: Vec<String>,
+    events: EventSet,
+}
+
+impl Json {
+    /// At the start of a stream.
+    pub fn new() -> Self {
+        Self { rules: Vec::new(), events: EventSet::ALL }
+    }
+}
+
+impl Default for Json {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Exporter for Json {
+    fn record(&mut self, r: &Record, out: &mut dyn Write) -> io::Result<()> {
+        // A line is made whole before it is written: a reader of the file never
+        // sees half of one because a later part failed to serialize.
+        let mut line = match r {
+            Record::Header(h) => {
+                self.rules = h.rules.iter().map(|r| r.name.clone()).collect();
+                self.events = h.events;
+                serde_json::to_vec(&HeaderOut::new(h))?
+            }
+            Record::Prof(p) => serde_json::to_vec(&ProfOut::new(p, &self.rules))?,
+            Record::Profile(p) => serde_json::to_vec(&ProfileOut::new(p, &self.rules))?,
+            Record::Loss(l) => serde_json::to_vec(&LossOut::new(l))?,
+            Record::End(e) => serde_json::to_vec(&EndOut::new(e, self.events))?,
+        };
+        line.push(b'\n');
+        out.write_all(&line)
+    }
+
+    fn finish(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        out.flush()
+    }
+}
+
+/// RFC 3339, UTC, to the ns.
+fn rfc3339(ns: u64) -> String {
+    // u64 ns reach the year 2554; humantime formats to 9999.
+    humantime::format_rfc3339_nanos(UNIX_EPOCH + Duration::from_nanos(ns)).to_string()
+}
+
+#[derive(Serialize)]
+struct HeaderOut<'a> {
+    record: &'static str,
+    time: String,
+    version: &'static str,
+    host: String,
+    kernel: String,
+    machine: String,
+    cpus: u32,
+    clock: ClockOut,
+    events: Vec<EventOut>,
+    rules: Vec<RuleOut>,
+    attached: Vec<AttachedOut<'a>>,
+    limits: Vec<String>,
+    command: Option<Vec<String>>,
+}
+
+#[derive(Serialize)]
+struct ClockOut {
+    time: &'static str,
+    start_ns: &'static str,
+}
+
+#[derive(Serialize)]
+struct EventOut {
+    name: &'static str,
+    id: u32,
+    unit: &'static str,
+    about: &'static str,
+}
+
+#[derive(Serialize)]
+struct RuleOut {
+    name: String,
+    text: String,
+}
+
+#[derive(Serialize)]
+struct AttachedOut<'a> {
+    hook: &'a str,
+    how: &'static str,
+}
+
+impl<'a> HeaderOut<'a> {
+    fn new(h: &'a Header) -> Self {
+        let s = |s: &str| text::for_json(s.as_bytes());
+        Self {
+            record: "header",
+            time: rfc3339(h.time_ns),
+            version: h.version,
+            host: s(&h.host),
+            kernel: s(&h.kernel),
+            machine: s(&h.machine),
+            cpus: h.cpus,
+            clock: ClockOut { time: "CLOCK_REALTIME", start_ns: "CLOCK_BOOTTIME" },
+            events: h
+                .events
+                .iter()
+                .map(|e| {
+                    let i = e.info();
+                    EventOut { name: i.name, id: i.id, unit: i.unit.name(), about: i.about }
+                })
+                .collect(),
+            rules: h
+                .rules
+                .iter()
+                .map(|r| RuleOut { name: r.name.clone(), text: r.text.clone() })
+                .collect(),
+            attached: h
+                .attached
+                .iter()
+                .map(|a| AttachedOut { hook: &a.hook, how: a.how })
+                .collect(),
+            limits: h.limits.clone(),
+            command: h.command.as_ref().map(|c| c.iter().map(|a| text::for_json(a)).collect()),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ProcessOut<'a> {
+    pid: u32,
+    tid: u32,
+    ppid: u32,
+    start_ns: u64,
+    exec: u32,
+    comm: String,
+    exe: Option<String>,
+    uid: u32,
+    gid: u32,
+    cgroup_id: u64,
+    mntns: u32,
+    pidns: u32,
+    container_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    args: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    args_cut: Option<bool>,
+}
+
+impl<'a> ProcessOut<'a> {
+    fn new(p: &'a prof_model::record::Process) -> Self {
+        let i = &p.ident;
+        Self {
+            pid: i.pid,
+            tid: i.tid,
+            ppid: i.ppid,
+            start_ns: i.start_ns,
+            exec: i.exec,
+            comm: text::for_json(&i.comm),
+            exe: p.exe.as_deref().map(text::for_json),
+            uid: i.uid,
+            gid: i.gid,
+            cgroup_id: i.cgroup_id,
+            mntns: i.mntns,
+            pidns: i.pidns,
+            container_id: p.container_id.as_deref(),
+            args: p.args.as_ref().map(|a| a.iter().map(|a| text::for_json(a)).collect()),
+            args_cut: p.args.as_ref().map(|_| p.args_cut),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ProfOut<'a> {
+    record: &'static str,
+    time: String,
+    process: ProcessOut<'a>,
+    flags: Vec<&'static str>,
+    events: Vec<&'static str>,
+    #[serde(rename = "FLAGS")]
+    flags_number: u64,
+    #[serde(rename = "EVENTS")]
+    event_ids: Vec<u32>,
+    rules: Vec<String>,
+    hook: &'static str,
+    cpu: u32,
+}
+
+fn event_names(events: EventSet) -> Vec<&'static str> {
+    events.iter().map(|e| e.info().name).collect()
+}
+
+impl<'a> ProfOut<'a> {
+    fn new(p: &'a ProfEvent, rules: &[String]) -> Self {
+        Self {
+            record: "prof",
+            time: rfc3339(p.time_ns),
+            process: ProcessOut::new(&p.process),
+            flags: p.flags.names(),
+            events: event_names(p.events),
+            flags_number: p.flags.0,
+            event_ids: p.events.iter().map(|e| e.info().id).collect(),
+            rules: rule_names(p.rules, rules),
+            hook: p.hook,
+            cpu: p.cpu,
+        }
+    }
+}
+
+/// Figures of the events asked for, by name.
+struct FiguresOut<'a> {
+    figures: &'a Figures,
+    events: EventSet,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum FigureOut {
+    Is { value: u64, unit: &'static str },
+    Absent { absent: &'static str, unit: &'static str },
+}
+
+impl Serialize for FiguresOut<'_> {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let mut map = s.serialize_map(None)?;
+        for e in self.events.iter() {
+            let unit = e.info().unit.name();
+            let figure = match *self.figures.get(e) {
+                Value::Is(value) => FigureOut::Is { value, unit },
+                Value::Absent(absent) => FigureOut::Absent { absent, unit },
+            };
+            map.serialize_entry(e.info().name, &figure)?;
+        }
+        map.end()
+    }
+}
+
+#[derive(Serialize)]
+struct ExitOut {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signal: Option<u8>,
+    core: bool,
+}
+
+impl From<Exit> for ExitOut {
+    fn from(e: Exit) -> Self {
+        Self { code: e.code(), signal: e.signal(), core: e.core() }
+    }
+}
+
+#[derive(Serialize)]
+struct WindowOut {
+    start: &'static str,
+    end: &'static str,
+    from: String,
+    to: String,
+    wall_ns: u64,
+}
+
+impl WindowOut {
+    /// The window is told in monotonic time; its end is also known in real time,
+    /// and its length says the rest.
+    fn new(w: &Window, end_ns: u64) -> Self {
+        let wall_ns = w.end_ns.saturating_sub(w.start_ns);
+        Self {
+            start: w.start.name(),
+            end: w.end.name(),
+            from: rfc3339(end_ns.saturating_sub(wall_ns)),
+            to: rfc3339(end_ns),
+            wall_ns,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ThreadOut {
+    tid: u32,
+    comm: String,
+    start_ns: u64,
+    #[serde(serialize_with = "owned_figures")]
+    figures: (Figures, EventSet),
+}
+
+fn owned_figures<S: Serializer>(f: &(Figures, EventSet), s: S) -> Result<S::Ok, S::Error> {
+    FiguresOut { figures: &f.0, events: f.1 }.serialize(s)
+}
+
+impl ThreadOut {
+    fn new(t: &ThreadFigures, p: &Profile) -> Self {
+        // What the kernel does not keep for the process it does not keep for its
+        // threads either, and for the same reason; so nothing is left out here.
+        let context = Context {
+            wall_ns: None,
+            peak_rss: 0,
+            threads: 1,
+            quality: Quality(0),
+            kernel: Keeps { run_delay: true, io_chars: true, io_bytes: true },
+        };
+        let mut figures = Figures::from_raw(&t.raw, &context);
+        for e in Event::all() {
+            if let Value::Absent(reason) = p.figures.get(e) {
+                figures.set(e, Value::Absent(reason));
+            }
+        }
+        // These have no meaning for one thread of several.
+        let events = [Event::WallTime, Event::PeakRss, Event::Threads]
+            .into_iter()
+            .fold(p.events, EventSet::without);
+        Self {
+            tid: t.tid,
+            comm: text::for_json(&t.comm),
+            start_ns: t.start_ns,
+            figures: (figures, events),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ProfileOut<'a> {
+    record: &'static str,
+    time: String,
+    process: ProcessOut<'a>,
+    flags: Vec<&'static str>,
+    events: Vec<&'static str>,
+    #[serde(rename = "FLAGS")]
+    flags_number: u64,
+    rules: Vec<String>,
+    figures: FiguresOut<'a>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    threads: Vec<ThreadOut>,
+    exit: Option<ExitOut>,
+    window: WindowOut,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    notes: &'a [&'static str],
+}
+
+impl<'a> ProfileOut<'a> {
+    fn new(p: &'a Profile, rules: &[String]) -> Self {
+        let Flags(flags_number) = p.flags;
+        Self {
+            record: "profile",
+            time: rfc3339(p.time_ns),
+            process: ProcessOut::new(&p.process),
+            flags: p.flags.names(),
+            events: event_names(p.events),
+            flags_number,
+            rules: rule_names(p.rules, rules),
+            figures: FiguresOut { figures: &p.figures, events: p.events },
+            threads: p.threads.iter().map(|t| ThreadOut::new(t, p)).collect(),
+            exit: p.exit.map(ExitOut::from),
+            window: WindowOut::new(&p.window, p.time_ns),
+            notes: &p.notes,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct LossOut {
+    record: &'static str,
+    time: String,
+    reason: &'static str,
+    count: u64,
+}
+
+impl LossOut {
+    fn new(l: &Loss) -> Self {
+        Self { record: "loss", time: rfc3339(l.time_ns), reason: l.reason.name(), count: l.count }
+    }
+}
+
+#[derive(Serialize)]
+struct EndOut<'a> {
+    record: &'static str,
+    time: String,
+    duration_ns: u64,
+    enabled: u64,
+    disabled: u64,
+    running: u64,
+    #[serde(serialize_with = "by_reason")]
+    lost: &'a [(LossReason, u64)],
+    lost_profiles: u64,
+    unaccounted: i64,
+    execs: ExecsOut,
+    processes: u64,
+    totals: FiguresOut<'a>,
+    bpf_ns: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct ExecsOut {
+    seen: u64,
+    kernel: Option<u64>,
+}
+
+/// An object from reason to count. A key must not come twice in it.
+fn by_reason<S: Serializer>(lost: &[(LossReason, u64)], s: S) -> Result<S::Ok, S::Error> {
+    let mut sums = std::collections::BTreeMap::new();
+    for (reason, n) in lost {
+        *sums.entry(*reason).or_insert(0u64) += n;
+    }
+    s.collect_map(sums.iter().map(|(reason, n)| (reason.name(), n)))
+}
+
+impl<'a> EndOut<'a> {
+    fn new(e: &'a End, events: EventSet) -> Self {
+        Self {
+            record: "end",
+            time: rfc3339(e.time_ns),
+            duration_ns: e.duration_ns,
+            enabled: e.enabled,
+            disabled: e.disabled,
+            running: e.running,
+            lost: &e.lost,
+            lost_profiles: e.lost_profiles(),
+            unaccounted: e.unaccounted(),
+            execs: ExecsOut { seen: e.execs_seen, kernel: e.execs_kernel },
+            processes: e.processes,
+            totals: FiguresOut { figures: &e.totals, events },
+            bpf_ns: e.bpf_ns,
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! One view of a whole run, in the manner of `perf stat` but for every process:
+//! a table of processes, then the totals, then what there is to know about them.
+
+mod rows;
+mod totals;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::io::Write;
+
+use prof_model::figures::Event;
+use prof_model::figures::EventSet;
+use prof_model::figures::Value;
+use prof_model::record::End;
+use prof_model::record::Header;
+use prof_model::record::LossReason;
+use prof_model::record::Record;
+use prof_model::tree::Sum;
+use prof_model::tree::Tree;
+
+use crate::Exporter;
+use crate::Options;
+use crate::human;
+use crate::layout;
+use crate::layout::Cell;
+use crate::layout::paint;
+
+/// How the processes of a summary are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Who started whom.
+    Tree,
+    /// Most of an event first.
+    Sort(Event),
+    /// A row for each executable.
+    GroupByExe,
+}
+
+/// Writes the `summary` format: all of it in [`finish`](Exporter::finish).
+#[derive(Debug)]
+pub struct Summary {
+    options: Options,
+    header: Option<Header>,
+    tree: Tree,
+    /// Notes of the profiles, and how many have each.
+    notes: BTreeMap<&'static str, u64>,
+    lost: BTreeMap<LossReason, u64>,
+    end: Option<End>,
+}
+
+impl Summary {
+    /// At the start of a stream; of the options, all but `boot_offset_ns` count.
+    pub fn new(options: &Options) -> Self {
+        Self {
+            options: options.clone(),
+            header: None,
+            tree: Tree::new(),
+            notes: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            end: None,
+        }
+    }
+
+    /// The whole view.
+    pub fn render(&self) -> String {
+        let o = &self.options;
+        let view = View {
+            tree: &self.tree,
+            total: self.tree.total(),
+            events: self.header.as_ref().map_or(EventSet::ALL, |h| h.events),
+            mode: o.mode,
+            top: o.top,
+            width: o.width.max(40),
+            color: o.color,
+            footnotes: Footnotes::default(),
+        };
+        let mut out = String::from("\n");
+        let footnotes = if self.tree.is_empty() {
+            out += &paint(o.color, layout::WARN, " No process was profiled.\n\n");
+            view.footnotes
+        } else {
+            let mut view = view;
+            view.processes(&mut out);
+            out.push('\n');
+            view.totals(&mut out, self.header.as_ref(), self.end.as_ref());
+            view.footnotes
+        };
+        self.accounts(&mut out);
+        self.remarks(&mut out, &footnotes);
+        out
+    }
+
+    /// What was switched on and off and lost, and how that adds up.
+    fn accounts(&self, out: &mut String) {
+        let color = self.options.color;
+        let mut line = |style, text: &str| {
+            out.push(' ');
+            out.push_str(&paint(color, style, text));
+            out.push('\n');
+        };
+        let lost = match &self.end {
+            Some(e) => {
+                let clean = e.unaccounted() == 0 && e.lost_profiles() == 0;
+                line(if clean { layout::GOOD } else { layout::LOUD }, &human::reconcile(e));
+                if let Some(kernel) = e.execs_kernel {
+                    let (seen, kernel) = (human::count(e.execs_seen), human::count(kernel));
+                    line(
+                        layout::PLAIN,
+                        &format!("execs seen {seen}, by the kernel's count {kernel}"),
+                    );
+                }
+                let mut lost = BTreeMap::new();
+                for (reason, n) in &e.lost {
+                    *lost.entry(*reason).or_insert(0) += n;
+                }
+                lost
+            }
+            None => {
+                line(layout::LOUD, "The stream broke off before its end: this may not be all.");
+                self.lost.clone()
+            }
+        };
+        for (reason, n) in lost.iter().filter(|(_, n)| **n > 0) {
+            let what = human::loss(*reason);
+            let text = format!("LOST {} {}: {what}", human::count(*n), reason.name());
+            let wrapped = layout::wrap(&text, self.options.width.max(40) - 1, "     ");
+            wrapped.lines().for_each(|l| line(layout::LOUD, l));
+        }
+    }
+
+    /// What has to be said once: footnotes, notes of the profiles, limits.
+    fn remarks(&self, out: &mut String, footnotes: &Footnotes) {
+        let mut remarks = footnotes.lines();
+        remarks.extend(self.notes.iter().map(|(note, n)| {
+            format!("note: {note} ({})", human::plural(*n, "profile", "profiles"))
+        }));
+        if let Some(h) = &self.header {
+            let limits = h.limits.iter();
+            remarks.extend(
+                limits.map(|l| format!("limit: {}", prof_model::text::for_terminal(l.as_bytes()))),
+            );
+        }
+        if !remarks.is_empty() {
+            out.push('\n');
+        }
+        for r in remarks {
+            let wrapped = layout::wrap(&r, self.options.width.max(40) - 1, "     ");
+            for line in wrapped.lines() {
+                out.push(' ');
+                out.push_str(&paint(self.options.color, layout::DIM, line));
+                out.push('\n');
+            }
+        }
+    }
+}
+
+impl Exporter for Summary {
+    fn record(&mut self, r: &Record, _: &mut dyn Write) -> io::Result<()> {
+        match r {
+            Record::Header(h) => self.header = Some((**h).clone()),
+            Record::Profile(p) => {
+                self.tree.add(p);
+                for note in &p.notes {
+                    *self.notes.entry(note).or_default() += 1;
+                }
+            }
+            Record::Loss(l) => *self.lost.entry(l.reason).or_default() += l.count,
+            Record::End(e) => self.end = Some((**e).clone()),
+            Record::Prof(_) => {}
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(self.render().as_bytes())?;
+        out.flush()
+    }
+}
+
+/// One rendering.
+struct View<'a> {
+    tree: &'a Tree,
+    total: Sum,
+    events: EventSet,
+    mode: Mode,
+    top: usize,
+    width: usize,
+    color: bool,
+    footnotes: Footnotes,
+}
+
+impl View<'_> {
+    fn paint(&self, style: anstyle::Style, text: &str) -> String {
+        paint(self.color, style, text)
+    }
+}
+
+/// Why figures are absent: each reason once, with a number.
+#[derive(Debug, Default)]
+struct Footnotes {
+    reasons: Vec<(&'static str, EventSet)>,
+    at_least: bool,
+    core: bool,
+}
+
+impl Footnotes {
+    /// The mark that stands in place of an absent figure.
+    fn absent(&mut self, e: Event, reason: &'static str) -> String {
+        let i = match self.reasons.iter().position(|(r, _)| *r == reason) {
+            Some(i) => i,
+            None => {
+                self.reasons.push((reason, EventSet::EMPTY));
+                self.reasons.len() - 1
+            }
+        };
+        self.reasons[i].1 = self.reasons[i].1.with(e);
+        format!("-[{}]", i + 1)
+    }
+
+    /// A figure in a table. `whole` is false if it is missing from some of what
+    /// it is the figure of.
+    fn figure(&mut self, e: Event, value: &Value, whole: bool) -> Cell {
+        match *value {
+            Value::Is(v) => {
+                let text = human::figure(v, e.info().unit);
+                if whole {
+                    Cell::plain(text)
+                } else {
+                    self.at_least = true;
+                    Cell::plain(format!(">{text}"))
+                }
+            }
+            Value::Absent(reason) => Cell::new(layout::DIM, self.absent(e, reason)),
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let mut lines: Vec<String> = (1..)
+            .zip(&self.reasons)
+            .map(|(i, (reason, events))| {
+                let names: Vec<_> = events.iter().map(|e| e.info().name).collect();
+                format!("[{i}]  no {}: {reason}", names.join(", "))
+            })
+            .collect();
+        if self.at_least {
+            lines.push(">    at least: for a part of this there is no figure".into());
+        }
+        if self.core {
+            lines.push("*    dumped core".into());
+        }
+        lines
+    }
+}

@@ -1,0 +1,224 @@
+//! A line for each event and each profile as it comes, for people who watch.
+
+use std::io;
+use std::io::Write;
+
+use prof_model::figures::Event;
+use prof_model::figures::Value;
+use prof_model::record::End;
+use prof_model::record::Flags;
+use prof_model::record::Header;
+use prof_model::record::Ident;
+use prof_model::record::Loss;
+use prof_model::record::ProfEvent;
+use prof_model::record::Profile;
+use prof_model::record::Record;
+use prof_model::text;
+
+use crate::Exporter;
+use crate::Options;
+use crate::human;
+use crate::layout;
+use crate::layout::fit;
+use crate::layout::paint;
+use crate::rule_names;
+
+/// Figures of a profile: event, head, columns.
+const FIGURES: [(Event, &str, usize); 6] = [
+    (Event::WallTime, "WALL", 7),
+    (Event::TaskClock, "CPU", 7),
+    (Event::PageFaults, "FAULTS", 6),
+    (Event::ContextSwitches, "SWITCH", 6),
+    (Event::RunQueueWait, "WAIT", 7),
+    (Event::PeakRss, "RSS", 6),
+];
+
+/// Columns of what comes before the figures, with PPID and UID and without.
+const WIDE: usize = 12 + 1 + 7 + 1 + 7 + 1 + 7 + 1 + 5 + 1 + 15;
+const NARROW: usize = WIDE - 8 - 6;
+/// Columns of EXIT, the last.
+const EXIT: usize = 9;
+
+/// Writes the `table` format.
+#[derive(Debug)]
+pub struct Table {
+    color: bool,
+    width: usize,
+    /// Whether PPID and UID are shown.
+    wide: bool,
+    figures: Vec<(Event, &'static str, usize)>,
+    rules: Vec<String>,
+    headed: bool,
+}
+
+impl Table {
+    /// At the start of a stream; of the options, `color` and `width` count.
+    pub fn new(options: &Options) -> Self {
+        let width = options.width.max(60);
+        let mut figures = FIGURES.to_vec();
+        let columns = |f: &[(Event, &str, usize)]| -> usize {
+            f.iter().map(|(_, _, w)| w + 1).sum::<usize>() + 1 + EXIT
+        };
+        let wide = WIDE + columns(&figures) <= width;
+        // In a narrow terminal the least telling go first.
+        for goes in [Event::RunQueueWait, Event::ContextSwitches, Event::PageFaults] {
+            if wide || NARROW + columns(&figures) <= width {
+                break;
+            }
+            figures.retain(|(e, ..)| *e != goes);
+        }
+        Self { color: options.color, width, wide, figures, rules: Vec::new(), headed: false }
+    }
+
+    fn header(&self, h: &Header) -> String {
+        let s = |s: &str| text::for_terminal(s.as_bytes());
+        let mut out = format!(
+            "prof {} on {}, Linux {}, {}\n",
+            h.version,
+            s(&h.host),
+            s(&h.kernel),
+            human::plural(h.cpus.into(), "CPU", "CPUs")
+        );
+        let list = |head: &str, items: Vec<String>| {
+            let indent = " ".repeat(head.len() + 2);
+            let line = format!("{head}: {}", items.join(", "));
+            layout::wrap(&line, self.width, &indent) + "\n"
+        };
+        let rules = h.rules.iter().map(|r| format!("{} ({})", s(&r.name), s(&r.text)));
+        out += &list("rules", rules.collect());
+        let attached = h.attached.iter().map(|a| format!("{} ({})", s(&a.hook), a.how));
+        out += &list("hooks", attached.collect());
+        for limit in &h.limits {
+            let line = layout::wrap(&format!("limit: {}", s(limit)), self.width, "       ");
+            out += &paint(self.color, layout::WARN, &line);
+            out.push('\n');
+        }
+        out
+    }
+
+    /// The heads, once, before the first line that they are for.
+    fn heads(&mut self) -> String {
+        if std::mem::replace(&mut self.headed, true) {
+            return String::new();
+        }
+        let mut line = format!("{:<12} {:<7} {:>7}", "TIME (UTC)", "EVENT", "PID");
+        if self.wide {
+            line += &format!(" {:>7} {:>5}", "PPID", "UID");
+        }
+        line += &format!(" {:<15}", "COMM");
+        for (_, head, w) in &self.figures {
+            line += &format!(" {head:>w$}");
+        }
+        line += " EXIT";
+        paint(self.color, layout::BOLD, &line) + "\n"
+    }
+
+    /// What every line begins with.
+    fn start(&self, time_ns: u64, what: &str, style: anstyle::Style, i: &Ident) -> String {
+        let what = paint(self.color, style, &format!("{what:<7}"));
+        let mut line = format!("{} {what} {:>7}", human::time_of_day(time_ns), i.pid);
+        if self.wide {
+            line += &format!(" {:>7} {:>5}", i.ppid, i.uid);
+        }
+        let comm = fit(&text::for_terminal(&i.comm), 15);
+        let pad = " ".repeat(15 - layout::width(&comm));
+        line + " " + &comm + &pad
+    }
+
+    /// Columns left after [`start`](Self::start) and a space.
+    fn room(&self) -> usize {
+        self.width - if self.wide { WIDE } else { NARROW } - 1
+    }
+
+    fn event(&self, p: &ProfEvent) -> String {
+        let on = p.flags.has(Flags::ENABLE);
+        let (what, style) = if on { ("on", layout::GOOD) } else { ("off", layout::PLAIN) };
+        let flags = p.flags.names().into_iter().filter(|n| *n != "enable");
+        let mut detail = flags.collect::<Vec<_>>().join(",");
+        if on {
+            let rules = rule_names(p.rules, &self.rules).join(",");
+            if !rules.is_empty() {
+                detail += &format!(" [{}]", text::for_terminal(rules.as_bytes()));
+            }
+            if let Some(args) = &p.process.args {
+                detail += &format!(" {}", human::command(args));
+                detail += if p.process.args_cut { " …" } else { "" };
+            } else if let Some(exe) = &p.process.exe {
+                detail += &format!(" {}", text::for_terminal(exe));
+            }
+        }
+        let detail = paint(self.color, layout::DIM, &fit(&detail, self.room()));
+        self.start(p.time_ns, what, style, &p.process.ident) + " " + &detail + "\n"
+    }
+
+    fn profile(&self, p: &Profile) -> String {
+        let mut line = self.start(p.time_ns, "profile", layout::BAR, &p.process.ident);
+        for &(e, _, w) in &self.figures {
+            let value = match p.figures.get(e) {
+                Value::Is(v) if p.events.contains(e) => human::short(*v, e.info().unit),
+                // Never 0: it was not measured, or not asked for.
+                _ => "-".into(),
+            };
+            line += &format!(" {value:>w$}");
+        }
+        line.push(' ');
+        match p.exit {
+            Some(e) if e.code() == Some(0) => line.push('0'),
+            Some(e) => line += &paint(self.color, layout::BAD, &human::exit(e)),
+            None => line += &paint(self.color, layout::DIM, p.window.end.name()),
+        }
+        line.push('\n');
+        for note in &p.notes {
+            let note = fit(note, self.width - 15);
+            line += &format!("{:13}{}\n", "", paint(self.color, layout::DIM, &format!("^ {note}")));
+        }
+        line
+    }
+
+    fn loss(&self, l: &Loss) -> String {
+        let what = format!(
+            "{} LOST {} {}: {}",
+            human::time_of_day(l.time_ns),
+            human::count(l.count),
+            l.reason.name(),
+            human::loss(l.reason)
+        );
+        paint(self.color, layout::LOUD, &layout::wrap(&what, self.width, "             ")) + "\n"
+    }
+
+    fn end(&self, e: &End) -> String {
+        let clean = e.unaccounted() == 0 && e.lost_profiles() == 0;
+        let style = if clean { layout::GOOD } else { layout::LOUD };
+        let mut line = format!(
+            "{} {} in {}",
+            human::time_of_day(e.time_ns),
+            human::plural(e.processes, "process", "processes"),
+            human::duration(e.duration_ns),
+        );
+        if let Value::Is(ns) = e.totals.get(Event::TaskClock) {
+            line += &format!(", {} on CPUs", human::duration(*ns));
+        }
+        let accounts = paint(self.color, style, &human::reconcile(e));
+        format!("{line}\n{:13}{accounts}\n", "")
+    }
+}
+
+impl Exporter for Table {
+    fn record(&mut self, r: &Record, out: &mut dyn Write) -> io::Result<()> {
+        let text = match r {
+            Record::Header(h) => {
+                self.rules = h.rules.iter().map(|r| r.name.clone()).collect();
+                self.header(h)
+            }
+            Record::Prof(p) => self.heads() + &self.event(p),
+            Record::Profile(p) => self.heads() + &self.profile(p),
+            Record::Loss(l) => self.loss(l),
+            Record::End(e) => self.end(e),
+        };
+        out.write_all(text.as_bytes())
+    }
+
+    fn finish(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        out.flush()
+    }
+}

@@ -1,0 +1,196 @@
+//! The `json` format against its published schema.
+
+mod common;
+
+use prof_export::Format;
+use prof_export::Options;
+use serde_json::Value as Json;
+use serde_json::json;
+
+const SCHEMA: &str = include_str!("../../../docs/schema/prof-records.schema.json");
+
+fn validator() -> jsonschema::Validator {
+    let schema: Json = serde_json::from_str(SCHEMA).unwrap();
+    assert!(jsonschema::meta::is_valid(&schema));
+    jsonschema::validator_for(&schema).unwrap()
+}
+
+fn lines() -> Vec<Json> {
+    let text = common::render(Format::Json, &Options::default(), &common::odd_stream());
+    text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+fn find(record: &str, pid: u32) -> Json {
+    lines().into_iter().find(|l| l["record"] == record && l["process"]["pid"] == pid).unwrap()
+}
+
+#[test]
+fn every_record_is_as_the_schema_says() {
+    let validator = validator();
+    let mut kinds = std::collections::BTreeSet::new();
+    for line in lines() {
+        let errors: Vec<_> = validator.iter_errors(&line).map(|e| e.to_string()).collect();
+        assert!(errors.is_empty(), "{line:#}\n{errors:#?}");
+        kinds.insert(line["record"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), ["end", "header", "loss", "prof", "profile"]);
+}
+
+#[test]
+fn broken_records_are_refused() {
+    type Breakage = (&'static str, u32, fn(&mut Json));
+    let broken: [Breakage; 15] = [
+        ("prof", 1, |r| r["record"] = json!("profil")),
+        ("prof", 1, |r| r["time"] = json!("2026-01-02T03:04:05Z")),
+        ("prof", 1, |r| r["process"]["pid"] = json!(-1)),
+        ("prof", 1, |r| r["process"]["comm"] = json!("a\\b")),
+        ("prof", 1, |r| r["EVENTS"] = json!(["task-clock"])),
+        ("prof", 1, |r| drop(r.as_object_mut().unwrap().remove("FLAGS"))),
+        ("prof", 1, |r| drop(r["process"].as_object_mut().unwrap().remove("exe"))),
+        ("prof", 1, |r| drop(r["process"].as_object_mut().unwrap().remove("args_cut"))),
+        ("profile", 1, |r| r["figures"]["task-clock"] = json!(7)),
+        ("profile", 1, |r| r["figures"]["task-clock"] = json!({"unit": "ns"})),
+        ("profile", 1, |r| r["figures"]["task-clock"]["absent"] = json!("both")),
+        ("profile", 1, |r| r["figures"]["task-clock"]["value"] = json!("7")),
+        ("profile", 1, |r| r["exit"] = json!({"code": 1, "signal": 9, "core": false})),
+        ("profile", 1, |r| r["exit"] = json!({"core": false})),
+        ("profile", 1, |r| drop(r["window"].as_object_mut().unwrap().remove("wall_ns"))),
+    ];
+    let validator = validator();
+    for (i, (record, pid, breakage)) in broken.into_iter().enumerate() {
+        let mut line = find(record, pid);
+        assert!(validator.is_valid(&line));
+        breakage(&mut line);
+        assert!(!validator.is_valid(&line), "{i}: {line:#}");
+    }
+}
+
+#[test]
+fn keys_that_come_later_are_accepted() {
+    let mut line = find("profile", 1);
+    line["new"] = json!(1);
+    line["process"]["new"] = json!(1);
+    line["figures"]["new-event"] = json!({"value": 1, "unit": "furlongs", "new": true});
+    assert!(validator().is_valid(&line));
+}
+
+#[test]
+fn every_key_has_a_description() {
+    fn check(path: &str, schema: &Json, defs: &Json) {
+        if let Some(properties) = schema["properties"].as_object() {
+            for (key, value) in properties {
+                let target = value["$ref"].as_str().and_then(|r| r.rsplit('/').next());
+                let described = value["description"].is_string()
+                    || target.is_some_and(|t| defs[t]["description"].is_string());
+                assert!(described, "{path}.{key} has no description");
+                check(&format!("{path}.{key}"), value, defs);
+                check(&format!("{path}.{key}[]"), &value["items"], defs);
+            }
+        }
+    }
+    let schema: Json = serde_json::from_str(SCHEMA).unwrap();
+    for (name, def) in schema["$defs"].as_object().unwrap() {
+        check(name, def, &schema["$defs"]);
+    }
+}
+
+#[test]
+fn a_prof_record_has_the_fixed_keys() {
+    let r = find("prof", 1);
+    let keys: Vec<_> = r.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(
+        keys,
+        ["record", "time", "process", "flags", "events", "FLAGS", "EVENTS", "rules", "hook", "cpu"]
+    );
+    let keys: Vec<_> = r["process"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(
+        keys,
+        [
+            "pid",
+            "tid",
+            "ppid",
+            "start_ns",
+            "exec",
+            "comm",
+            "exe",
+            "uid",
+            "gid",
+            "cgroup_id",
+            "mntns",
+            "pidns",
+            "container_id",
+            "args",
+            "args_cut"
+        ]
+    );
+    assert_eq!(r["time"], "2026-01-02T03:04:05.000000000Z");
+    assert_eq!(r["flags"], json!(["enable", "exec", "inherit"]));
+    assert_eq!(r["FLAGS"], 0x23);
+    assert_eq!(r["rules"], json!(["run"]));
+    assert_eq!(r["events"].as_array().unwrap().len(), r["EVENTS"].as_array().unwrap().len());
+    assert_eq!((&r["events"][1], &r["EVENTS"][1]), (&json!("task-clock"), &json!(0x100_0001)));
+}
+
+#[test]
+fn what_was_not_measured_is_absent_and_what_was_not_asked_for_is_left_out() {
+    let r = find("profile", 1);
+    assert_eq!(r["figures"]["task-clock"], json!({"value": 300_000, "unit": "ns"}));
+    assert_eq!(r["figures"]["user-time"], json!({"absent": common::NO_TICK, "unit": "ns"}));
+    assert_eq!(r["exit"], json!({"code": 0, "core": false}));
+    assert!(r.get("threads").is_none() && r.get("notes").is_none());
+    let r = find("profile", 2);
+    let keys: Vec<_> = r["figures"].as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["task-clock", "storage-read-bytes"]);
+    assert_eq!(r["exit"], json!({"signal": 6, "core": true}));
+}
+
+#[test]
+fn a_window_has_both_ends_in_real_time() {
+    assert_eq!(
+        find("profile", 2)["window"],
+        json!({
+            "start": "task_rename",
+            "end": "exit",
+            "from": "2026-01-02T03:04:05.001000000Z",
+            "to": "2026-01-02T03:04:05.003000000Z",
+            "wall_ns": 2_000_000,
+        })
+    );
+}
+
+#[test]
+fn threads_have_what_a_thread_can_have() {
+    let r = find("profile", 3);
+    assert_eq!(r["exit"], Json::Null);
+    assert_eq!(r["process"]["exe"], Json::Null);
+    assert!(r["process"].get("args").is_none());
+    let t = &r["threads"][0];
+    assert_eq!(t["comm"], "worker\\xff");
+    assert_eq!(t["figures"]["task-clock"]["value"], 5);
+    assert_eq!(t["figures"]["page-faults"]["value"], 1);
+    assert_eq!(t["figures"]["storage-read-bytes"]["absent"], common::NO_IO);
+    for key in ["wall-time", "peak-rss", "threads"] {
+        assert!(t["figures"].get(key).is_none(), "{key}");
+    }
+}
+
+#[test]
+fn bytes_of_the_target_can_be_had_back() {
+    let r = find("profile", 666);
+    assert_eq!(r["process"]["comm"], "\\xff\u{1b}[2J\n\\x5cx");
+    assert_eq!(r["process"]["args"], json!(["sh\u{7}", "\\xc3", "日本語"]));
+    // The header names one rule only.
+    assert_eq!(r["rules"], json!(["run", "#1"]));
+}
+
+#[test]
+fn the_end_reconciles() {
+    let ends: Vec<_> = lines().into_iter().filter(|l| l["record"] == "end").collect();
+    assert_eq!(ends[0]["enabled"], 7);
+    assert_eq!(ends[0]["lost"], json!({"ring_full_disable": 3, "hook_skipped": 1}));
+    assert_eq!((&ends[0]["lost_profiles"], &ends[0]["unaccounted"]), (&json!(3), &json!(0)));
+    assert_eq!(ends[0]["execs"], json!({"seen": 4, "kernel": 4}));
+    assert_eq!(ends[1]["unaccounted"], -7);
+    assert_eq!(ends[1]["execs"]["kernel"], Json::Null);
+    assert!(ends[1]["totals"]["task-clock"].get("value").is_none());
+}

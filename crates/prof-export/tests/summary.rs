@@ -1,0 +1,154 @@
+//! The `summary` format, as it is seen.
+
+mod common;
+
+use prof_export::Format;
+use prof_export::Options;
+use prof_export::summary::Mode;
+use prof_model::figures::Event;
+use prof_model::figures::EventSet;
+use prof_model::record::Header;
+use prof_model::record::LossReason;
+use prof_model::record::Record;
+use prof_model::record::WindowEnd;
+
+fn summary(options: &Options, records: &[Record]) -> String {
+    common::render(Format::Summary, options, records)
+}
+
+fn widest(text: &str) -> usize {
+    text.lines().map(unicode_width::UnicodeWidthStr::width).max().unwrap_or(0)
+}
+
+#[test]
+fn a_build_as_a_tree() {
+    let records = common::stream(common::build(60), Vec::new());
+    for width in [80, 100, 120] {
+        let options = Options { width, top: 16, ..Options::default() };
+        let text = summary(&options, &records);
+        assert!(widest(&text) <= width, "{text}");
+        common::snapshot(&format!("tree-{width}"), &text);
+    }
+}
+
+#[test]
+fn a_build_by_an_event_and_by_executable() {
+    let records = common::stream(common::build(60), Vec::new());
+    let sorted = |e| Options { width: 120, top: 6, mode: Mode::Sort(e), ..Options::default() };
+    common::snapshot("sort-faults", &summary(&sorted(Event::PageFaults), &records));
+    common::snapshot("sort-peak-rss", &summary(&sorted(Event::PeakRss), &records));
+    let group = Options { width: 100, top: 4, mode: Mode::GroupByExe, ..Options::default() };
+    common::snapshot("group", &summary(&group, &records));
+}
+
+#[test]
+fn losses_are_loud_and_colours_only_if_told() {
+    let lost = vec![(LossReason::RingFullDisable, 2), (LossReason::HookSkipped, 1)];
+    let records = common::stream(common::build(2), lost);
+    let colored = summary(&Options { color: true, width: 100, ..Options::default() }, &records);
+    common::snapshot("lost-colored", &colored);
+    let plain = summary(&Options { width: 100, ..Options::default() }, &records);
+    assert!(!plain.contains('\u{1b}'));
+    let mut stripped = colored;
+    while let Some(at) = stripped.find('\u{1b}') {
+        let end = at + stripped[at..].find('m').unwrap();
+        stripped.replace_range(at..=end, "");
+    }
+    let lines = |s: &str| s.lines().map(|l| l.trim_end().to_owned()).collect::<Vec<_>>();
+    assert_eq!(lines(&stripped), lines(&plain));
+}
+
+#[test]
+fn one_process_alone() {
+    let mut p = common::profile(7, 1, "sleep 1", 0, 1_000, 900);
+    p.process.ident.ppid = 0;
+    let mut records = common::stream(vec![p], Vec::new());
+    records[0] = Record::Header(Box::new(Header {
+        command: Some(vec![b"sleep".to_vec(), b"1".to_vec()]),
+        limits: Vec::new(),
+        ..common::header()
+    }));
+    common::snapshot("alone", &summary(&Options::default(), &records));
+}
+
+#[test]
+fn only_events_of_the_stream_are_shown() {
+    let events = EventSet::EMPTY.with(Event::WallTime).with(Event::StorageReadBytes);
+    let mut records = common::stream(common::build(1), Vec::new());
+    records[0] = Record::Header(Box::new(Header { events, ..common::header() }));
+    common::snapshot("two-events", &summary(&Options::default(), &records));
+}
+
+#[test]
+fn nothing_profiled_and_a_stream_that_broke_off() {
+    let empty = summary(&Options::default(), &common::stream(Vec::new(), Vec::new()));
+    assert_eq!(
+        empty,
+        "\n No process was profiled.\n\n \
+         enabled 0 = disabled 0 + running 0 + lost 0\n \
+         execs seen 0, by the kernel's count 0\n\n \
+         limit: no hardware counters: this machine has no PMU\n"
+    );
+    let mut records = common::stream(common::build(1), Vec::new());
+    records.pop();
+    let text = summary(&Options::default(), &records);
+    assert!(text.contains("The stream broke off before its end"));
+    assert!(text.contains("task-clock"));
+    assert!(!text.contains("elapsed") && !text.contains("enabled"));
+}
+
+#[test]
+fn what_a_target_says_does_no_harm() {
+    for mode in [Mode::Tree, Mode::Sort(Event::TaskClock), Mode::GroupByExe] {
+        let options = Options { width: 200, mode, ..Options::default() };
+        let text = summary(&options, &common::stream(vec![common::hostile()], Vec::new()));
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+        assert!(!text.contains('\u{202e}'));
+    }
+}
+
+#[test]
+fn a_name_that_is_not_that_of_the_file_is_not_believed() {
+    let mut p = common::profile(7, 1, "[kworker/0:1] --quiet", 0, 10, 900);
+    p.process.ident.comm = b"miner".to_vec();
+    p.process.exe = Some(b"/tmp/miner".to_vec());
+    let text = summary(&Options::default(), &common::stream(vec![p], Vec::new()));
+    assert!(text.contains("miner --quiet") && !text.contains("kworker"), "{text}");
+}
+
+#[test]
+fn images_of_a_process_are_one_row_and_a_running_one_says_so() {
+    let mut first = common::profile(7, 1, "sh -c server", 0, 10, 900);
+    first.window.end = WindowEnd::Exec;
+    first.exit = None;
+    let mut second = common::profile(7, 1, "server", 0, 30, 9_000);
+    second.process.ident.exec = 2;
+    second.window.end = WindowEnd::Running;
+    second.exit = None;
+    let text = summary(&Options::default(), &common::stream(vec![first, second], Vec::new()));
+    let rows: Vec<_> = text.lines().filter(|l| l.starts_with("server")).collect();
+    assert_eq!(rows.len(), 1, "{text}");
+    assert!(rows[0].ends_with("running") && rows[0].contains("9.90 ms"), "{text}");
+}
+
+#[test]
+fn a_chain_of_100_000_is_shown_in_bounded_lines() {
+    const N: u32 = 100_000;
+    let chain: Vec<_> =
+        (1..=N).map(|pid| common::profile(pid, pid - 1, "sh", u64::from(pid), 9, 10)).collect();
+    let mut records = common::stream(chain, Vec::new());
+    for r in &mut records {
+        if let Record::Profile(p) = r {
+            // Each lives until all have started.
+            p.window.end_ns += 200_000 * common::MS;
+        }
+    }
+    let text = summary(&Options { top: 40, ..Options::default() }, &records);
+    assert!(widest(&text) <= 80, "{text}");
+    assert!(text.contains("… 99,960 more processes, 100.0 % of task-clock"), "{text}");
+    assert!(text.contains("+99,960"));
+    // All of it: lines stay as short, and it is done in a moment.
+    let text = summary(&Options { top: usize::MAX, ..Options::default() }, &records);
+    assert!(widest(&text) <= 80);
+    assert!(text.lines().count() > N as usize);
+}
