@@ -66,8 +66,9 @@ static __always_inline struct prof_proc *find(struct task_struct *t)
 	if (!p)
 		return 0;
 	if (!owns(p, t)) {
+		if (p->state & PROF_S_ARMED)
+			count(PROF_C_STALE);
 		bpf_map_delete_elem(&procs, &tgid);
-		count(PROF_C_STALE);
 		return 0;
 	}
 	return p;

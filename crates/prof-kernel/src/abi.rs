@@ -306,8 +306,7 @@ impl fmt::Display for DecodeError {
 impl std::error::Error for DecodeError {}
 
 fn take<T: Plain>(bytes: &[u8]) -> Result<T, DecodeError> {
-    T::from_bytes(bytes)
-        .ok_or(DecodeError::Short { need: size_of::<T>(), have: bytes.len() })
+    T::from_bytes(bytes).ok_or(DecodeError::Short { need: size_of::<T>(), have: bytes.len() })
 }
 
 fn check_size(head: &RecHead, is: usize) -> Result<(), DecodeError> {

@@ -3,13 +3,16 @@
 //! on until it is switched off.
 
 use std::collections::HashMap;
+use std::collections::HashSet;
 
 use prof_model::figures::Context;
+use prof_model::figures::Event;
 use prof_model::figures::EventSet;
 use prof_model::figures::Figures;
 use prof_model::figures::Keeps;
 use prof_model::figures::Quality;
 use prof_model::figures::RawFigures;
+use prof_model::figures::Value;
 use prof_model::record::Exit;
 use prof_model::record::Flags;
 use prof_model::record::Ident;
@@ -68,6 +71,9 @@ pub struct Collector {
     /// The image that each pid runs, for children that inherit it.
     running: HashMap<u32, Key>,
     threads: HashMap<Key, Vec<ThreadFigures>>,
+    /// Processes (pid, start) whose image before this one was profiled as well:
+    /// their main thread is in the totals already.
+    continued: HashSet<(u32, u64)>,
     /// Sum over the profiles so far.
     pub totals: Figures,
     /// Profiles in `totals`.
@@ -88,6 +94,7 @@ impl Collector {
             live: HashMap::new(),
             running: HashMap::new(),
             threads: HashMap::new(),
+            continued: HashSet::new(),
             totals: Figures::absent("no process was measured"),
             profiles: 0,
             disabled: 0,
@@ -111,11 +118,7 @@ impl Collector {
     }
 
     /// The records that a raw record gives rise to.
-    pub fn push(
-        &mut self,
-        raw: Result<RawRecord, abi::DecodeError>,
-        out: &mut Vec<Record>,
-    ) {
+    pub fn push(&mut self, raw: Result<RawRecord, abi::DecodeError>, out: &mut Vec<Record>) {
         match raw {
             Ok(RawRecord::Enable { rec, path, args }) => out.push(self.enable(&rec, path, &args)),
             Ok(RawRecord::Disable(rec)) => self.disable(&rec, out),
@@ -188,10 +191,22 @@ impl Collector {
         if self.running.get(&key.pid) == Some(&key) {
             self.running.remove(&key.pid);
         }
-        // Without its enable record (lost), there is no path and no arguments.
-        let known = self.live.remove(&key).unwrap_or_default();
-        let process = Process { ident, ..known };
         let quality = Quality(rec.head.quality);
+        // Without its enable record (lost), there is no path and no arguments.
+        let known = self.live.remove(&key);
+        let unannounced = known.is_none() && quality.has(Quality::DIED_IN_EXEC);
+        let process = Process { ident, ..known.unwrap_or_default() };
+        if unannounced {
+            // It died before its exec hook: the exit hook told of both.
+            out.push(self.event(
+                rec.window_start_ns,
+                rec.head.cpu,
+                rec.head.hook,
+                Flags::ENABLE | Flags::EXEC,
+                rec.rules,
+                process.clone(),
+            ));
+        }
         let mut flags = Flags(rec.head.flags.into());
         let exited = flags.has(Flags::EXIT);
         let window = Window {
@@ -243,7 +258,18 @@ impl Collector {
     }
 
     fn count(&mut self, profile: Profile) -> Record {
-        self.totals.add(&profile.figures);
+        let key = profile.process.ident.key();
+        let mut figures = profile.figures.clone();
+        if self.continued.remove(&(key.pid, key.start_ns))
+            && let Value::Is(n) = figures.get(Event::Threads)
+        {
+            let more = n.saturating_sub(1);
+            figures.set(Event::Threads, Value::Is(more));
+        }
+        if profile.window.end == WindowEnd::Exec {
+            self.continued.insert((key.pid, key.start_ns));
+        }
+        self.totals.add(&figures);
         self.profiles += 1;
         Record::Profile(Box::new(profile))
     }
@@ -256,10 +282,7 @@ impl Collector {
         threads: u32,
         quality: Quality,
     ) -> Figures {
-        Figures::from_raw(
-            raw,
-            &Context { wall_ns, peak_rss, threads, quality, kernel: self.keeps },
-        )
+        Figures::from_raw(raw, &Context { wall_ns, peak_rss, threads, quality, kernel: self.keeps })
     }
 
     fn thread(&mut self, rec: &RecThread) {

@@ -24,7 +24,6 @@ use crate::abi::AbiLive;
 use crate::abi::AbiMatch;
 use crate::abi::AbiProc;
 use crate::abi::Config;
-use crate::abi::Counter;
 use crate::abi::Globals;
 use crate::abi::IterMode;
 use crate::abi::NR_COUNTERS;
@@ -103,8 +102,6 @@ pub struct Plan {
     pub read_args: bool,
     /// Whether each thread is reported.
     pub per_thread: bool,
-    /// Whether live processes can be read or attached to: loads one more program.
-    pub with_iter: bool,
     /// Whether the kernel's own count of execs is kept beside ours.
     pub count_execs: bool,
 }
@@ -113,6 +110,11 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Session {
     loaded: Loaded,
+    /// Loaded when it is first needed: most runs end without.
+    iterator: Option<Loaded>,
+    config: Config,
+    btf: Option<PathBuf>,
+    cache: Option<PathBuf>,
     ring: Ring,
     backend: Backend,
     attached: Vec<Attached>,
@@ -161,14 +163,12 @@ impl Session {
         if !clocks.is_empty() {
             programs.push("prof_calibrate");
         }
-        if plan.with_iter {
-            programs.push("iter_tasks");
-        }
         let loaded = loader::load(&loader::Spec {
             programs: &programs,
             config: &config,
             sizes: &[("records", ring_bytes), ("procs", plan.max_processes.max(1))],
             btf: plan.btf.as_deref(),
+            reuse: None,
             cache: plan.cache.clone(),
         })
         .with_context(|| format!("hooks of kind {backend}"))?;
@@ -184,6 +184,10 @@ impl Session {
         let ring = Ring::new(loaded.map("records")?).context("ring buffer")?;
         let mut session = Self {
             loaded,
+            iterator: None,
+            config,
+            btf: plan.btf.clone(),
+            cache: plan.cache.clone(),
             ring,
             backend,
             attached: Vec::new(),
@@ -379,12 +383,29 @@ impl Session {
         Ok(sys::map_update(self.loaded.map(".bss")?, &0u32, &globals)?)
     }
 
-    fn iterate(&self, mode: IterMode) -> Result<Vec<AbiLive>> {
+    fn iterate(&mut self, mode: IterMode) -> Result<Vec<AbiLive>> {
         self.set_iter_mode(mode)?;
-        let prog = self.loaded.prog("iter_tasks")?;
-        let fd = sys::iter_open(prog).context("task iterator")?;
+        let iterator = match self.iterator.take() {
+            Some(loaded) => loaded,
+            None => loader::load(&loader::Spec {
+                programs: &["iter_tasks"],
+                config: &self.config,
+                sizes: &[],
+                btf: self.btf.as_deref(),
+                reuse: Some(&self.loaded),
+                cache: self.cache.clone(),
+            })
+            .context("the program that reads live processes")?,
+        };
+        let iterator = self.iterator.insert(iterator);
+        let fd = sys::iter_open(iterator.prog("iter_tasks")?).context("task iterator")?;
         let bytes = sys::read_all(fd).context("task iterator")?;
         Ok(bytes.chunks_exact(size_of::<AbiLive>()).filter_map(AbiLive::from_bytes).collect())
+    }
+
+    /// Detaches: from now on nothing is added.
+    pub fn detach(&mut self) {
+        self.links.clear();
     }
 
     /// Entries of processes that are armed.
@@ -407,21 +428,21 @@ impl Session {
     }
 
     /// Figures so far of every live thread of every armed process.
-    pub fn live(&self) -> Result<Vec<AbiLive>> {
+    pub fn live(&mut self) -> Result<Vec<AbiLive>> {
         self.iterate(IterMode::Read)
     }
 
     /// Live processes that a rule names, with the rules in `AbiLive::rules`.
-    pub fn matching(&self) -> Result<Vec<AbiLive>> {
+    pub fn matching(&mut self) -> Result<Vec<AbiLive>> {
         self.iterate(IterMode::List)
     }
 
     /// Switches profiling on for processes that already run, each with the rules
     /// that name it. Returns those that were found alive and are now profiled.
-    pub fn attach_to(&self, pids: &[(u32, u64)], follow: u64) -> Result<Vec<u32>> {
-        let map = self.loaded.map("procs")?;
+    pub fn attach_to(&mut self, pids: &[(u32, u64)], follow: u64) -> Result<Vec<u32>> {
         let mut asked = Vec::new();
         for (pid, rules) in pids {
+            let map = self.loaded.map("procs")?;
             if sys::map_lookup::<u32, AbiProc>(map, pid)?.is_some() {
                 continue;
             }
@@ -442,6 +463,7 @@ impl Session {
         }
         self.iterate(IterMode::Attach)?;
         self.iterate(IterMode::Attached)?;
+        let map = self.loaded.map("procs")?;
         let mut attached = Vec::new();
         for pid in asked {
             let Some(p) = sys::map_lookup::<u32, AbiProc>(map, &pid)? else { continue };
@@ -511,7 +533,8 @@ impl Session {
 
 /// Functions that perform an exec, the best first; which of them is a symbol
 /// depends on what the compiler inlined.
-const EXEC_FUNCTIONS: &[&CStr] = &[c"bprm_execve", c"do_execveat_common.isra.0", c"__do_execve_file"];
+const EXEC_FUNCTIONS: &[&CStr] =
+    &[c"bprm_execve", c"do_execveat_common.isra.0", c"__do_execve_file"];
 
 /// Smallest that is taken: a page. Largest: what the kernel takes.
 fn ring_size(asked: u32) -> u32 {
@@ -542,8 +565,7 @@ fn config(plan: &Plan, backend: Backend, cpus: usize, exact: bool, ring_bytes: u
 }
 
 fn globals(loaded: &Loaded) -> Result<Globals> {
-    sys::map_lookup(loaded.map(".bss")?, &0u32)?
-        .ok_or_else(|| anyhow!("no .bss in the BPF object"))
+    sys::map_lookup(loaded.map(".bss")?, &0u32)?.ok_or_else(|| anyhow!("no .bss in the BPF object"))
 }
 
 fn calibrate(loaded: &Loaded) -> Result<()> {
