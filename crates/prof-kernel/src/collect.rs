@@ -322,7 +322,7 @@ impl Collector {
         armed: &std::collections::BTreeMap<u32, AbiProc>,
         live: &[AbiLive],
         out: &mut Vec<Record>,
-    ) -> u64 {
+    ) {
         let now = clock::now_ns(rustix::time::ClockId::Monotonic);
         let mut sums: HashMap<u32, (AbiLive, RawFigures)> = HashMap::new();
         for l in live {
@@ -333,43 +333,44 @@ impl Collector {
             }
             sum.1 = sum.1.plus(&raw);
         }
-        let mut n = 0;
         for (pid, p) in armed {
-            let Some((l, sum)) = sums.get(pid) else { continue };
-            if l.id.start_ns != p.id.start_ns {
-                continue;
-            }
-            let raw = sum.plus(&(&p.acc).into()).since(&(&p.base).into());
-            let mut ident = Ident::from(&l.id);
-            ident.exec = p.id.exec;
+            let sample = sums.get(pid).filter(|(l, _)| l.id.start_ns == p.id.start_ns);
+            let ident = Ident::from(&p.id);
             let known = self.live.get(&ident.key()).cloned().unwrap_or_default();
             let start = window_start(p.start);
-            let quality = Quality(l.quality as u16);
-            let wall = now.saturating_sub(p.t0);
-            let mut notes = notes(Quality(quality.0 & !Quality::CLOCK_STALE), start);
+            let (figures, mut notes) = match sample {
+                Some((l, sum)) => {
+                    let raw = sum.plus(&(&p.acc).into()).since(&(&p.base).into());
+                    let quality = Quality(l.quality as u16);
+                    let wall = now.saturating_sub(p.t0);
+                    (
+                        self.figures(&raw, Some(wall), l.peak_rss, p.threads, quality),
+                        notes(Quality(quality.0 & !Quality::CLOCK_STALE), start),
+                    )
+                }
+                None => (Figures::absent(BEGAN_AT_THE_END), Vec::new()),
+            };
             notes.push("still running: figures are as of the last tick or switch of each thread");
+            let attach = if start == WindowStart::Attach { Flags::ATTACH } else { 0 };
             let profile = Profile {
                 time_ns: self.realtime(now),
                 process: Process { ident, ..known },
-                flags: Flags(
-                    Flags::REQUEST
-                        | Flags::PARTIAL
-                        | if start == WindowStart::Attach { Flags::ATTACH } else { 0 },
-                ),
+                flags: Flags(Flags::REQUEST | Flags::PARTIAL | attach),
                 events: self.events,
                 rules: p.rules,
-                figures: self.figures(&raw, Some(wall), l.peak_rss, p.threads, quality),
+                figures,
                 threads: Vec::new(),
                 exit: None,
                 window: Window { start_ns: p.t0, end_ns: now, start, end: WindowEnd::Running },
                 notes,
             };
             out.push(self.count(profile));
-            n += 1;
         }
-        n
     }
 }
+
+/// It was switched on between the last reading and the end of the session.
+const BEGAN_AT_THE_END: &str = "it began in the moment in which prof ended";
 
 fn notes(quality: Quality, start: WindowStart) -> Vec<&'static str> {
     let all = [

@@ -210,6 +210,7 @@ fn load_object(spec: &Spec<'_>, key: Vec<u8>) -> Result<(Loaded, Option<Prepared
     libbpf_rs::set_print(Some((PrintLevel::Warn, keep)));
     let mut builder = ObjectBuilder::default();
     if let Some(btf) = spec.btf {
+        std::fs::metadata(btf).with_context(|| format!("BTF file {}", btf.display()))?;
         builder.btf_custom_path(btf)?;
     }
     let mut open = builder.open_memory(OBJECT).context("the built-in BPF object")?;

@@ -443,9 +443,11 @@ impl Session {
         let mut asked = Vec::new();
         for (pid, rules) in pids {
             let map = self.loaded.map("procs")?;
-            if sys::map_lookup::<u32, AbiProc>(map, pid)?.is_some() {
+            let known = sys::map_lookup::<u32, AbiProc>(map, pid)?;
+            if known.is_some_and(|p| p.state & abi::state::ARMED != 0) {
                 continue;
             }
+            // One that is in a tree stays in it.
             let entry = AbiProc {
                 rules: *rules,
                 follow: rules & follow,
@@ -455,7 +457,7 @@ impl Session {
                 attach_boot_ns: clock::now_ns(ClockId::Boottime),
                 // Taken back when the attach is done.
                 live: 1,
-                ..AbiProc::zeroed()
+                ..known.unwrap_or_else(AbiProc::zeroed)
             };
             sys::map_update(map, pid, &entry)
                 .with_context(|| format!("pid {pid}: table of profiled processes"))?;
@@ -545,13 +547,13 @@ fn ring_size(asked: u32) -> u32 {
 fn config(plan: &Plan, backend: Backend, cpus: usize, exact: bool, ring_bytes: u32) -> Config {
     let t = &plan.tables;
     let mounts = host::cgroup_mounts();
-    let v1 = t.cgroup_v1.or_else(|| host::cgroup_identity(&mounts));
     Config {
         rules: t.rules,
         follow: t.follow,
         uses_eq: t.uses_eq,
         dims: t.dims,
-        cgroup_subsys: v1.unwrap_or(u32::MAX),
+        cgroup_subsys: t.cgroup_v1.unwrap_or(u32::MAX),
+        ident_subsys: host::cgroup_identity(&mounts).unwrap_or(u32::MAX),
         read_args: plan.read_args.into(),
         per_thread: plan.per_thread.into(),
         window_hook: (backend != Backend::Kprobe).into(),

@@ -216,17 +216,16 @@ impl Stream {
 
     /// The last records: what still runs, what was lost, and the reconciliation.
     pub fn finish(mut self) -> Result<()> {
+        // Read while the hooks are still there: what exits afterwards is not seen
+        // to do so, and its figures are gone with it.
+        let live =
+            if self.session.armed()?.is_empty() { Vec::new() } else { self.session.live()? };
         self.session.detach();
         self.drain()?;
         let armed = self.session.armed()?;
-        let mut running = 0;
-        if !armed.is_empty() {
-            let live = self.session.live()?;
-            // One that was told to have ended is gone; its entry is on its way.
-            self.collector.running(&armed, &live, &mut self.records);
-            running = armed.len() as u64;
-            self.emit();
-        }
+        self.collector.running(&armed, &live, &mut self.records);
+        let running = armed.len() as u64;
+        self.emit();
         self.check_losses()?;
         let counters = self.session.counters()?;
         let at = |c: Counter| counters[c as usize];
