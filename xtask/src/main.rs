@@ -1,5 +1,6 @@
 //! What the project needs done besides `cargo build` and `cargo test`.
 
+mod bench;
 mod bpf;
 mod command;
 mod scratch;
@@ -24,6 +25,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    Bench(bench::BenchArgs),
     Bpf(bpf::BpfArgs),
     Vm(vm::VmArgs),
     VmTest(vm_test::VmTestArgs),
@@ -47,6 +49,7 @@ fn run(cli: &Cli) -> Result<()> {
             .with_context(|| format!("cannot enter {}", root.display()))?;
     }
     match &cli.task {
+        Task::Bench(args) => bench::run(args),
         Task::Bpf(args) => bpf::run(args),
         Task::Vm(args) => vm::run(args),
         Task::VmTest(args) => vm_test::run(args),
