@@ -1,1 +1,57 @@
-fn main() {}
+//! What the project needs done besides `cargo build` and `cargo test`.
+
+mod bench;
+mod bpf;
+mod command;
+mod scratch;
+mod vm;
+mod vm_test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use clap::Parser;
+use clap::Subcommand;
+
+/// Tasks of the project: run as `cargo xtask TASK`
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    Bench(bench::BenchArgs),
+    Bpf(bpf::BpfArgs),
+    Vm(vm::VmArgs),
+    VmTest(vm_test::VmTestArgs),
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    // The files that `vm` is given are named by its caller: it stays where it is.
+    if !matches!(cli.task, Task::Vm(_)) {
+        let root = workspace::root()?;
+        std::env::set_current_dir(&root)
+            .with_context(|| format!("cannot enter {}", root.display()))?;
+    }
+    match &cli.task {
+        Task::Bench(args) => bench::run(args),
+        Task::Bpf(args) => bpf::run(args),
+        Task::Vm(args) => vm::run(args),
+        Task::VmTest(args) => vm_test::run(args),
+    }
+}

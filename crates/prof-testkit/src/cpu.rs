@@ -48,6 +48,15 @@ pub fn sleep(mut args: Args) -> Result<()> {
     facts.print()
 }
 
+/// `now`
+pub fn now(args: Args) -> Result<()> {
+    let now = sys::clock_ns(libc::CLOCK_MONOTONIC)?;
+    args.finish()?;
+    let mut facts = Facts::with_pid();
+    facts.add("monotonic_ns", now);
+    facts.print()
+}
+
 /// `switches N`
 pub fn switches(mut args: Args) -> Result<()> {
     let wanted = args.number("N")?;

@@ -82,6 +82,18 @@ const COMMANDS: &[(&str, &str, &str, Run)] = &[
         "run N short processes from J parallel workers",
         storm::storm,
     ),
+    (
+        "herd",
+        "N MS",
+        "run N processes at once that sleep MS ms; they end with this one",
+        storm::herd,
+    ),
+    (
+        "now",
+        "",
+        "tell the time of the monotonic clock, before anything else",
+        cpu::now,
+    ),
 ];
 
 fn main() -> ExitCode {

@@ -1,4 +1,4 @@
-//! Many short processes.
+//! Many processes: short ones one after the other, or all at once.
 
 use std::io::{self, PipeWriter, Read, Write};
 
@@ -48,6 +48,53 @@ pub fn storm(mut args: Args) -> Result<()> {
         Ok(())
     } else {
         Err(Error::new(format!("{failed} workers failed, {execs} of {total} executed")))
+    }
+}
+
+/// `herd N MS`: prints a first line once all run the program, and waits for them.
+pub fn herd(mut args: Args) -> Result<()> {
+    let total = args.number("N")?;
+    let ms = args.number("MS")?;
+    args.finish()?;
+    let program = Program::own(&["sleep", &ms.to_string()])?;
+    // Both ends close at exec: the reader's end of file says that every child has executed.
+    let (mut reader, writer) = io::pipe().map_err(|e| Error::io("pipe", &e))?;
+    let leader = sys::pid();
+
+    let mut children = Vec::new();
+    for _ in 0..total {
+        children.push(sys::fork_child(|| {
+            let ready = sys::die_with_parent(leader).and_then(|()| sys::silence_stdout());
+            match ready {
+                Ok(()) => program.exec_in_child(),
+                Err(error) => {
+                    eprintln!("prof-target: {error}");
+                    2
+                }
+            }
+        })?);
+    }
+    drop(writer);
+    reader
+        .read_to_end(&mut Vec::new())
+        .map_err(|e| Error::io("pipe", &e))?;
+    let mut facts = Facts::with_pid();
+    facts.add("running", children.len());
+    facts.print()?;
+
+    let mut failed = 0;
+    for child in children {
+        if sys::wait_for(child)? != 0 {
+            failed += 1;
+        }
+    }
+    let mut facts = Facts::new();
+    facts.add("failed", failed);
+    facts.print()?;
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(Error::new(format!("{failed} of {total} failed")))
     }
 }
 

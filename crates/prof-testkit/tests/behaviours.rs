@@ -119,3 +119,17 @@ fn leaves_processes_behind() {
     assert_eq!(facts(&["zombie", "5"])["child_exit"], "0");
     facts(&["linger-fd", "5"]);
 }
+
+#[test]
+fn tells_the_time() {
+    let first = number(&facts(&["now"]), "monotonic_ns");
+    let second = number(&facts(&["now"]), "monotonic_ns");
+    assert!(first > 0 && second > first, "{first} {second}");
+}
+
+#[test]
+fn a_herd_runs_all_at_once() {
+    let herd = facts(&["herd", "20", "50"]);
+    assert_eq!(number(&herd, "running"), 20);
+    assert_eq!(number(&herd, "failed"), 0);
+}

@@ -1,0 +1,106 @@
+//! The live tests, under other kernels.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Context as _;
+use anyhow::Result;
+
+use crate::command::status;
+use crate::scratch::Scratch;
+use crate::vm;
+use crate::vm::GuestFile;
+use crate::vm::Host;
+use crate::vm::VmArgs;
+use crate::workspace;
+
+/// Each way to attach has its own way to fail, so each is tested.
+const HOOKS: [&str; 3] = ["raw_tp", "tp_btf", "kprobe"];
+
+const GUEST_BIN: &str = "/usr/local/bin";
+
+/// Run the live tests in guests, once for each kind of hook
+#[derive(Debug, clap::Args)]
+pub struct VmTestArgs {
+    /// Kernel to boot, as with `vm`; may be repeated
+    #[arg(long = "kernel", value_name = "VERSION", default_values = ["6.1", "6.12"])]
+    kernels: Vec<String>,
+
+    /// Kind of hook to test; may be repeated
+    #[arg(long = "hooks", value_name = "KIND", default_values = HOOKS)]
+    hooks: Vec<String>,
+
+    /// Kill a guest that has not powered off after this many seconds
+    #[arg(long, value_name = "SECS", default_value_t = 600)]
+    timeout: u64,
+
+    #[command(flatten)]
+    host: Host,
+
+    /// Arguments for the test runner, such as a filter
+    #[arg(last = true, value_name = "ARG")]
+    runner: Vec<String>,
+}
+
+/// Builds what goes into the guests, and boots them.
+pub fn run(args: &VmTestArgs) -> Result<()> {
+    let prof = workspace::build(&["build", "--release", "-p", "prof"], "prof")?;
+    let prof_target =
+        workspace::build(&["build", "--release", "-p", "prof-testkit"], "prof-target")?;
+    let live = workspace::build(&["test", "-p", "prof", "--test", "live", "--no-run"], "live")?;
+
+    let scratch = Scratch::create(&args.host.cache)?;
+    let stripped = scratch.path.join("live");
+    strip(&live, &stripped)?;
+
+    let guest = |name: &str| format!("{GUEST_BIN}/{name}");
+    let file = |host: PathBuf, name: &str| GuestFile { host, guest: guest(name).into() };
+    let env = [
+        ("PROF_BIN", guest("prof")),
+        ("PROF_TARGET", guest("prof-target")),
+        ("PROF_LIVE", "require".to_owned()),
+    ];
+    let mut command =
+        vec!["sh".to_owned(), "-c".to_owned(), script(&args.hooks), guest("prof-live")];
+    command.extend(args.runner.iter().cloned());
+    vm::run(&VmArgs {
+        kernels: args.kernels.clone(),
+        files: vec![
+            file(prof, "prof"),
+            file(prof_target, "prof-target"),
+            file(stripped, "prof-live"),
+        ],
+        env: env.map(|(key, value)| (key.to_owned(), value)).into(),
+        timeout: args.timeout,
+        host: args.host.clone(),
+        command,
+    })
+}
+
+/// A copy without DWARF, most of a test binary: the guest holds its files in
+/// memory.
+fn strip(from: &Path, to: &Path) -> Result<()> {
+    status(Command::new("strip").arg("--strip-debug").arg("-o").arg(to).arg(from))
+        .context("Debian package binutils")
+}
+
+/// Runs the test binary, `$0`, once for each kind of hook, and shows how each run
+/// ended once more at the end. One test at a time, as the guest's CPUs take
+/// turns and some tests compare times.
+fn script(hooks: &[String]) -> String {
+    let hooks = hooks.join(" ");
+    format!(
+        r#"failed=
+for hooks in {hooks}; do
+    echo "vm-test: $hooks"
+    # A pipeline has the status of its last command.
+    {{ PROF_HOOKS=$hooks "$0" --test-threads=1 "$@" 2>&1; echo $? >/tmp/status; }} | tee /tmp/$hooks.log
+    [ "$(cat /tmp/status)" = 0 ] || failed="$failed $hooks"
+done
+for hooks in {hooks}; do
+    echo "vm-test: $(uname -r) $hooks: $(grep '^test result' /tmp/$hooks.log || echo 'ended without a result')"
+done
+[ -z "$failed" ]"#
+    )
+}
