@@ -390,3 +390,10 @@ pub fn read_all(fd: impl AsFd) -> io::Result<Vec<u8>> {
         }
     }
 }
+
+/// Whether the kernel gave this program more rights than its user has (file
+/// capabilities, set-user-id): then the environment is not to be trusted.
+pub fn is_secure_exec() -> bool {
+    // SAFETY: takes a number and touches no memory of ours.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}

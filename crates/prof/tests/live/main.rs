@@ -6,6 +6,7 @@
 //! one (a virtual machine).
 
 mod commands;
+mod doctor;
 mod figures;
 mod harness;
 mod lifecycle;
