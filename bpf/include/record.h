@@ -43,8 +43,12 @@ static __always_inline void emit_enable(struct task_struct *t, struct prof_proc 
 	r->has_container = task_container(t, s, r->container_id);
 	off = build_path(s, t);
 	if (off < PROF_MAX_PATH) {
-		len = PROF_MAX_PATH - off;
-		bpf_probe_read_kernel(s->tail, len & (2 * PROF_MAX_PATH - 1), &s->path[off]);
+		len = (PROF_MAX_PATH - off) & (2 * PROF_MAX_PATH - 1);
+		/* Or the compiler, which knows better, drops the mask. */
+		barrier_var(len);
+		if (len > PROF_MAX_PATH)
+			len = 0;
+		bpf_probe_read_kernel(s->tail, len, &s->path[off]);
 	}
 	mm = BPF_CORE_READ(t, mm);
 	if (config.read_args && mm) {
@@ -54,11 +58,11 @@ static __always_inline void emit_enable(struct task_struct *t, struct prof_proc 
 			n = PROF_MAX_ARGS;
 			quality |= PROF_Q_ARGS_CUT;
 		}
-		if (len <= PROF_MAX_PATH && n) {
-			args = n;
-			if (bpf_probe_read_user(s->tail + len, args, (void *)from))
-				args = 0;
-		}
+		args = n & (2 * PROF_MAX_ARGS - 1);
+		barrier_var(args);
+		if (len > PROF_MAX_PATH || args > PROF_MAX_ARGS || !args ||
+		    bpf_probe_read_user(s->tail + len, args, (void *)from))
+			args = 0;
 	}
 	r->path_len = len;
 	r->args_len = args;

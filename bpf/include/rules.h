@@ -140,7 +140,9 @@ static __always_inline u64 match_exe(u64 rules, struct task_struct *t, struct pr
 	if (dim_used(PROF_DIM_EXE)) {
 		u32 n = len < PROF_MAX_PATTERN ? len : PROF_MAX_PATTERN;
 
-		bpf_probe_read_kernel(key->data, n & 255, &s->path[off]);
+		n &= 255;
+		barrier_var(n);
+		bpf_probe_read_kernel(key->data, n, &s->path[off]);
 		if (n < PROF_MAX_PATTERN) {
 			key->data[n] = 0;
 			n++;

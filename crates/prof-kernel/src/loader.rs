@@ -234,7 +234,8 @@ fn load_object(spec: &Spec<'_>, key: Vec<u8>) -> Result<(Loaded, Option<Prepared
     }
     let object = open.load().map_err(|e| {
         let log = log_tail();
-        let hint = if e.kind() == libbpf_rs::ErrorKind::PermissionDenied {
+        // EACCES is the verifier's word, EPERM the lack of a capability.
+        let hint = if e.to_string().contains("os error 1)") {
             "; loading BPF programs needs CAP_BPF and CAP_PERFMON (or root)"
         } else {
             ""
