@@ -1,5 +1,8 @@
 //! The `summary` format, as it is seen.
 
+// A test that cannot go on is to fail on the spot.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 use prof_export::Format;

@@ -1,5 +1,8 @@
 //! The `tracee` format against an event that Tracee's own documents show.
 
+// A test that cannot go on is to fail on the spot.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 use prof_export::Format;

@@ -160,6 +160,13 @@ pub fn start_of(pid: u32) -> Option<u64> {
     Some(ticks * 1_000_000_000 / rustix::param::clock_ticks_per_second())
 }
 
+/// Whether this process sees the host's process ids. In a pid namespace of its own
+/// it knows others only by numbers that mean something else to the kernel half.
+pub fn sees_host_pids() -> bool {
+    // PROC_PID_INIT_INO of the kernel's include/linux/proc_ns.h.
+    matches!(namespace("pid"), 0 | 0xEFFF_FFFC)
+}
+
 /// Inode of a namespace of this process; 0 if it cannot be told.
 pub fn namespace(kind: &str) -> u32 {
     use std::os::unix::fs::MetadataExt as _;

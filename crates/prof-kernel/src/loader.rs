@@ -210,6 +210,9 @@ fn load_object(spec: &Spec<'_>, key: Vec<u8>) -> Result<(Loaded, Option<Prepared
     libbpf_rs::set_print(Some((PrintLevel::Warn, keep)));
     let mut builder = ObjectBuilder::default();
     if let Some(btf) = spec.btf {
+        if sys::is_secure_exec() {
+            bail!("--btf is for root: it decides what the programs read in the kernel");
+        }
         std::fs::metadata(btf).with_context(|| format!("BTF file {}", btf.display()))?;
         builder.btf_custom_path(btf)?;
     }
@@ -235,7 +238,8 @@ fn load_object(spec: &Spec<'_>, key: Vec<u8>) -> Result<(Loaded, Option<Prepared
     let object = open.load().map_err(|e| {
         let log = log_tail();
         // EACCES is the verifier's word, EPERM the lack of a capability.
-        let hint = if e.to_string().contains("os error 1)") {
+        // EPERM is the lack of a capability; EACCES the verifier's word on a program.
+        let hint = if e.to_string().contains("(os error 1)") {
             "; loading BPF programs needs CAP_BPF and CAP_PERFMON (or root)"
         } else {
             ""

@@ -100,6 +100,13 @@ pub fn default_dir() -> PathBuf {
     std::env::var_os("PROF_CACHE_DIR").map_or_else(|| "/var/cache/prof".into(), PathBuf::from)
 }
 
+/// Whether what is kept may be used and written at all. With rights that the user
+/// does not have (file capabilities, set-user-id), a folder and a file of the
+/// user's would let the user choose what runs in the kernel.
+pub fn allowed() -> bool {
+    !crate::sys::is_secure_exec()
+}
+
 /// What is kept for this key; `None` if there is nothing, or nothing that can be
 /// trusted.
 pub fn load(dir: &Path, key: &[u8]) -> Option<Prepared> {

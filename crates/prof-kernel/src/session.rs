@@ -614,15 +614,16 @@ pub fn tracepoint_id(category: &str, name: &str) -> Result<u64> {
     use rustix::mount::FsMountFlags;
     use rustix::mount::FsOpenFlags;
     use rustix::mount::MountAttrFlags;
-    let fs = rustix::mount::fsopen("tracefs", FsOpenFlags::FSOPEN_CLOEXEC)
-        .context("tracefs is not mounted (mount -t tracefs tracefs /sys/kernel/tracing)")?;
+    let fs = rustix::mount::fsopen("tracefs", FsOpenFlags::FSOPEN_CLOEXEC).context(
+        "tracefs cannot be read (mount -t tracefs tracefs /sys/kernel/tracing, or run as root)",
+    )?;
     rustix::mount::fsconfig_create(fs.as_fd())?;
     let root = rustix::mount::fsmount(
         fs.as_fd(),
         FsMountFlags::FSMOUNT_CLOEXEC,
         MountAttrFlags::MOUNT_ATTR_RDONLY,
     )
-    .context("tracefs is not mounted")?;
+    .context("a private mount of tracefs")?;
     let path = CString::new(relative)?;
     let file = rustix::fs::openat(
         &root,

@@ -22,6 +22,11 @@ use crate::stream::Stream;
 /// Profiles until all have exited, or told to stop.
 pub fn main(args: &AttachArgs) -> Result<ExitCode> {
     let list: Vec<_> = args.pids.iter().map(u32::to_string).collect();
+    if !host::sees_host_pids() {
+        bail!(
+            "process ids in a pid namespace of its own mean others to the kernel: attach from the host"
+        );
+    }
     if let Some(gone) = args.pids.iter().find(|p| !host::exists(**p)) {
         bail!("no process has the id {gone}");
     }

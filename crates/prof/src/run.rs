@@ -52,6 +52,10 @@ pub fn main(args: &RunArgs) -> Result<ExitCode> {
         let reason = "--unprivileged: the command is counted as a whole".to_owned();
         return without_privileges(args, waiting, outputs, &stop, reason);
     }
+    if !host::sees_host_pids() && may_do_without(args) {
+        let reason = "each process needs the host's pid namespace: run prof on the host".to_owned();
+        return without_privileges(args, waiting, outputs, &stop, reason);
+    }
     match Session::open(&stream::plan(&args.shared, &rules, false)) {
         Ok(session) => with_session(args, session, &rules, waiting, outputs, &stop),
         Err(e) if may_do_without(args) => {

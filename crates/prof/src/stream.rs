@@ -58,7 +58,7 @@ pub fn plan(shared: &Shared, rules: &Rules, count_execs: bool) -> Plan {
     Plan {
         backend: shared.hooks.backend(),
         btf: shared.btf.clone(),
-        cache: (!shared.no_cache).then(prepared::default_dir),
+        cache: (!shared.no_cache && prepared::allowed()).then(prepared::default_dir),
         tables: rules.tables.clone(),
         ring_bytes: shared.buffer.unwrap_or_else(default_buffer),
         max_processes: shared.max_processes,

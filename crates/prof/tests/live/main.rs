@@ -5,6 +5,9 @@
 //! `PROF_BIN` and `PROF_TARGET` name the programs where they are not beside this
 //! one (a virtual machine).
 
+// A test that cannot go on is to fail on the spot.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod commands;
 mod doctor;
 mod figures;
