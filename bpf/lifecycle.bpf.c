@@ -482,6 +482,9 @@ static __always_inline void iter_attach(struct task_struct *t, struct prof_proc 
 
 	if (!(p->state & PROF_S_ATTACHING) || t->start_boottime >= p->attach_boot_ns)
 		return;
+	/* On its way out, or a zombie: its exit may have been passed already. */
+	if (t->flags & PROF_PF_EXITING)
+		return;
 	read_figures(t, &f);
 	if (!bpf_map_update_elem(&thread_base, &tid, &f, BPF_NOEXIST))
 		__sync_fetch_and_add(&p->live, 1);

@@ -249,6 +249,7 @@ struct signal_struct {
 };
 
 struct task_struct {
+	unsigned int flags;
 	struct sched_entity se;
 	struct sched_info sched_info;
 	struct mm_struct *mm;
@@ -325,5 +326,6 @@ struct bpf_iter__task {
 #define PROF_MM_SHMEMPAGES 3
 
 #define PROF_SIGNAL_GROUP_EXIT 0x00000004
+#define PROF_PF_EXITING 0x00000004
 
 #endif /* PROF_KERNEL_H */

@@ -174,6 +174,10 @@ fn user_and_system_make_task_clock() {
 #[test]
 fn a_figure_that_was_not_measured_is_absent() {
     let Some(_turn) = live("absent figures") else { return };
+    if std::env::var_os("PROF_VM").is_some() {
+        eprintln!("SKIPPED: in an emulator no run is so short that no tick falls into it");
+        return;
+    }
     let mut seen = false;
     // Most runs this short see no tick; one of a few surely does not.
     for _ in 0..20 {
