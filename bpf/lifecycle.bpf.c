@@ -66,8 +66,9 @@ static __always_inline struct prof_proc *find(struct task_struct *t)
 	if (!p)
 		return 0;
 	if (!owns(p, t)) {
+		if (p->state & PROF_S_ARMED)
+			count(PROF_C_STALE);
 		bpf_map_delete_elem(&procs, &tgid);
-		count(PROF_C_STALE);
 		return 0;
 	}
 	return p;
@@ -303,8 +304,6 @@ static __always_inline int on_exit(s32 code, int group_dead, u16 hook)
 	time = bpf_ktime_get_ns();
 	if ((p->state & PROF_S_ARMED) || (p->state & PROF_S_PENDING)) {
 		snapshot(t, &now, &quality);
-		if (config.per_thread && (p->state & PROF_S_ARMED))
-			emit_thread(t, p, &now, time, hook, quality);
 	}
 	if (p->attach_boot_ns && t->start_boottime < p->attach_boot_ns) {
 		/* Alive at the attach: what came before is not ours. */
@@ -317,6 +316,8 @@ static __always_inline int on_exit(s32 code, int group_dead, u16 hook)
 			known = 0;
 		}
 	}
+	if (config.per_thread && known && (p->state & PROF_S_ARMED))
+		emit_thread(t, p, &now, time, hook, quality);
 	if (p->state & PROF_S_THREADS_UNKNOWN) {
 		last = group_dead >= 0 ? group_dead :
 					 BPF_CORE_READ(t, signal, live.counter) == (config.exit_is_entry ? 1 : 0);
@@ -532,7 +533,7 @@ int iter_tasks(struct bpf_iter__task *ctx)
 		return 0;
 	if (globals.iter_mode == PROF_ITER_LIST) {
 		/* A process without an address space is a kernel thread. */
-		if (p || t->pid != t->tgid || !BPF_CORE_READ(t, mm))
+		if ((p && (p->state & PROF_S_ARMED)) || t->pid != t->tgid || !BPF_CORE_READ(t, mm))
 			return 0;
 		rules = evaluate(t, t->comm, p, s);
 		if (!rules)

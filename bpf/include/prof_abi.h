@@ -268,7 +268,7 @@ struct prof_config {
 	 * with their main dimension. */
 	__u64 uses_eq[PROF_NR_DIMS];
 	__u32 dims; /* bit per dimension that any rule uses */
-	__u32 cgroup_subsys; /* index of the v1 controller, or ~0 for v2 */
+	__u32 cgroup_subsys; /* of cgroup rules: index of the v1 controller, or ~0 for v2 */
 	__u32 read_args;
 	__u32 per_thread;
 	__u32 window_hook; /* a window-start hook is attached */
@@ -278,7 +278,7 @@ struct prof_config {
 	__u32 nr_cpus;
 	__u32 page_size;
 	__u32 ring_wakeup; /* wake the reader when this many bytes wait */
-	__u32 container_ids; /* look container ids up even if no rule needs them */
+	__u32 ident_subsys; /* the same for the cgroup that a record names */
 };
 
 /* The one writable global. */

@@ -137,6 +137,9 @@ static __always_inline void emit_thread(struct task_struct *t, struct prof_proc 
 	r->thread_start_ns = t->start_boottime;
 	bpf_probe_read_kernel(r->comm, sizeof(r->comm), t->comm);
 	r->figures = *f;
+	/* The thread that executed the program had a life before. */
+	if (t->pid == t->tgid)
+		sub_figures(&r->figures, &p->base);
 	fill_head(&r->head, PROF_REC_THREAD, sizeof(*r), now, hook, 0, quality);
 	bpf_ringbuf_submit(r, wakeup());
 }

@@ -38,7 +38,7 @@ static __always_inline u64 match_cgroup(u64 rules, struct task_struct *t)
 
 	if (!dim_used(PROF_DIM_CGROUP) || !rules)
 		return rules;
-	cg = task_cgroup(t);
+	cg = task_cgroup(t, config.cgroup_subsys);
 	if (!cg)
 		return apply(rules, PROF_DIM_CGROUP, 0, 0);
 	level = BPF_CORE_READ(cg, level);

@@ -163,12 +163,13 @@ static __always_inline u64 peak_rss_pages(struct task_struct *t, u64 base_maxrss
 	return rss > high ? rss : high;
 }
 
-static __always_inline struct cgroup *task_cgroup(struct task_struct *t)
+/* The cgroup of a task in one hierarchy: a v1 controller's, or v2 (~0). */
+static __always_inline struct cgroup *task_cgroup(struct task_struct *t, u32 subsys)
 {
 	struct css_set *set = BPF_CORE_READ(t, cgroups);
 
-	if (config.cgroup_subsys != ~0u) {
-		u32 at = bpf_core_field_offset(struct css_set, subsys) + config.cgroup_subsys * 8;
+	if (subsys != ~0u) {
+		u32 at = bpf_core_field_offset(struct css_set, subsys) + subsys * 8;
 		struct cgroup_subsys_state *css = 0;
 
 		bpf_probe_read_kernel(&css, sizeof(css), (void *)set + at);
@@ -201,7 +202,7 @@ static __always_inline u32 task_mntns(struct task_struct *t)
 
 static __always_inline void read_ident(struct task_struct *t, struct prof_ident *id)
 {
-	struct cgroup *cg = task_cgroup(t);
+	struct cgroup *cg = task_cgroup(t, config.ident_subsys);
 
 	id->start_ns = process_start(t);
 	id->cgroup_id = cg ? BPF_CORE_READ(cg, kn, id) : 0;
@@ -352,7 +353,7 @@ static __always_inline bool container_name(struct cgroup *cg, char *buf, u64 *id
  * made cgroups of its own inside). Uses the front of the path buffer. */
 static __always_inline bool task_container(struct task_struct *t, struct prof_scratch *s, u64 *id)
 {
-	struct cgroup *cg = task_cgroup(t), *up = 0;
+	struct cgroup *cg = task_cgroup(t, config.ident_subsys), *up = 0;
 	int level;
 
 	if (!cg)

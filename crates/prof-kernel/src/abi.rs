@@ -166,7 +166,7 @@ plain! {
     Config = 160 => {
         rules: u64, follow: u64, uses_eq: [u64; NR_DIMS], dims: u32, cgroup_subsys: u32,
         read_args: u32, per_thread: u32, window_hook: u32, pad: u32, exit_is_entry: u32,
-        exact_clock: u32, nr_cpus: u32, page_size: u32, ring_wakeup: u32, container_ids: u32,
+        exact_clock: u32, nr_cpus: u32, page_size: u32, ring_wakeup: u32, ident_subsys: u32,
     }
 }
 
@@ -306,8 +306,7 @@ impl fmt::Display for DecodeError {
 impl std::error::Error for DecodeError {}
 
 fn take<T: Plain>(bytes: &[u8]) -> Result<T, DecodeError> {
-    T::from_bytes(bytes)
-        .ok_or(DecodeError::Short { need: size_of::<T>(), have: bytes.len() })
+    T::from_bytes(bytes).ok_or(DecodeError::Short { need: size_of::<T>(), have: bytes.len() })
 }
 
 fn check_size(head: &RecHead, is: usize) -> Result<(), DecodeError> {

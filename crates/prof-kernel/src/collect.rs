@@ -3,13 +3,16 @@
 //! on until it is switched off.
 
 use std::collections::HashMap;
+use std::collections::HashSet;
 
 use prof_model::figures::Context;
+use prof_model::figures::Event;
 use prof_model::figures::EventSet;
 use prof_model::figures::Figures;
 use prof_model::figures::Keeps;
 use prof_model::figures::Quality;
 use prof_model::figures::RawFigures;
+use prof_model::figures::Value;
 use prof_model::record::Exit;
 use prof_model::record::Flags;
 use prof_model::record::Ident;
@@ -68,6 +71,9 @@ pub struct Collector {
     /// The image that each pid runs, for children that inherit it.
     running: HashMap<u32, Key>,
     threads: HashMap<Key, Vec<ThreadFigures>>,
+    /// Processes (pid, start) whose image before this one was profiled as well:
+    /// their main thread is in the totals already.
+    continued: HashSet<(u32, u64)>,
     /// Sum over the profiles so far.
     pub totals: Figures,
     /// Profiles in `totals`.
@@ -88,6 +94,7 @@ impl Collector {
             live: HashMap::new(),
             running: HashMap::new(),
             threads: HashMap::new(),
+            continued: HashSet::new(),
             totals: Figures::absent("no process was measured"),
             profiles: 0,
             disabled: 0,
@@ -111,11 +118,7 @@ impl Collector {
     }
 
     /// The records that a raw record gives rise to.
-    pub fn push(
-        &mut self,
-        raw: Result<RawRecord, abi::DecodeError>,
-        out: &mut Vec<Record>,
-    ) {
+    pub fn push(&mut self, raw: Result<RawRecord, abi::DecodeError>, out: &mut Vec<Record>) {
         match raw {
             Ok(RawRecord::Enable { rec, path, args }) => out.push(self.enable(&rec, path, &args)),
             Ok(RawRecord::Disable(rec)) => self.disable(&rec, out),
@@ -188,10 +191,22 @@ impl Collector {
         if self.running.get(&key.pid) == Some(&key) {
             self.running.remove(&key.pid);
         }
-        // Without its enable record (lost), there is no path and no arguments.
-        let known = self.live.remove(&key).unwrap_or_default();
-        let process = Process { ident, ..known };
         let quality = Quality(rec.head.quality);
+        // Without its enable record (lost), there is no path and no arguments.
+        let known = self.live.remove(&key);
+        let unannounced = known.is_none() && quality.has(Quality::DIED_IN_EXEC);
+        let process = Process { ident, ..known.unwrap_or_default() };
+        if unannounced {
+            // It died before its exec hook: the exit hook told of both.
+            out.push(self.event(
+                rec.window_start_ns,
+                rec.head.cpu,
+                rec.head.hook,
+                Flags::ENABLE | Flags::EXEC,
+                rec.rules,
+                process.clone(),
+            ));
+        }
         let mut flags = Flags(rec.head.flags.into());
         let exited = flags.has(Flags::EXIT);
         let window = Window {
@@ -243,7 +258,18 @@ impl Collector {
     }
 
     fn count(&mut self, profile: Profile) -> Record {
-        self.totals.add(&profile.figures);
+        let key = profile.process.ident.key();
+        let mut figures = profile.figures.clone();
+        if self.continued.remove(&(key.pid, key.start_ns))
+            && let Value::Is(n) = figures.get(Event::Threads)
+        {
+            let more = n.saturating_sub(1);
+            figures.set(Event::Threads, Value::Is(more));
+        }
+        if profile.window.end == WindowEnd::Exec {
+            self.continued.insert((key.pid, key.start_ns));
+        }
+        self.totals.add(&figures);
         self.profiles += 1;
         Record::Profile(Box::new(profile))
     }
@@ -256,10 +282,7 @@ impl Collector {
         threads: u32,
         quality: Quality,
     ) -> Figures {
-        Figures::from_raw(
-            raw,
-            &Context { wall_ns, peak_rss, threads, quality, kernel: self.keeps },
-        )
+        Figures::from_raw(raw, &Context { wall_ns, peak_rss, threads, quality, kernel: self.keeps })
     }
 
     fn thread(&mut self, rec: &RecThread) {
@@ -299,7 +322,7 @@ impl Collector {
         armed: &std::collections::BTreeMap<u32, AbiProc>,
         live: &[AbiLive],
         out: &mut Vec<Record>,
-    ) -> u64 {
+    ) {
         let now = clock::now_ns(rustix::time::ClockId::Monotonic);
         let mut sums: HashMap<u32, (AbiLive, RawFigures)> = HashMap::new();
         for l in live {
@@ -310,43 +333,44 @@ impl Collector {
             }
             sum.1 = sum.1.plus(&raw);
         }
-        let mut n = 0;
         for (pid, p) in armed {
-            let Some((l, sum)) = sums.get(pid) else { continue };
-            if l.id.start_ns != p.id.start_ns {
-                continue;
-            }
-            let raw = sum.plus(&(&p.acc).into()).since(&(&p.base).into());
-            let mut ident = Ident::from(&l.id);
-            ident.exec = p.id.exec;
+            let sample = sums.get(pid).filter(|(l, _)| l.id.start_ns == p.id.start_ns);
+            let ident = Ident::from(&p.id);
             let known = self.live.get(&ident.key()).cloned().unwrap_or_default();
             let start = window_start(p.start);
-            let quality = Quality(l.quality as u16);
-            let wall = now.saturating_sub(p.t0);
-            let mut notes = notes(Quality(quality.0 & !Quality::CLOCK_STALE), start);
+            let (figures, mut notes) = match sample {
+                Some((l, sum)) => {
+                    let raw = sum.plus(&(&p.acc).into()).since(&(&p.base).into());
+                    let quality = Quality(l.quality as u16);
+                    let wall = now.saturating_sub(p.t0);
+                    (
+                        self.figures(&raw, Some(wall), l.peak_rss, p.threads, quality),
+                        notes(Quality(quality.0 & !Quality::CLOCK_STALE), start),
+                    )
+                }
+                None => (Figures::absent(BEGAN_AT_THE_END), Vec::new()),
+            };
             notes.push("still running: figures are as of the last tick or switch of each thread");
+            let attach = if start == WindowStart::Attach { Flags::ATTACH } else { 0 };
             let profile = Profile {
                 time_ns: self.realtime(now),
                 process: Process { ident, ..known },
-                flags: Flags(
-                    Flags::REQUEST
-                        | Flags::PARTIAL
-                        | if start == WindowStart::Attach { Flags::ATTACH } else { 0 },
-                ),
+                flags: Flags(Flags::REQUEST | Flags::PARTIAL | attach),
                 events: self.events,
                 rules: p.rules,
-                figures: self.figures(&raw, Some(wall), l.peak_rss, p.threads, quality),
+                figures,
                 threads: Vec::new(),
                 exit: None,
                 window: Window { start_ns: p.t0, end_ns: now, start, end: WindowEnd::Running },
                 notes,
             };
             out.push(self.count(profile));
-            n += 1;
         }
-        n
     }
 }
+
+/// It was switched on between the last reading and the end of the session.
+const BEGAN_AT_THE_END: &str = "it began in the moment in which prof ended";
 
 fn notes(quality: Quality, start: WindowStart) -> Vec<&'static str> {
     let all = [

@@ -17,9 +17,9 @@ pub fn online_cpus() -> io::Result<Vec<u32>> {
 /// CPUs that may ever be there, which is how long per-CPU values are.
 pub fn possible_cpus() -> io::Result<usize> {
     let text = fs::read_to_string("/sys/devices/system/cpu/possible")?;
-    parse_cpu_list(&text)
-        .and_then(|l| l.last().map(|c| *c as usize + 1))
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "cpu/possible is no list of CPUs"))
+    parse_cpu_list(&text).and_then(|l| l.last().map(|c| *c as usize + 1)).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, "cpu/possible is no list of CPUs")
+    })
 }
 
 /// `0-3,8` as a list.
@@ -107,9 +107,7 @@ fn parse_cgroup_mounts(mountinfo: &str) -> Vec<CgroupMount> {
 pub fn controller_index(name: &str) -> Option<u32> {
     let text = fs::read_to_string("/proc/cgroups").ok()?;
     let rows = text.lines().filter(|l| !l.starts_with('#'));
-    rows.enumerate()
-        .find(|(_, l)| l.split_whitespace().next() == Some(name))
-        .map(|(i, _)| i as u32)
+    rows.enumerate().find(|(_, l)| l.split_whitespace().next() == Some(name)).map(|(i, _)| i as u32)
 }
 
 /// The hierarchy by which processes are told apart: v2 where processes are
@@ -153,6 +151,19 @@ pub fn processes() -> Vec<(u32, u32)> {
             Some((pid, ppid))
         })
         .collect()
+}
+
+/// Start of a process, ns since boot, to the tick.
+pub fn start_of(pid: u32) -> Option<u64> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let (_, ticks) = parse_stat(&String::from_utf8_lossy(&stat))?;
+    Some(ticks * 1_000_000_000 / rustix::param::clock_ticks_per_second())
+}
+
+/// Inode of a namespace of this process; 0 if it cannot be told.
+pub fn namespace(kind: &str) -> u32 {
+    use std::os::unix::fs::MetadataExt as _;
+    fs::metadata(format!("/proc/self/ns/{kind}")).map_or(0, |m| m.ino() as u32)
 }
 
 /// Path of the executable of a running process, as it is now.

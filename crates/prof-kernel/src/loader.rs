@@ -54,6 +54,8 @@ pub struct Spec<'a> {
     pub sizes: &'a [(&'static str, u32)],
     /// BTF of the kernel, if not where it usually is.
     pub btf: Option<&'a Path>,
+    /// Maps of an earlier load to be used again, all of them.
+    pub reuse: Option<&'a Loaded>,
     /// Where prepared programs are kept; `None` to go through libbpf always.
     pub cache: Option<PathBuf>,
 }
@@ -95,11 +97,9 @@ pub fn load(spec: &Spec<'_>) -> Result<Loaded> {
     let key = cache.and_then(|_| prepared::key(OBJECT, &flavour).ok());
     if let (Some(dir), Some(key)) = (cache, &key)
         && let Some(prepared) = prepared::load(dir, key)
+        && let Ok(loaded) = load_prepared(spec, &prepared)
     {
-        match load_prepared(spec, &prepared) {
-            Ok(loaded) => return Ok(loaded),
-            Err(e) => eprintln!("DBG {e:#}"),
-        }
+        return Ok(loaded);
     }
     let (loaded, prepared) = load_object(spec, key.clone().unwrap_or_default())?;
     if let (Some(dir), Some(_), Some(prepared)) = (cache, &key, prepared) {
@@ -112,18 +112,16 @@ pub fn load(spec: &Spec<'_>) -> Result<Loaded> {
 fn load_prepared(spec: &Spec<'_>, prepared: &Prepared) -> Result<Loaded> {
     let mut fds = Vec::with_capacity(prepared.maps.len());
     for m in &prepared.maps {
+        if let Some(earlier) = spec.reuse {
+            fds.push(earlier.map(&m.name)?.try_clone_to_owned()?);
+            continue;
+        }
         let size = size_of_map(spec, &m.name).unwrap_or(m.max_entries);
         // The kernel takes letters, digits, `_` and `.`, up to 15.
         let name: String = m.name.chars().take(15).collect();
-        let fd = sys::map_create(
-            m.kind,
-            &CString::new(name)?,
-            m.key_size,
-            m.value_size,
-            size,
-            m.flags,
-        )
-        .with_context(|| format!("BPF map {}", m.name))?;
+        let fd =
+            sys::map_create(m.kind, &CString::new(name)?, m.key_size, m.value_size, size, m.flags)
+                .with_context(|| format!("BPF map {}", m.name))?;
         if !m.data.is_empty() {
             let mut value = m.data.clone();
             if m.name == RODATA {
@@ -212,11 +210,16 @@ fn load_object(spec: &Spec<'_>, key: Vec<u8>) -> Result<(Loaded, Option<Prepared
     libbpf_rs::set_print(Some((PrintLevel::Warn, keep)));
     let mut builder = ObjectBuilder::default();
     if let Some(btf) = spec.btf {
+        std::fs::metadata(btf).with_context(|| format!("BTF file {}", btf.display()))?;
         builder.btf_custom_path(btf)?;
     }
     let mut open = builder.open_memory(OBJECT).context("the built-in BPF object")?;
     for mut m in open.maps_mut() {
         let name = plain_name(m.name());
+        if let Some(earlier) = spec.reuse {
+            m.reuse_fd(earlier.map(&name)?)?;
+            continue;
+        }
         if name == RODATA {
             let value = m.initial_value_mut().ok_or_else(|| anyhow!("no .rodata to set"))?;
             put_config(value, spec.config)?;
@@ -272,8 +275,7 @@ fn load_object(spec: &Spec<'_>, key: Vec<u8>) -> Result<(Loaded, Option<Prepared
         }
         progs.insert(name, p.as_fd().try_clone_to_owned()?);
     }
-    let prepared =
-        prepared_progs.map(|progs| Prepared { key, maps: prepared_maps, progs });
+    let prepared = prepared_progs.map(|progs| Prepared { key, maps: prepared_maps, progs });
     Ok((Loaded { maps, progs, from_cache: false }, prepared))
 }
 
@@ -302,10 +304,8 @@ fn prepare(
 ) -> Option<PreparedProg> {
     let kind = p.prog_type() as u32;
     let attach_type = p.attach_type() as u32;
-    let needs_btf_id = matches!(
-        p.prog_type(),
-        libbpf_rs::ProgramType::Tracing | libbpf_rs::ProgramType::Lsm
-    );
+    let needs_btf_id =
+        matches!(p.prog_type(), libbpf_rs::ProgramType::Tracing | libbpf_rs::ProgramType::Lsm);
     let attach_btf_id = sys::prog_attach_btf_id(p.as_fd()).ok()?;
     if needs_btf_id && attach_btf_id == 0 {
         return None;

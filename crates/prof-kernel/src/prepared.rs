@@ -86,9 +86,9 @@ pub fn key(object: &[u8], flavour: &str) -> io::Result<Vec<u8>> {
 
 /// FNV-1a: names files and tells objects apart; nothing hostile hashes here.
 fn fnv(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| {
-        (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 fn path(dir: &Path, key: &[u8]) -> PathBuf {

@@ -24,7 +24,6 @@ use crate::abi::AbiLive;
 use crate::abi::AbiMatch;
 use crate::abi::AbiProc;
 use crate::abi::Config;
-use crate::abi::Counter;
 use crate::abi::Globals;
 use crate::abi::IterMode;
 use crate::abi::NR_COUNTERS;
@@ -103,8 +102,6 @@ pub struct Plan {
     pub read_args: bool,
     /// Whether each thread is reported.
     pub per_thread: bool,
-    /// Whether live processes can be read or attached to: loads one more program.
-    pub with_iter: bool,
     /// Whether the kernel's own count of execs is kept beside ours.
     pub count_execs: bool,
 }
@@ -113,6 +110,11 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Session {
     loaded: Loaded,
+    /// Loaded when it is first needed: most runs end without.
+    iterator: Option<Loaded>,
+    config: Config,
+    btf: Option<PathBuf>,
+    cache: Option<PathBuf>,
     ring: Ring,
     backend: Backend,
     attached: Vec<Attached>,
@@ -161,14 +163,12 @@ impl Session {
         if !clocks.is_empty() {
             programs.push("prof_calibrate");
         }
-        if plan.with_iter {
-            programs.push("iter_tasks");
-        }
         let loaded = loader::load(&loader::Spec {
             programs: &programs,
             config: &config,
             sizes: &[("records", ring_bytes), ("procs", plan.max_processes.max(1))],
             btf: plan.btf.as_deref(),
+            reuse: None,
             cache: plan.cache.clone(),
         })
         .with_context(|| format!("hooks of kind {backend}"))?;
@@ -184,6 +184,10 @@ impl Session {
         let ring = Ring::new(loaded.map("records")?).context("ring buffer")?;
         let mut session = Self {
             loaded,
+            iterator: None,
+            config,
+            btf: plan.btf.clone(),
+            cache: plan.cache.clone(),
             ring,
             backend,
             attached: Vec::new(),
@@ -379,12 +383,29 @@ impl Session {
         Ok(sys::map_update(self.loaded.map(".bss")?, &0u32, &globals)?)
     }
 
-    fn iterate(&self, mode: IterMode) -> Result<Vec<AbiLive>> {
+    fn iterate(&mut self, mode: IterMode) -> Result<Vec<AbiLive>> {
         self.set_iter_mode(mode)?;
-        let prog = self.loaded.prog("iter_tasks")?;
-        let fd = sys::iter_open(prog).context("task iterator")?;
+        let iterator = match self.iterator.take() {
+            Some(loaded) => loaded,
+            None => loader::load(&loader::Spec {
+                programs: &["iter_tasks"],
+                config: &self.config,
+                sizes: &[],
+                btf: self.btf.as_deref(),
+                reuse: Some(&self.loaded),
+                cache: self.cache.clone(),
+            })
+            .context("the program that reads live processes")?,
+        };
+        let iterator = self.iterator.insert(iterator);
+        let fd = sys::iter_open(iterator.prog("iter_tasks")?).context("task iterator")?;
         let bytes = sys::read_all(fd).context("task iterator")?;
         Ok(bytes.chunks_exact(size_of::<AbiLive>()).filter_map(AbiLive::from_bytes).collect())
+    }
+
+    /// Detaches: from now on nothing is added.
+    pub fn detach(&mut self) {
+        self.links.clear();
     }
 
     /// Entries of processes that are armed.
@@ -407,24 +428,26 @@ impl Session {
     }
 
     /// Figures so far of every live thread of every armed process.
-    pub fn live(&self) -> Result<Vec<AbiLive>> {
+    pub fn live(&mut self) -> Result<Vec<AbiLive>> {
         self.iterate(IterMode::Read)
     }
 
     /// Live processes that a rule names, with the rules in `AbiLive::rules`.
-    pub fn matching(&self) -> Result<Vec<AbiLive>> {
+    pub fn matching(&mut self) -> Result<Vec<AbiLive>> {
         self.iterate(IterMode::List)
     }
 
     /// Switches profiling on for processes that already run, each with the rules
     /// that name it. Returns those that were found alive and are now profiled.
-    pub fn attach_to(&self, pids: &[(u32, u64)], follow: u64) -> Result<Vec<u32>> {
-        let map = self.loaded.map("procs")?;
+    pub fn attach_to(&mut self, pids: &[(u32, u64)], follow: u64) -> Result<Vec<u32>> {
         let mut asked = Vec::new();
         for (pid, rules) in pids {
-            if sys::map_lookup::<u32, AbiProc>(map, pid)?.is_some() {
+            let map = self.loaded.map("procs")?;
+            let known = sys::map_lookup::<u32, AbiProc>(map, pid)?;
+            if known.is_some_and(|p| p.state & abi::state::ARMED != 0) {
                 continue;
             }
+            // One that is in a tree stays in it.
             let entry = AbiProc {
                 rules: *rules,
                 follow: rules & follow,
@@ -434,7 +457,7 @@ impl Session {
                 attach_boot_ns: clock::now_ns(ClockId::Boottime),
                 // Taken back when the attach is done.
                 live: 1,
-                ..AbiProc::zeroed()
+                ..known.unwrap_or_else(AbiProc::zeroed)
             };
             sys::map_update(map, pid, &entry)
                 .with_context(|| format!("pid {pid}: table of profiled processes"))?;
@@ -442,6 +465,7 @@ impl Session {
         }
         self.iterate(IterMode::Attach)?;
         self.iterate(IterMode::Attached)?;
+        let map = self.loaded.map("procs")?;
         let mut attached = Vec::new();
         for pid in asked {
             let Some(p) = sys::map_lookup::<u32, AbiProc>(map, &pid)? else { continue };
@@ -511,7 +535,8 @@ impl Session {
 
 /// Functions that perform an exec, the best first; which of them is a symbol
 /// depends on what the compiler inlined.
-const EXEC_FUNCTIONS: &[&CStr] = &[c"bprm_execve", c"do_execveat_common.isra.0", c"__do_execve_file"];
+const EXEC_FUNCTIONS: &[&CStr] =
+    &[c"bprm_execve", c"do_execveat_common.isra.0", c"__do_execve_file"];
 
 /// Smallest that is taken: a page. Largest: what the kernel takes.
 fn ring_size(asked: u32) -> u32 {
@@ -522,13 +547,13 @@ fn ring_size(asked: u32) -> u32 {
 fn config(plan: &Plan, backend: Backend, cpus: usize, exact: bool, ring_bytes: u32) -> Config {
     let t = &plan.tables;
     let mounts = host::cgroup_mounts();
-    let v1 = t.cgroup_v1.or_else(|| host::cgroup_identity(&mounts));
     Config {
         rules: t.rules,
         follow: t.follow,
         uses_eq: t.uses_eq,
         dims: t.dims,
-        cgroup_subsys: v1.unwrap_or(u32::MAX),
+        cgroup_subsys: t.cgroup_v1.unwrap_or(u32::MAX),
+        ident_subsys: host::cgroup_identity(&mounts).unwrap_or(u32::MAX),
         read_args: plan.read_args.into(),
         per_thread: plan.per_thread.into(),
         window_hook: (backend != Backend::Kprobe).into(),
@@ -542,8 +567,7 @@ fn config(plan: &Plan, backend: Backend, cpus: usize, exact: bool, ring_bytes: u
 }
 
 fn globals(loaded: &Loaded) -> Result<Globals> {
-    sys::map_lookup(loaded.map(".bss")?, &0u32)?
-        .ok_or_else(|| anyhow!("no .bss in the BPF object"))
+    sys::map_lookup(loaded.map(".bss")?, &0u32)?.ok_or_else(|| anyhow!("no .bss in the BPF object"))
 }
 
 fn calibrate(loaded: &Loaded) -> Result<()> {

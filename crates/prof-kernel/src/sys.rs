@@ -50,11 +50,7 @@ pub fn map_lookup<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Resul
 
 /// Reads a value of any size; `out` must be as large as the map's value (for a
 /// per-CPU map: of all possible CPUs).
-pub fn map_lookup_bytes<K: Plain>(
-    map: BorrowedFd<'_>,
-    key: &K,
-    out: &mut [u8],
-) -> io::Result<()> {
+pub fn map_lookup_bytes<K: Plain>(map: BorrowedFd<'_>, key: &K, out: &mut [u8]) -> io::Result<()> {
     // SAFETY: the key has the map's key size and the kernel writes at most the
     // map's value size, which the caller made `out` hold.
     check(unsafe {
@@ -301,9 +297,8 @@ pub fn kprobe_open(
     attr.__bindgen_anon_3.config1 = function.as_ptr() as u64;
     let fd = open_attr(&mut attr, -1, 0)?;
     // SAFETY: the descriptors are open; SET_BPF takes the program's by value.
-    let set = unsafe {
-        libc::ioctl(fd.as_raw_fd(), perf::bindings::SET_BPF.into(), prog.as_raw_fd())
-    };
+    let set =
+        unsafe { libc::ioctl(fd.as_raw_fd(), perf::bindings::SET_BPF.into(), prog.as_raw_fd()) };
     if set < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -353,9 +348,7 @@ impl Ring {
         let ctx = ptr::from_mut(&mut *sink).cast();
         // SAFETY: the callback matches the type, and `ctx` lives as long as the
         // ring: both are owned by the result and the ring is freed first.
-        let raw = unsafe {
-            bpf::ring_buffer__new(map.as_raw_fd(), Some(push), ctx, ptr::null())
-        };
+        let raw = unsafe { bpf::ring_buffer__new(map.as_raw_fd(), Some(push), ctx, ptr::null()) };
         let raw = ptr::NonNull::new(raw).ok_or_else(io::Error::last_os_error)?;
         Ok(Self { raw, sink })
     }

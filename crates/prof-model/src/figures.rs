@@ -156,42 +156,152 @@ macro_rules! event {
 
 /// The event table, indexed by [`Event`].
 pub const EVENTS: [EventInfo; NR_EVENTS] = [
-    event!(WallTime, "wall-time", ["duration_time"], own(1), Ns, true,
-        "time from the start of the window to its end"),
-    event!(TaskClock, "task-clock", [], sw(1), Ns, true,
-        "time on a CPU, all threads, without time stolen by a hypervisor"),
-    event!(UserTime, "user-time", ["user_time"], own(2), Ns, true,
-        "part of task-clock in user mode, as the kernel's ticks divide it"),
-    event!(SystemTime, "system-time", ["system_time"], own(3), Ns, true,
-        "part of task-clock in kernel mode, as the kernel's ticks divide it"),
-    event!(PageFaults, "page-faults", ["faults"], sw(2), Count, true,
-        "page faults, minor and major"),
-    event!(MinorFaults, "minor-faults", [], sw(5), Count, true,
-        "page faults that needed no storage"),
-    event!(MajorFaults, "major-faults", [], sw(6), Count, true,
-        "page faults that waited for storage"),
-    event!(ContextSwitches, "context-switches", ["cs"], sw(3), Count, true,
-        "times a thread left its CPU"),
-    event!(VoluntarySwitches, "voluntary-switches", [], own(4), Count, true,
-        "times a thread left its CPU to wait"),
-    event!(InvoluntarySwitches, "involuntary-switches", [], own(5), Count, true,
-        "times a thread was preempted"),
-    event!(CpuMigrations, "cpu-migrations", ["migrations"], sw(4), Count, true,
-        "times a thread moved to another CPU"),
-    event!(RunQueueWait, "run-queue-wait", [], own(6), Ns, true,
-        "time ready to run without a CPU, all threads"),
-    event!(PeakRss, "peak-rss", ["max-rss"], own(7), Bytes, false,
-        "most memory resident at once"),
-    event!(ReadBytes, "read-bytes", ["rchar"], own(8), Bytes, true,
-        "bytes returned by read and its kin, from anything"),
-    event!(WrittenBytes, "written-bytes", ["wchar"], own(9), Bytes, true,
-        "bytes taken by write and its kin, to anything"),
-    event!(StorageReadBytes, "storage-read-bytes", [], own(10), Bytes, true,
-        "bytes fetched from storage"),
-    event!(StorageWrittenBytes, "storage-written-bytes", [], own(11), Bytes, true,
-        "bytes made dirty for storage, less those never written"),
-    event!(Threads, "threads", [], own(12), Count, true,
-        "threads started, the first included"),
+    event!(
+        WallTime,
+        "wall-time",
+        ["duration_time"],
+        own(1),
+        Ns,
+        true,
+        "time from the start of the window to its end"
+    ),
+    event!(
+        TaskClock,
+        "task-clock",
+        [],
+        sw(1),
+        Ns,
+        true,
+        "time on a CPU, all threads, without time stolen by a hypervisor"
+    ),
+    event!(
+        UserTime,
+        "user-time",
+        ["user_time"],
+        own(2),
+        Ns,
+        true,
+        "part of task-clock in user mode, as the kernel's ticks divide it"
+    ),
+    event!(
+        SystemTime,
+        "system-time",
+        ["system_time"],
+        own(3),
+        Ns,
+        true,
+        "part of task-clock in kernel mode, as the kernel's ticks divide it"
+    ),
+    event!(
+        PageFaults,
+        "page-faults",
+        ["faults"],
+        sw(2),
+        Count,
+        true,
+        "page faults, minor and major"
+    ),
+    event!(
+        MinorFaults,
+        "minor-faults",
+        [],
+        sw(5),
+        Count,
+        true,
+        "page faults that needed no storage"
+    ),
+    event!(
+        MajorFaults,
+        "major-faults",
+        [],
+        sw(6),
+        Count,
+        true,
+        "page faults that waited for storage"
+    ),
+    event!(
+        ContextSwitches,
+        "context-switches",
+        ["cs"],
+        sw(3),
+        Count,
+        true,
+        "times a thread left its CPU"
+    ),
+    event!(
+        VoluntarySwitches,
+        "voluntary-switches",
+        [],
+        own(4),
+        Count,
+        true,
+        "times a thread left its CPU to wait"
+    ),
+    event!(
+        InvoluntarySwitches,
+        "involuntary-switches",
+        [],
+        own(5),
+        Count,
+        true,
+        "times a thread was preempted"
+    ),
+    event!(
+        CpuMigrations,
+        "cpu-migrations",
+        ["migrations"],
+        sw(4),
+        Count,
+        true,
+        "times a thread moved to another CPU"
+    ),
+    event!(
+        RunQueueWait,
+        "run-queue-wait",
+        [],
+        own(6),
+        Ns,
+        true,
+        "time ready to run without a CPU, all threads"
+    ),
+    event!(PeakRss, "peak-rss", ["max-rss"], own(7), Bytes, false, "most memory resident at once"),
+    event!(
+        ReadBytes,
+        "read-bytes",
+        ["rchar"],
+        own(8),
+        Bytes,
+        true,
+        "bytes returned by read and its kin, from anything"
+    ),
+    event!(
+        WrittenBytes,
+        "written-bytes",
+        ["wchar"],
+        own(9),
+        Bytes,
+        true,
+        "bytes taken by write and its kin, to anything"
+    ),
+    event!(
+        StorageReadBytes,
+        "storage-read-bytes",
+        [],
+        own(10),
+        Bytes,
+        true,
+        "bytes fetched from storage"
+    ),
+    event!(
+        StorageWrittenBytes,
+        "storage-written-bytes",
+        [],
+        own(11),
+        Bytes,
+        true,
+        "bytes made dirty for storage, less those never written"
+    ),
+    event!(Threads, "threads", [], own(12), Count, true, "threads started, the first included"),
 ];
 
 impl Event {
@@ -451,7 +561,8 @@ pub struct Keeps {
 
 /// The kernel divides runtime by the ticks that fell in either mode; with no
 /// tick at all there is nothing to divide by.
-const NO_TICK: &str = "too short: no timer tick fell into it, so the kernel has no user/system split";
+const NO_TICK: &str =
+    "too short: no timer tick fell into it, so the kernel has no user/system split";
 
 impl Figures {
     /// Figures from what the kernel half reports.

@@ -14,9 +14,7 @@ pub struct Args {
 impl Args {
     /// Takes over the arguments that follow the subcommand's name.
     pub fn new(items: impl IntoIterator<Item = OsString>) -> Self {
-        Self {
-            items: items.into_iter().collect(),
-        }
+        Self { items: items.into_iter().collect() }
     }
 
     /// Removes `name` wherever it stands; for subcommands without a trailing command.
@@ -50,9 +48,7 @@ impl Args {
 
     /// The next argument, which must be present.
     pub fn text(&mut self, name: &str) -> Result<OsString> {
-        self.items
-            .pop_front()
-            .ok_or_else(|| Error::new(format!("missing argument {name}")))
+        self.items.pop_front().ok_or_else(|| Error::new(format!("missing argument {name}")))
     }
 
     /// The next argument as a path.
@@ -68,10 +64,7 @@ impl Args {
 
     /// The next argument as a number, if there is one.
     pub fn optional_number(&mut self, name: &str) -> Result<Option<u64>> {
-        self.items
-            .pop_front()
-            .map(|value| parse_number(name, &value))
-            .transpose()
+        self.items.pop_front().map(|value| parse_number(name, &value)).transpose()
     }
 
     /// All remaining arguments, without a leading `--`; may be empty.
@@ -92,10 +85,7 @@ impl Args {
     /// Fails if an argument was left over.
     pub fn finish(self) -> Result<()> {
         match self.items.front() {
-            Some(item) => Err(Error::new(format!(
-                "unexpected argument {}",
-                item.display()
-            ))),
+            Some(item) => Err(Error::new(format!("unexpected argument {}", item.display()))),
             None => Ok(()),
         }
     }

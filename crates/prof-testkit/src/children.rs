@@ -63,9 +63,7 @@ pub fn orphan(mut args: Args) -> Result<()> {
             program.exec_in_child()
         });
         let sent = grandchild.and_then(|pid| {
-            writer
-                .write_all(&pid.to_ne_bytes())
-                .map_err(|e| Error::io("pipe", &e))
+            writer.write_all(&pid.to_ne_bytes()).map_err(|e| Error::io("pipe", &e))
         });
         match sent {
             Ok(()) => 0,
@@ -81,9 +79,7 @@ pub fn orphan(mut args: Args) -> Result<()> {
         return Err(Error::new("the process in between failed"));
     }
     let mut grandchild = [0; mem::size_of::<pid_t>()];
-    reader
-        .read_exact(&mut grandchild)
-        .map_err(|e| Error::io("pipe", &e))?;
+    reader.read_exact(&mut grandchild).map_err(|e| Error::io("pipe", &e))?;
     let mut facts = Facts::with_pid();
     facts.add("middle_pid", middle);
     facts.add("grandchild_pid", pid_t::from_ne_bytes(grandchild));
@@ -100,11 +96,7 @@ fn open_pidfd(pid: pid_t) -> Result<OwnedFd> {
 }
 
 fn wait_for_exit(pidfd: &OwnedFd) -> Result<()> {
-    let mut entry = libc::pollfd {
-        fd: pidfd.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
+    let mut entry = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: `entry` is one valid entry.
     sys::check("poll", unsafe { libc::poll(&raw mut entry, 1, -1) }).map(drop)
 }
@@ -146,21 +138,13 @@ pub fn pid_reuse(args: Args) -> Result<()> {
         facts.add_status("second_", status);
         return facts.print();
     }
-    Err(Error::new(format!(
-        "pid {pid} was not given again in {REUSE_ATTEMPTS} attempts"
-    )))
+    Err(Error::new(format!("pid {pid} was not given again in {REUSE_ATTEMPTS} attempts")))
 }
 
 /// Forks with the last pid set to the one before `pid`; a child with another pid executes nothing.
 fn fork_after(pid: pid_t, program: &Program) -> Result<pid_t> {
     fs::write(LAST_PID, (pid - 1).to_string()).map_err(|e| Error::io(LAST_PID, &e))?;
-    sys::fork_child(|| {
-        if sys::pid() == pid {
-            program.exec_in_child()
-        } else {
-            0
-        }
-    })
+    sys::fork_child(|| if sys::pid() == pid { program.exec_in_child() } else { 0 })
 }
 
 /// Creates a child that has `pid`, or none if that is taken.
@@ -183,8 +167,6 @@ fn clone_with_pid(pid: pid_t, program: &Program) -> Result<Option<pid_t>> {
                 _ => Err(Error::io("clone3", &error)),
             }
         }
-        child => c_int::try_from(child)
-            .map(Some)
-            .map_err(|_| Error::new("clone3: bad pid")),
+        child => c_int::try_from(child).map(Some).map_err(|_| Error::new("clone3: bad pid")),
     }
 }

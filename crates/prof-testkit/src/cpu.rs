@@ -16,18 +16,10 @@ pub fn spin_until(clock: libc::clockid_t, target: u64) -> Result<u64> {
             return Ok(now);
         }
         // Reading a CPU clock is a system call: do it rarely, though often enough near the end.
-        let rounds = if target - now > sys::NS_PER_MS {
-            100_000
-        } else {
-            2_000
-        };
+        let rounds = if target - now > sys::NS_PER_MS { 100_000 } else { 2_000 };
         let mut value = now;
         for _ in 0..rounds {
-            value = black_box(
-                value
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1),
-            );
+            value = black_box(value.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
         }
     }
 }
@@ -36,10 +28,7 @@ pub fn spin_until(clock: libc::clockid_t, target: u64) -> Result<u64> {
 pub fn burn(mut args: Args) -> Result<()> {
     let ms = args.number("MS")?;
     args.finish()?;
-    let reached = spin_until(
-        libc::CLOCK_PROCESS_CPUTIME_ID,
-        ms.saturating_mul(sys::NS_PER_MS),
-    )?;
+    let reached = spin_until(libc::CLOCK_PROCESS_CPUTIME_ID, ms.saturating_mul(sys::NS_PER_MS))?;
     let mut facts = Facts::with_pid();
     facts.add("cpu_ns", reached);
     facts.add_rusage()?;

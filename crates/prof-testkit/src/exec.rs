@@ -57,28 +57,15 @@ pub fn setname(mut args: Args) -> Result<()> {
     args.finish()?;
     let name =
         CString::new(name.into_vec()).map_err(|_| Error::new("NAME contains a null byte"))?;
-    let names = [
-        name.as_c_str(),
-        c"between",
-        name.as_c_str(),
-        c"and-again",
-        name.as_c_str(),
-    ];
+    let names = [name.as_c_str(), c"between", name.as_c_str(), c"and-again", name.as_c_str()];
     for name in names {
         // SAFETY: `name` is a terminated string.
-        sys::check("prctl", unsafe {
-            libc::prctl(libc::PR_SET_NAME, name.as_ptr())
-        })?;
+        sys::check("prctl", unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) })?;
     }
     let mut comm = [0_u8; 16];
     // SAFETY: `comm` has the 16 bytes that the call may write.
-    sys::check("prctl", unsafe {
-        libc::prctl(libc::PR_GET_NAME, comm.as_mut_ptr())
-    })?;
-    let end = comm
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(comm.len());
+    sys::check("prctl", unsafe { libc::prctl(libc::PR_GET_NAME, comm.as_mut_ptr()) })?;
+    let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
     let mut facts = Facts::with_pid();
     facts.add("comm", String::from_utf8_lossy(&comm[..end]));
     facts.add("renames", names.len());

@@ -87,22 +87,15 @@ fn signal_number(name: &str) -> Option<c_int> {
     }
     let name = name.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
-    SIGNALS
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, number)| *number)
+    SIGNALS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
 }
 
 fn unblock(signal: c_int) -> Result<()> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: `set` is valid for a write of a signal set.
-    sys::check("sigemptyset", unsafe {
-        libc::sigemptyset(set.as_mut_ptr())
-    })?;
+    sys::check("sigemptyset", unsafe { libc::sigemptyset(set.as_mut_ptr()) })?;
     // SAFETY: `sigemptyset` initialised `set`.
-    sys::check("sigaddset", unsafe {
-        libc::sigaddset(set.as_mut_ptr(), signal)
-    })?;
+    sys::check("sigaddset", unsafe { libc::sigaddset(set.as_mut_ptr(), signal) })?;
     // SAFETY: `set` is initialised, and null says that the old mask is not wanted.
     let result =
         unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut()) };

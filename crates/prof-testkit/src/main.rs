@@ -28,27 +28,12 @@ type Run = fn(Args) -> Result<()>;
 /// Name, arguments, what it does, and the function that does it.
 const COMMANDS: &[(&str, &str, &str, Run)] = &[
     ("exit", "CODE", "exit with CODE", exit::exit),
-    (
-        "kill",
-        "SIGNAL [--core]",
-        "die of SIGNAL, with a core file allowed or not",
-        exit::kill,
-    ),
+    ("kill", "SIGNAL [--core]", "die of SIGNAL, with a core file allowed or not", exit::kill),
     ("burn", "MS", "use MS ms of CPU time", cpu::burn),
     ("sleep", "MS", "sleep MS ms", cpu::sleep),
-    (
-        "switches",
-        "N",
-        "make N voluntary context switches",
-        cpu::switches,
-    ),
+    ("switches", "N", "make N voluntary context switches", cpu::switches),
     ("faults", "N", "touch N new pages once each", memory::faults),
-    (
-        "rss",
-        "MIB [HOLD_MS]",
-        "touch MIB MiB, then free them",
-        memory::rss,
-    ),
+    ("rss", "MIB [HOLD_MS]", "touch MIB MiB, then free them", memory::rss),
     (
         "io",
         "READ_BYTES WRITE_BYTES PATH [--fsync] [--cold]",
@@ -58,36 +43,16 @@ const COMMANDS: &[(&str, &str, &str, Run)] = &[
     ("fork", "CMD...", "fork + execve", exec::fork),
     ("vfork", "CMD...", "vfork + execve", exec::vfork),
     ("spawn", "CMD...", "posix_spawn", exec::spawn),
-    (
-        "reexec",
-        "N",
-        "execute itself N times in place",
-        exec::reexec,
-    ),
-    (
-        "setname",
-        "NAME",
-        "rename itself a few times",
-        exec::setname,
-    ),
-    (
-        "failed-exec",
-        "N",
-        "fail to execute N times in each of three ways",
-        exec::failed_exec,
-    ),
+    ("reexec", "N", "execute itself N times in place", exec::reexec),
+    ("setname", "NAME", "rename itself a few times", exec::setname),
+    ("failed-exec", "N", "fail to execute N times in each of three ways", exec::failed_exec),
     (
         "die-in-exec",
         "DIR",
         "run a program that the kernel cannot load and kills, kept in DIR",
         exec::die_in_exec,
     ),
-    (
-        "threads",
-        "N [MS]",
-        "N threads at once, MS ms of CPU time in all",
-        threads::threads,
-    ),
+    ("threads", "N [MS]", "N threads at once, MS ms of CPU time in all", threads::threads),
     (
         "exec-from-thread",
         "CMD...",
@@ -106,36 +71,11 @@ const COMMANDS: &[(&str, &str, &str, Run)] = &[
         "a grandchild runs CMD after its parent (and this process) has ended",
         children::orphan,
     ),
-    (
-        "zombie",
-        "MS",
-        "leave a child unreaped for MS ms",
-        children::zombie,
-    ),
-    (
-        "linger-fd",
-        "MS",
-        "exit; a child keeps standard output open for MS ms",
-        children::linger_fd,
-    ),
-    (
-        "pid-reuse",
-        "[CMD...]",
-        "run CMD twice under the same pid",
-        children::pid_reuse,
-    ),
-    (
-        "pidns",
-        "CMD...",
-        "run CMD as pid 1 of a new pid namespace",
-        namespaces::pidns,
-    ),
-    (
-        "cgroup",
-        "PATH CMD...",
-        "execve in the cgroup at PATH, made if missing",
-        namespaces::cgroup,
-    ),
+    ("zombie", "MS", "leave a child unreaped for MS ms", children::zombie),
+    ("linger-fd", "MS", "exit; a child keeps standard output open for MS ms", children::linger_fd),
+    ("pid-reuse", "[CMD...]", "run CMD twice under the same pid", children::pid_reuse),
+    ("pidns", "CMD...", "run CMD as pid 1 of a new pid namespace", namespaces::pidns),
+    ("cgroup", "PATH CMD...", "execve in the cgroup at PATH, made if missing", namespaces::cgroup),
     (
         "storm",
         "N [--jobs J] [--vfork]",
@@ -191,7 +131,5 @@ fn help() -> Result<()> {
         text.push_str(&format!("  {name} {arguments}\n        {about}\n"));
     }
     text.push_str("\nCMD... may start with @self, which stands for this program.\n");
-    std::io::stdout()
-        .write_all(text.as_bytes())
-        .map_err(|e| Error::io("standard output", &e))
+    std::io::stdout().write_all(text.as_bytes()).map_err(|e| Error::io("standard output", &e))
 }

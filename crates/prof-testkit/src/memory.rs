@@ -61,11 +61,7 @@ impl Map {
             .ok_or_else(|| Error::new("size too large"))?;
         let page = page_size()?;
         if bytes == 0 {
-            return Ok(Self {
-                start: ptr::null_mut(),
-                bytes,
-                page,
-            });
+            return Ok(Self { start: ptr::null_mut(), bytes, page });
         }
         // SAFETY: a new anonymous mapping wherever the kernel likes.
         let start = unsafe {
@@ -84,11 +80,7 @@ impl Map {
         // One fault a page is wanted. Kernels without huge pages refuse this, rightly.
         // SAFETY: the range is the mapping just made.
         let _ = unsafe { libc::madvise(start, bytes, libc::MADV_NOHUGEPAGE) };
-        Ok(Self {
-            start: start.cast(),
-            bytes,
-            page,
-        })
+        Ok(Self { start: start.cast(), bytes, page })
     }
 
     /// Writes to every page once.

@@ -41,10 +41,7 @@ impl Facts {
             self.add(&format!("{prefix}child_exit"), libc::WEXITSTATUS(status));
         } else if libc::WIFSIGNALED(status) {
             self.add(&format!("{prefix}child_signal"), libc::WTERMSIG(status));
-            self.add(
-                &format!("{prefix}child_core"),
-                u8::from(libc::WCOREDUMP(status)),
-            );
+            self.add(&format!("{prefix}child_core"), u8::from(libc::WCOREDUMP(status)));
         }
     }
 

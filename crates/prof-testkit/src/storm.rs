@@ -25,9 +25,7 @@ pub fn storm(mut args: Args) -> Result<()> {
     let mut workers = Vec::new();
     for job in 0..jobs {
         let share = total / jobs + u64::from(job < total % jobs);
-        workers.push(sys::fork_child(|| {
-            work(&program, share, vfork, &mut writer)
-        })?);
+        workers.push(sys::fork_child(|| work(&program, share, vfork, &mut writer))?);
     }
     drop(writer);
     let mut failed = 0;
@@ -39,15 +37,8 @@ pub fn storm(mut args: Args) -> Result<()> {
     let end = sys::clock_ns(libc::CLOCK_MONOTONIC)?;
 
     let mut counts = Vec::new();
-    reader
-        .read_to_end(&mut counts)
-        .map_err(|e| Error::io("pipe", &e))?;
-    let execs: u64 = counts
-        .as_chunks()
-        .0
-        .iter()
-        .map(|count| u64::from_ne_bytes(*count))
-        .sum();
+    reader.read_to_end(&mut counts).map_err(|e| Error::io("pipe", &e))?;
+    let execs: u64 = counts.as_chunks().0.iter().map(|count| u64::from_ne_bytes(*count)).sum();
     let mut facts = Facts::with_pid();
     facts.add("elapsed_ns", end.saturating_sub(start));
     facts.add("execs", execs);
@@ -56,9 +47,7 @@ pub fn storm(mut args: Args) -> Result<()> {
     if failed == 0 && execs == total {
         Ok(())
     } else {
-        Err(Error::new(format!(
-            "{failed} workers failed, {execs} of {total} executed"
-        )))
+        Err(Error::new(format!("{failed} workers failed, {execs} of {total} executed")))
     }
 }
 
@@ -113,24 +102,16 @@ pub fn herd(mut args: Args) -> Result<()> {
 fn work(program: &Program, share: u64, vfork: bool, writer: &mut PipeWriter) -> c_int {
     let mut done: u64 = 0;
     let outcome = (0..share).try_for_each(|_| {
-        let child = if vfork {
-            program.vfork()
-        } else {
-            program.fork()
-        }?;
+        let child = if vfork { program.vfork() } else { program.fork() }?;
         match sys::wait_for(child)? {
             0 => {
                 done += 1;
                 Ok(())
             }
-            status => Err(Error::new(format!(
-                "a process ended with wait status {status}"
-            ))),
+            status => Err(Error::new(format!("a process ended with wait status {status}"))),
         }
     });
-    let sent = writer
-        .write_all(&done.to_ne_bytes())
-        .map_err(|e| Error::io("pipe", &e));
+    let sent = writer.write_all(&done.to_ne_bytes()).map_err(|e| Error::io("pipe", &e));
     match outcome.and(sent) {
         Ok(()) => 0,
         Err(error) => {

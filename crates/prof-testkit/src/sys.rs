@@ -41,20 +41,14 @@ pub fn tid() -> pid_t {
 
 /// Turns the `-1` of a failed call into an error that names the call.
 pub fn check(what: &str, result: c_int) -> Result<c_int> {
-    if result == -1 {
-        Err(Error::last_os(what))
-    } else {
-        Ok(result)
-    }
+    if result == -1 { Err(Error::last_os(what)) } else { Ok(result) }
 }
 
 /// Reads a clock in nanoseconds.
 pub fn clock_ns(clock: libc::clockid_t) -> Result<u64> {
     let mut time = MaybeUninit::<libc::timespec>::uninit();
     // SAFETY: `time` is valid for a write of a timespec.
-    check("clock_gettime", unsafe {
-        libc::clock_gettime(clock, time.as_mut_ptr())
-    })?;
+    check("clock_gettime", unsafe { libc::clock_gettime(clock, time.as_mut_ptr()) })?;
     // SAFETY: the call succeeded, so it filled `time`.
     let time = unsafe { time.assume_init() };
     Ok(time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned())
@@ -69,9 +63,7 @@ pub fn sleep_ns(ns: u64) {
 pub fn rusage_self() -> Result<libc::rusage> {
     let mut usage = MaybeUninit::<libc::rusage>::uninit();
     // SAFETY: `usage` is valid for a write of a rusage.
-    check("getrusage", unsafe {
-        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr())
-    })?;
+    check("getrusage", unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) })?;
     // SAFETY: the call succeeded, so it filled `usage`.
     Ok(unsafe { usage.assume_init() })
 }
@@ -92,22 +84,14 @@ pub fn default_signal(signal: c_int) -> Result<()> {
 
 /// Sets both limits on core files; with `None` the highest that is allowed.
 pub fn set_core_limit(limit: Option<u64>) -> Result<u64> {
-    let mut current = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut current = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `current` is valid for a write of an rlimit.
-    check("getrlimit", unsafe {
-        libc::getrlimit(libc::RLIMIT_CORE, &raw mut current)
-    })?;
+    check("getrlimit", unsafe { libc::getrlimit(libc::RLIMIT_CORE, &raw mut current) })?;
     let hard = current.rlim_max;
     let soft = match limit {
         Some(limit) => limit.min(hard),
         None => {
-            let top = libc::rlimit {
-                rlim_cur: libc::RLIM_INFINITY,
-                rlim_max: libc::RLIM_INFINITY,
-            };
+            let top = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
             // SAFETY: `top` is a valid rlimit.
             if unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const top) } == 0 {
                 return Ok(top.rlim_cur);
@@ -115,14 +99,9 @@ pub fn set_core_limit(limit: Option<u64>) -> Result<u64> {
             hard
         }
     };
-    let wanted = libc::rlimit {
-        rlim_cur: soft,
-        rlim_max: hard,
-    };
+    let wanted = libc::rlimit { rlim_cur: soft, rlim_max: hard };
     // SAFETY: `wanted` is a valid rlimit.
-    check("setrlimit", unsafe {
-        libc::setrlimit(libc::RLIMIT_CORE, &raw const wanted)
-    })?;
+    check("setrlimit", unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const wanted) })?;
     Ok(soft)
 }
 
@@ -197,18 +176,9 @@ impl Program {
     /// The command given by a user: searched in `PATH` beforehand, so that exactly one `execve`
     /// follows; `@self` stands for this program.
     pub fn from_command(command: &[OsString]) -> Result<Self> {
-        let name = command
-            .first()
-            .ok_or_else(|| Error::new("missing command to execute"))?;
-        let path = if name == "@self" {
-            OWN_PATH.to_owned()
-        } else {
-            c_string(find(name)?)?
-        };
-        let argv = command
-            .iter()
-            .map(|item| c_string(item.clone()))
-            .collect::<Result<_>>()?;
+        let name = command.first().ok_or_else(|| Error::new("missing command to execute"))?;
+        let path = if name == "@self" { OWN_PATH.to_owned() } else { c_string(find(name)?)? };
+        let argv = command.iter().map(|item| c_string(item.clone())).collect::<Result<_>>()?;
         Self::new(path, argv)
     }
 
@@ -237,11 +207,7 @@ impl Program {
                 c_string(entry)
             })
             .collect::<Result<_>>()?;
-        Ok(Self {
-            path,
-            argv: Strings::new(argv),
-            envp: Strings::new(envp),
-        })
+        Ok(Self { path, argv: Strings::new(argv), envp: Strings::new(envp) })
     }
 
     /// `execve`; returns only if that failed.
@@ -260,10 +226,7 @@ impl Program {
 
     /// Words the error of a failed `execve`.
     pub fn exec_error(&self, error: &io::Error) -> Error {
-        Error::io(
-            format_args!("execve {}", self.path.to_string_lossy()),
-            error,
-        )
+        Error::io(format_args!("execve {}", self.path.to_string_lossy()), error)
     }
 
     /// `fork` + `execve`.
@@ -295,10 +258,7 @@ impl Program {
         };
         match error {
             0 => Ok(pid),
-            code => Err(Error::io(
-                "posix_spawn",
-                &io::Error::from_raw_os_error(code),
-            )),
+            code => Err(Error::io("posix_spawn", &io::Error::from_raw_os_error(code))),
         }
     }
 }
@@ -338,15 +298,9 @@ struct Strings {
 
 impl Strings {
     fn new(strings: Vec<CString>) -> Self {
-        let pointers = strings
-            .iter()
-            .map(|item| item.as_ptr())
-            .chain(std::iter::once(ptr::null()))
-            .collect();
-        Self {
-            pointers,
-            _strings: strings,
-        }
+        let pointers =
+            strings.iter().map(|item| item.as_ptr()).chain(std::iter::once(ptr::null())).collect();
+        Self { pointers, _strings: strings }
     }
 
     fn as_ptr(&self) -> *const *const c_char {

@@ -46,9 +46,7 @@ pub fn threads(mut args: Args) -> Result<()> {
     let mut tids: Vec<pid_t> = Vec::with_capacity(workers.len());
     let mut cpu_ns = 0;
     for worker in workers {
-        let (tid, cpu) = worker
-            .join()
-            .map_err(|_| Error::new("a thread panicked"))??;
+        let (tid, cpu) = worker.join().map_err(|_| Error::new("a thread panicked"))??;
         tids.push(tid);
         cpu_ns += cpu;
     }
@@ -115,10 +113,7 @@ pub fn leader_exits_first(mut args: Args) -> Result<()> {
 
 fn outlive_leader(ms: u64) -> Result<()> {
     wait_for_dead_leader();
-    let cpu = cpu::spin_until(
-        libc::CLOCK_THREAD_CPUTIME_ID,
-        ms.saturating_mul(sys::NS_PER_MS),
-    )?;
+    let cpu = cpu::spin_until(libc::CLOCK_THREAD_CPUTIME_ID, ms.saturating_mul(sys::NS_PER_MS))?;
     let mut facts = Facts::with_pid();
     facts.add("tid", sys::tid());
     facts.add("leader_exit", LEADER_EXIT);
@@ -132,8 +127,7 @@ fn wait_for_dead_leader() {
     let path = format!("/proc/self/task/{}/stat", sys::pid());
     for _ in 0..1000 {
         let dead = fs::read_to_string(&path).is_ok_and(|stat| {
-            stat.rsplit_once(')')
-                .is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
+            stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
         });
         if dead {
             return;

@@ -7,10 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 
 fn run(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_prof-target"))
-        .args(args)
-        .output()
-        .unwrap()
+    Command::new(env!("CARGO_BIN_EXE_prof-target")).args(args).output().unwrap()
 }
 
 /// Runs a subcommand that must succeed, and returns its facts.
@@ -30,14 +27,7 @@ fn number(facts: &HashMap<String, String>, key: &str) -> u64 {
 
 #[test]
 fn bad_usage_exits_2() {
-    for args in [
-        &[][..],
-        &["nope"],
-        &["exit"],
-        &["exit", "256"],
-        &["burn", "x"],
-        &["fork"],
-    ] {
+    for args in [&[][..], &["nope"], &["exit"], &["exit", "256"], &["burn", "x"], &["fork"]] {
         let output = run(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         assert!(output.stderr.starts_with(b"prof-target: "), "{args:?}");
@@ -95,12 +85,7 @@ fn starts_children() {
 #[test]
 fn replaces_itself() {
     facts(&["reexec", "3"]);
-    assert_eq!(
-        run(&["exec-from-thread", "@self", "exit", "4"])
-            .status
-            .code(),
-        Some(4)
-    );
+    assert_eq!(run(&["exec-from-thread", "@self", "exit", "4"]).status.code(), Some(4));
 }
 
 #[test]
@@ -130,11 +115,7 @@ fn runs_threads() {
 fn leaves_processes_behind() {
     let output = run(&["orphan", "--outlive", "@self", "setname", "left"]);
     // Standard output ends only when the grandchild has ended too.
-    assert!(
-        String::from_utf8(output.stdout)
-            .unwrap()
-            .contains("comm=left\n")
-    );
+    assert!(String::from_utf8(output.stdout).unwrap().contains("comm=left\n"));
     assert_eq!(facts(&["zombie", "5"])["child_exit"], "0");
     facts(&["linger-fd", "5"]);
 }

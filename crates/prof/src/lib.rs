@@ -1,1 +1,19 @@
-//! stub
+//! The command: thin wiring from the kernel half to the outputs.
+//!
+//! - [`cli`]: the command line, from which help, man pages and completions come
+//! - [`run`], [`watch`], [`attach`], [`events`], [`doctor`]: one module a verb
+//! - [`stream`]: a session's records on their way to the outputs
+//! - [`output`]: where they go
+//! - [`rules`]: rules from the command line, names resolved
+//! - [`signals`]: how a person stops it
+
+pub mod attach;
+pub mod cli;
+pub mod doctor;
+pub mod events;
+pub mod output;
+pub mod rules;
+pub mod run;
+pub mod signals;
+pub mod stream;
+pub mod watch;

@@ -1,1 +1,7 @@
-fn main() {}
+//! `prof`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    prof::cli::main()
+}

@@ -104,7 +104,6 @@ fn open(rules: &[String], backend: Backend) -> Result<Session> {
         max_processes: 1 << 16,
         read_args: true,
         per_thread: false,
-        with_iter: false,
         count_execs: false,
     })
 }

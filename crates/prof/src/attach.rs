@@ -1,0 +1,50 @@
+//! `prof attach`.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+use anyhow::bail;
+use prof_export::Format;
+use prof_kernel::host;
+use prof_kernel::session::Session;
+use prof_model::rules::Rule;
+use prof_model::rules::RuleSet;
+
+use crate::cli::AttachArgs;
+use crate::output;
+use crate::output::Outputs;
+use crate::rules;
+use crate::signals::Stop;
+use crate::stream;
+use crate::stream::Stream;
+
+/// Profiles until all have exited, or told to stop.
+pub fn main(args: &AttachArgs) -> Result<ExitCode> {
+    let list: Vec<_> = args.pids.iter().map(u32::to_string).collect();
+    if let Some(gone) = args.pids.iter().find(|p| !host::exists(**p)) {
+        bail!("no process has the id {gone}");
+    }
+    let mut set = RuleSet::default();
+    let follow = if args.follow { " follow" } else { "" };
+    set.push(Rule::parse(&format!("attach: pid={}{follow}", list.join(",")), "attach")?)?;
+    let rules = rules::compiled(&set)?;
+    let outputs = Outputs::open(&args.shared, Format::Table, output::Default::Stdout)?;
+    let stop = Stop::install()?;
+    let session = Session::open(&stream::plan(&args.shared, &rules, false))?;
+    let mut stream = Stream::begin(session, outputs, &args.shared, &rules, None);
+    let wanted: Vec<_> = args.pids.iter().map(|p| (*p, rules.tables.rules)).collect();
+    let attached = stream.attach(&wanted, rules.tables.follow)?;
+    if attached.is_empty() {
+        stream.finish()?;
+        bail!("{} exited before prof was attached", list.join(", "));
+    }
+    let deadline = args.shared.duration.map(|d| Instant::now() + d);
+    while !stop.asked() && stream.live() > 0 && deadline.is_none_or(|d| Instant::now() < d) {
+        if !stream.step(None)? {
+            break;
+        }
+    }
+    stream.finish()?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,398 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::io;
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use clap::CommandFactory as _;
+use clap::Parser;
+use clap::Subcommand;
+use clap::ValueEnum;
+use prof_export::OutputSpec;
+use prof_kernel::session::Backend;
+use prof_model::figures::Event;
+use prof_model::figures::EventSet;
+
+use crate::attach;
+use crate::doctor;
+use crate::events;
+use crate::run;
+use crate::watch;
+
+/// Failed.
+pub const FAILED: u8 = 1;
+/// Bad usage.
+pub const USAGE: u8 = 2;
+
+/// A per-process profiler: switched on in the kernel when a process executes, and
+/// off when it exits.
+#[derive(Debug, Parser)]
+#[command(
+    name = "prof",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "Examples:
+  prof run -- make -j4                 what each process of a build cost
+  prof run --by-exe -- make -j4        the same, by program
+  prof watch -s comm=cc1               every cc1 on this host, as it comes and goes
+  prof watch -s uid=1000 -o json:x.json --duration 10s
+  prof attach 1234                     a process that already runs, from now on
+  prof doctor                          what works on this machine, and what would
+                                       make the rest work"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a command and show what it, and each process it starts, cost
+    Run(RunArgs),
+    /// Watch every process that a rule names, host-wide, however it was started
+    Watch(WatchArgs),
+    /// Profile processes that already run, from now on
+    Attach(AttachArgs),
+    /// List the events that can be counted
+    Events(EventsArgs),
+    /// Show what of this machine prof can use, and what would make the rest work
+    Doctor(doctor::DoctorArgs),
+}
+
+/// How the hooks are attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Hooks {
+    /// The cheapest that this kernel has
+    Auto,
+    /// Tracepoints with typed arguments
+    #[value(name = "tp_btf")]
+    TpBtf,
+    /// Tracepoints with raw arguments
+    #[value(name = "raw_tp")]
+    RawTp,
+    /// Probes on the kernel's functions
+    Kprobe,
+}
+
+impl Hooks {
+    /// The backend, unless any will do.
+    pub fn backend(self) -> Option<Backend> {
+        match self {
+            Hooks::Auto => None,
+            Hooks::TpBtf => Some(Backend::TpBtf),
+            Hooks::RawTp => Some(Backend::RawTp),
+            Hooks::Kprobe => Some(Backend::Kprobe),
+        }
+    }
+}
+
+/// When to use colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+impl Color {
+    /// Whether to colour what goes to `to`.
+    pub fn on(self, to: &impl io::IsTerminal) -> bool {
+        match self {
+            Color::Auto => {
+                to.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+            }
+            Color::Always => true,
+            Color::Never => false,
+        }
+    }
+}
+
+/// Options that all verbs share which profile.
+#[derive(Debug, Clone, Args)]
+pub struct Shared {
+    /// Events to report: names with commas between, `-name` to leave one out, `*`
+    /// at either end (see `prof events`)
+    #[arg(short, long, value_name = "LIST", default_value = "default", value_parser = events)]
+    pub events: EventSet,
+
+    /// Output, FORMAT[:FILE]: table, summary, json or tracee; may be repeated
+    #[arg(short, long, value_name = "FORMAT[:FILE]", value_parser = output)]
+    pub output: Vec<OutputSpec>,
+
+    /// How to attach to the kernel
+    #[arg(long, value_enum, default_value_t = Hooks::Auto)]
+    pub hooks: Hooks,
+
+    /// BTF of the running kernel, if it is not at /sys/kernel/btf/vmlinux
+    #[arg(long, value_name = "FILE")]
+    pub btf: Option<PathBuf>,
+
+    /// Stop after this time (10s, 2m, 500ms)
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub duration: Option<Duration>,
+
+    /// Report each thread (in json)
+    #[arg(long)]
+    pub per_thread: bool,
+
+    /// Do not report arguments: they can hold secrets
+    #[arg(long)]
+    pub no_args: bool,
+
+    /// Size of the buffer between kernel and prof (64K, 8M)
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub buffer: Option<u32>,
+
+    /// Most processes profiled at once
+    #[arg(long, value_name = "N", default_value_t = 65536, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_processes: u32,
+
+    /// Do not keep the programs prepared for this kernel (in /var/cache/prof, or
+    /// $PROF_CACHE_DIR) for a faster next start
+    #[arg(long)]
+    pub no_cache: bool,
+
+    /// Colours
+    #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    pub color: Color,
+
+    /// Rows of a summary; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    pub top: usize,
+
+    /// Sort the processes of a summary by an event instead of showing the tree
+    #[arg(long, value_name = "EVENT", value_parser = event)]
+    pub sort: Option<Event>,
+
+    /// Group the processes of a summary by program
+    #[arg(long, conflicts_with = "sort")]
+    pub by_exe: bool,
+}
+
+/// Which processes.
+#[derive(Debug, Clone, Args)]
+pub struct Which {
+    /// Only processes that this names: comm=, exe=, uid=, gid=, pid=, tree=,
+    /// cgroup=, mntns=, pidns=, container, not-container, follow; `!=`; a `*` at
+    /// either end of a name; commas mean or, several options mean and
+    #[arg(short, long, value_name = "EXPR")]
+    pub scope: Vec<String>,
+
+    /// One more rule, `[NAME:] EXPR…`; each event tells which rules matched
+    #[arg(long, value_name = "RULE")]
+    pub rule: Vec<String>,
+
+    /// Rules from a file, one a line, `#` for comments
+    #[arg(long, value_name = "FILE")]
+    pub rules: Vec<PathBuf>,
+}
+
+/// `prof run`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  prof run -- make -j4
+  prof run --sort peak-rss --top 10 -- ./test-suite
+  prof run -s comm=cc1,cc1plus -o json:cost.json -o summary -- make
+
+The results go to standard error, so that the output of the command stays clean.
+Exit status: the command's own, or 128 + the signal that killed it; 1 if it could
+not be run, 2 for bad usage.")]
+pub struct RunArgs {
+    /// Options that all share.
+    #[command(flatten)]
+    pub shared: Shared,
+
+    /// Which processes.
+    #[command(flatten)]
+    pub which: Which,
+
+    /// Do not profile what the command starts
+    #[arg(long)]
+    pub no_follow: bool,
+
+    /// Profile what the command starts (the default)
+    #[arg(long, overrides_with = "no_follow", hide = true)]
+    pub follow: bool,
+
+    /// Count as an ordinary user would: the command as a whole, no processes
+    #[arg(long)]
+    pub unprivileged: bool,
+
+    /// The command and its arguments
+    #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// `prof watch`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  prof watch                                    every process
+  prof watch -s comm=cc1,ld --duration 1m
+  prof watch -s 'exe=/usr/bin/*' -s uid=1000    both must hold
+  prof watch --rule 'build: tree=4321' --rule 'web: cgroup=/system.slice/nginx.service'
+  prof watch -s container -o tracee | jq .args
+
+Ctrl-C ends it, with totals and the count of everything lost.")]
+pub struct WatchArgs {
+    /// Options that all share.
+    #[command(flatten)]
+    pub shared: Shared,
+
+    /// Which processes.
+    #[command(flatten)]
+    pub which: Which,
+
+    /// Attach to the processes that run already and match, too
+    #[arg(long)]
+    pub existing: bool,
+}
+
+/// `prof attach`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  prof attach 1234 --duration 10s
+  prof attach $(pidof nginx) -o json
+
+Figures are from the attach on, and flagged `attach`. Ends when all have exited,
+after --duration, or with Ctrl-C.")]
+pub struct AttachArgs {
+    /// Options that all share.
+    #[command(flatten)]
+    pub shared: Shared,
+
+    /// Profile the children that they start from now on, too
+    #[arg(long)]
+    pub follow: bool,
+
+    /// Process ids
+    #[arg(required = true, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub pids: Vec<u32>,
+}
+
+/// `prof events`
+#[derive(Debug, Clone, Args)]
+pub struct EventsArgs {
+    /// Only events whose name or description has this in it
+    pub pattern: Option<String>,
+
+    /// How to print
+    #[arg(long, value_enum, default_value_t = ListFormat::Text)]
+    pub format: ListFormat,
+}
+
+/// How a list is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ListFormat {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+fn events(list: &str) -> Result<EventSet, String> {
+    prof_model::figures::parse_events(list).map_err(|e| e.to_string())
+}
+
+fn event(name: &str) -> Result<Event, String> {
+    let set = prof_model::figures::parse_events(name).map_err(|e| e.to_string())?;
+    let mut events = set.iter();
+    match (events.next(), events.next()) {
+        (Some(e), None) => Ok(e),
+        _ => Err("one event, not several".into()),
+    }
+}
+
+fn output(spec: &str) -> Result<OutputSpec, String> {
+    OutputSpec::parse(spec).map_err(|e| e.to_string())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let seconds: Option<f64> = text.parse().ok().filter(|s: &f64| *s >= 0.0 && s.is_finite());
+    match seconds {
+        Some(s) => Duration::try_from_secs_f64(s).map_err(|e| e.to_string()),
+        None => humantime::parse_duration(text)
+            .map_err(|e| format!("{e}; write 10s, 500ms or 2m, or a number of seconds")),
+    }
+}
+
+fn size(text: &str) -> Result<u32, String> {
+    let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
+        Some(at) => text.split_at(at),
+        None => (text, ""),
+    };
+    let shift = match unit.to_ascii_uppercase().as_str() {
+        "" => 0,
+        "K" | "KIB" => 10,
+        "M" | "MIB" => 20,
+        "G" | "GIB" => 30,
+        _ => return Err("write a number of bytes, or one with K, M or G".into()),
+    };
+    number
+        .parse::<u32>()
+        .ok()
+        .and_then(|n| n.checked_mul(1 << shift))
+        .filter(|n| *n > 0 && *n <= 1 << 30)
+        .ok_or_else(|| "a size from 1 to 1G".into())
+}
+
+/// The command line as clap knows it, for man pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Everything: parses, does, and says how it went.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Command::Run(args) => run::main(&args),
+        Command::Watch(args) => watch::main(&args),
+        Command::Attach(args) => attach::main(&args),
+        Command::Events(args) => events::main(&args),
+        Command::Doctor(args) => doctor::run(&args),
+    };
+    match done {
+        Ok(code) => code,
+        Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            let usage = e.downcast_ref::<prof_model::rules::RuleError>().is_some();
+            let stderr = io::stderr();
+            let head = if stderr.is_terminal() { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
+            eprintln!("{head} {e:#}");
+            ExitCode::from(if usage { USAGE } else { FAILED })
+        }
+    }
+}
+
+fn is_broken_pipe(e: &anyhow::Error) -> bool {
+    e.chain()
+        .filter_map(|c| c.downcast_ref::<io::Error>())
+        .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_and_durations() {
+        assert_eq!(size("64K"), Ok(65536));
+        assert_eq!(size("8MiB"), Ok(8 << 20));
+        assert!(size("0").is_err() && size("5G").is_err() && size("x").is_err());
+        assert_eq!(duration("1.5"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert!(duration("-1").is_err() && duration("soon").is_err());
+    }
+}

@@ -1,0 +1,152 @@
+//! Where records go.
+
+use std::fs::File;
+use std::io;
+use std::io::BufWriter;
+use std::io::Write;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use prof_export::Exporter;
+use prof_export::Format;
+use prof_export::Options;
+use prof_export::OutputSpec;
+use prof_export::Sink;
+use prof_export::summary::Mode;
+use prof_kernel::clock;
+use prof_model::record::Record;
+
+use crate::cli::Shared;
+
+/// Where an output goes that names no file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Default {
+    /// `run`: the output of the command stays clean.
+    Stderr,
+    /// The rest.
+    Stdout,
+}
+
+struct Output {
+    exporter: Box<dyn Exporter + Send>,
+    writer: BufWriter<Box<dyn Write + Send>>,
+    name: String,
+}
+
+/// All outputs of a run.
+pub struct Outputs {
+    list: Vec<Output>,
+    errors: Vec<anyhow::Error>,
+}
+
+impl std::fmt::Debug for Outputs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.list.iter().map(|o| &o.name)).finish()
+    }
+}
+
+impl Outputs {
+    /// Opens what `-o` asks for, or `format` if it asks for nothing.
+    pub fn open(shared: &Shared, format: Format, default: Default) -> Result<Self> {
+        let asked = if shared.output.is_empty() {
+            vec![OutputSpec { format, sink: Sink::Default }]
+        } else {
+            shared.output.clone()
+        };
+        let mut list = Vec::new();
+        for spec in asked {
+            let to_stderr = spec.sink == Sink::Default && default == Default::Stderr;
+            let (writer, name, color, width): (Box<dyn Write + Send>, _, _, _) = match &spec.sink {
+                Sink::File(path) => {
+                    let file = File::create(path)
+                        .with_context(|| format!("output file {}", path.display()))?;
+                    (Box::new(file), path.display().to_string(), false, 120)
+                }
+                _ if to_stderr => {
+                    let to = io::stderr();
+                    let (color, width) = (shared.color.on(&to), terminal_width(&to));
+                    (Box::new(to), "standard error".into(), color, width)
+                }
+                _ => {
+                    let to = io::stdout();
+                    let (color, width) = (shared.color.on(&to), terminal_width(&to));
+                    (Box::new(to), "standard output".into(), color, width)
+                }
+            };
+            let options = Options {
+                color,
+                width,
+                top: if shared.top == 0 { usize::MAX } else { shared.top },
+                mode: match (shared.sort, shared.by_exe) {
+                    (_, true) => Mode::GroupByExe,
+                    (Some(event), _) => Mode::Sort(event),
+                    _ => Mode::Tree,
+                },
+                boot_offset_ns: clock::boot_realtime_ns(),
+            };
+            list.push(Output {
+                exporter: spec.format.exporter(&options),
+                writer: BufWriter::with_capacity(64 * 1024, writer),
+                name,
+            });
+        }
+        Ok(Self { list, errors: Vec::new() })
+    }
+
+    /// Writes records to every output. One that fails is closed, the error kept
+    /// for the end, and the others go on.
+    pub fn write(&mut self, records: &[Record]) {
+        self.each(|o| {
+            for r in records {
+                o.exporter.record(r, &mut o.writer)?;
+            }
+            Ok(())
+        });
+    }
+
+    /// What is waiting is to be seen now.
+    pub fn flush(&mut self) {
+        self.each(|o| o.writer.flush());
+    }
+
+    /// Whether anybody still listens.
+    pub fn any_open(&self) -> bool {
+        !self.list.is_empty()
+    }
+
+    fn each(&mut self, mut f: impl FnMut(&mut Output) -> io::Result<()>) {
+        let errors = &mut self.errors;
+        self.list.retain_mut(|o| match f(o) {
+            Ok(()) => true,
+            Err(e) => {
+                let cure = match e.kind() {
+                    io::ErrorKind::StorageFull => " (what was written before is whole)",
+                    _ => "",
+                };
+                errors.push(anyhow::Error::new(e).context(format!("writing to {}{cure}", o.name)));
+                false
+            }
+        });
+    }
+
+    /// Writes what is left and gives the first error there was. A reader that
+    /// went away is none.
+    pub fn finish(mut self) -> Result<()> {
+        self.each(|o| {
+            o.exporter.finish(&mut o.writer)?;
+            o.writer.flush()
+        });
+        let real = self.errors.into_iter().find(|e| {
+            e.downcast_ref::<io::Error>().is_none_or(|e| e.kind() != io::ErrorKind::BrokenPipe)
+        });
+        real.map_or(Ok(()), Err)
+    }
+}
+
+fn terminal_width(to: &impl std::os::fd::AsFd) -> usize {
+    rustix::termios::tcgetwinsize(to)
+        .ok()
+        .map(|w| usize::from(w.ws_col))
+        .filter(|w| *w >= 40)
+        .unwrap_or(100)
+}

@@ -1,0 +1,278 @@
+//! `prof run`.
+
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::OsStringExt as _;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+use prof_export::Format;
+use prof_kernel::clock;
+use prof_kernel::host;
+use prof_kernel::perf;
+use prof_kernel::session::Session;
+use prof_kernel::spawn;
+use prof_kernel::spawn::Ended;
+use prof_kernel::spawn::Running;
+use prof_kernel::spawn::Waiting;
+use prof_model::record::Attached;
+use prof_model::record::End;
+use prof_model::record::Exit;
+use prof_model::record::Flags;
+use prof_model::record::Ident;
+use prof_model::record::Process;
+use prof_model::record::ProfEvent;
+use prof_model::record::Profile;
+use prof_model::record::Record;
+use prof_model::record::Window;
+use prof_model::record::WindowEnd;
+use prof_model::record::WindowStart;
+use prof_model::rules::Rule;
+use prof_model::rules::RuleSet;
+use rustix::time::ClockId;
+
+use crate::cli::RunArgs;
+use crate::output;
+use crate::output::Outputs;
+use crate::rules;
+use crate::rules::Rules;
+use crate::signals::Stop;
+use crate::stream;
+use crate::stream::Stream;
+
+/// Runs the command; its exit status is ours.
+pub fn main(args: &RunArgs) -> Result<ExitCode> {
+    // Everything that can be wrong is found out before the command begins.
+    let set = rules::from_options(&args.which)?;
+    let outputs = Outputs::open(&args.shared, Format::Summary, output::Default::Stderr)?;
+    let waiting = spawn::fork_waiting(&args.command)?;
+    let rules = rules::compiled(&rules_of_run(args, set, waiting.pid())?)?;
+    let stop = Stop::install()?;
+    if args.unprivileged {
+        let reason = "--unprivileged: the command is counted as a whole".to_owned();
+        return without_privileges(args, waiting, outputs, &stop, reason);
+    }
+    match Session::open(&stream::plan(&args.shared, &rules, false)) {
+        Ok(session) => with_session(args, session, &rules, waiting, outputs, &stop),
+        Err(e) if may_do_without(args) => {
+            let reason = format!(
+                "each process, run-queue wait and bytes need CAP_BPF and CAP_PERFMON \
+                 (`sudo setcap cap_bpf,cap_perfmon+ep prof`, or run as root): {}",
+                first_line(&e)
+            );
+            without_privileges(args, waiting, outputs, &stop, reason)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether the lesser way would still give what was asked for.
+fn may_do_without(args: &RunArgs) -> bool {
+    args.shared.hooks.backend().is_none()
+        && args.which.scope.is_empty()
+        && args.which.rule.is_empty()
+        && args.which.rules.is_empty()
+}
+
+fn first_line(e: &anyhow::Error) -> String {
+    let text = format!("{e:#}");
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// The command and what it starts; with rules of the user's, those within it.
+fn rules_of_run(args: &RunArgs, mut set: RuleSet, child: u32) -> Result<RuleSet> {
+    if set.is_empty() {
+        let follow = if args.no_follow { "" } else { " follow" };
+        set.push(Rule::parse(&format!("run: pid={child}{follow}"), "run")?)?;
+        return Ok(set);
+    }
+    let me = std::process::id();
+    let within = if args.no_follow { format!("pid={child}") } else { format!("tree={me}") };
+    let mut narrowed = RuleSet::default();
+    for rule in set.iter() {
+        let text = format!("{}: {} {within}", rule.name, rule.text);
+        narrowed.push(Rule::parse(&text, &rule.name)?)?;
+    }
+    Ok(narrowed)
+}
+
+fn command_line(args: &RunArgs) -> Vec<Vec<u8>> {
+    args.command.iter().map(|a| a.as_bytes().to_vec()).collect()
+}
+
+fn with_session(
+    args: &RunArgs,
+    session: Session,
+    rules: &Rules,
+    waiting: Waiting,
+    outputs: Outputs,
+    stop: &Stop,
+) -> Result<ExitCode> {
+    let command = Some(command_line(args));
+    let mut stream = Stream::begin(session, outputs, &args.shared, rules, command);
+    let running = waiting.go()?;
+    let deadline = args.shared.duration.map(|d| Instant::now() + d);
+    let mut told = Told::default();
+    while !running.has_ended() && !told.enough(stop, deadline, &running) {
+        stream.step(Some(running.as_poll_fd()))?;
+    }
+    let ended = running.has_ended().then(|| running.wait()).transpose()?;
+    let finished = stream.finish();
+    status(ended, finished)
+}
+
+/// Signals that were passed on to the command.
+#[derive(Debug, Default)]
+struct Told {
+    terminations: usize,
+}
+
+impl Told {
+    /// A terminal sends Ctrl-C to the command as well, whose business it is; the
+    /// second one means prof. Other requests are passed on.
+    fn enough(&mut self, stop: &Stop, deadline: Option<Instant>, running: &Running) -> bool {
+        while self.terminations < stop.terminations() {
+            self.terminations += 1;
+            // It may be gone already: then it has ended.
+            let _ = running.signal(libc::SIGTERM);
+        }
+        let late = deadline.is_some_and(|d| Instant::now() >= d);
+        stop.interrupts() > 1 || self.terminations > 1 || late
+    }
+}
+
+/// The command's status; what went wrong with the outputs only if it has none of
+/// its own to tell.
+fn status(ended: Option<Ended>, outputs: Result<()>) -> Result<ExitCode> {
+    let exit = ended.map(|e| Exit { status: e.status });
+    let code = match exit.map(|e| (e.code(), e.signal())) {
+        Some((Some(code), _)) => code,
+        Some((None, Some(signal))) => 128u8.saturating_add(signal),
+        _ => 0,
+    };
+    match outputs {
+        Err(e) if code != 0 => {
+            eprintln!("error: {e:#}");
+            Ok(ExitCode::from(code))
+        }
+        Err(e) => Err(e),
+        Ok(()) => Ok(ExitCode::from(code)),
+    }
+}
+
+/// What the figures of the whole command lack.
+const WHOLE_COMMAND: &str =
+    "of the command and of the children that were waited for, as one: no single processes";
+
+fn without_privileges(
+    args: &RunArgs,
+    waiting: Waiting,
+    mut outputs: Outputs,
+    stop: &Stop,
+    reason: String,
+) -> Result<ExitCode> {
+    let counters = perf::open(waiting.pid());
+    let pid = waiting.pid();
+    let path = waiting.path().to_owned();
+    let attached = vec![Attached { hook: "enable_on_exec".into(), how: "perf_event, inherited" }];
+    let header =
+        stream::header(&args.shared, &[], &attached, vec![reason], Some(command_line(args)));
+    outputs.write(&[Record::Header(Box::new(header))]);
+    let began = Instant::now();
+    let start_ns = clock::now_ns(ClockId::Monotonic);
+    let running = waiting.go()?;
+    let mut process = describe(pid, args);
+    process.exe = host::exe_of(pid).or_else(|| Some(path.into_os_string().into_vec()));
+    let event = |flags: u64, process: &Process, hook| {
+        Record::Prof(Box::new(ProfEvent {
+            time_ns: clock::now_ns(ClockId::Realtime),
+            cpu: 0,
+            process: process.clone(),
+            flags: Flags(flags),
+            events: args.shared.events,
+            rules: 0,
+            hook,
+        }))
+    };
+    outputs.write(&[event(
+        Flags::ENABLE | Flags::EXEC | Flags::INHERIT,
+        &process,
+        "enable_on_exec",
+    )]);
+    let deadline = args.shared.duration.map(|d| began + d);
+    let mut told = Told::default();
+    while !running.has_ended() && !told.enough(stop, deadline, &running) {
+        let mut fds = [rustix::event::PollFd::from_borrowed_fd(
+            running.as_poll_fd(),
+            rustix::event::PollFlags::IN,
+        )];
+        let tick = rustix::time::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+        // Interrupted or not: the loop looks.
+        let _ = rustix::event::poll(&mut fds, Some(&tick));
+    }
+    let end_ns = clock::now_ns(ClockId::Monotonic);
+    if !running.has_ended() {
+        // Stopped early: without its end there is no rusage.
+        let finished = outputs.finish();
+        return status(None, finished);
+    }
+    let ended = running.wait()?;
+    let figures = counters.figures(&ended.usage, end_ns - start_ns);
+    let flags = Flags(Flags::EXIT | Flags::PARTIAL | Flags::INHERIT);
+    let profile = Profile {
+        time_ns: clock::now_ns(ClockId::Realtime),
+        process: process.clone(),
+        flags,
+        events: args.shared.events,
+        rules: 0,
+        figures: figures.clone(),
+        threads: Vec::new(),
+        exit: Some(Exit { status: ended.status }),
+        window: Window { start_ns, end_ns, start: WindowStart::EnableOnExec, end: WindowEnd::Exit },
+        notes: vec![WHOLE_COMMAND],
+    };
+    let end = End {
+        time_ns: clock::now_ns(ClockId::Realtime),
+        duration_ns: began.elapsed().as_nanos() as u64,
+        enabled: 1,
+        disabled: 1,
+        running: 0,
+        lost: Vec::new(),
+        execs_seen: 1,
+        execs_kernel: None,
+        totals: figures,
+        processes: 1,
+        bpf_ns: None,
+    };
+    outputs.write(&[
+        event(flags.0, &process, "wait4"),
+        Record::Profile(Box::new(profile)),
+        Record::End(Box::new(end)),
+    ]);
+    status(Some(ended), outputs.finish())
+}
+
+/// What an ordinary user may know of a child.
+fn describe(pid: u32, args: &RunArgs) -> Process {
+    let comm = args.command.first().map(|c| {
+        let name = std::path::Path::new(c).file_name().unwrap_or(c);
+        name.as_bytes().iter().copied().take(15).collect()
+    });
+    Process {
+        ident: Ident {
+            pid,
+            tid: pid,
+            ppid: std::process::id(),
+            start_ns: host::start_of(pid).unwrap_or_default(),
+            exec: 1,
+            comm: comm.unwrap_or_default(),
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+            cgroup_id: 0,
+            mntns: host::namespace("mnt"),
+            pidns: host::namespace("pid"),
+        },
+        args: Some(command_line(args)),
+        ..Process::default()
+    }
+}

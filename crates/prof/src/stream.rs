@@ -1,0 +1,259 @@
+//! A session's records on their way: kernel half → collector → outputs.
+
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use prof_kernel::abi::Counter;
+use prof_kernel::abi::NR_COUNTERS;
+use prof_kernel::clock;
+use prof_kernel::collect::Collector;
+use prof_kernel::host;
+use prof_kernel::prepared;
+use prof_kernel::session::Plan;
+use prof_kernel::session::Session;
+use prof_model::record::Attached;
+use prof_model::record::End;
+use prof_model::record::Header;
+use prof_model::record::Loss;
+use prof_model::record::LossReason;
+use prof_model::record::Record;
+use prof_model::record::RuleName;
+use rustix::event::PollFd;
+use rustix::event::PollFlags;
+use rustix::time::ClockId;
+
+use crate::cli::Shared;
+use crate::output::Outputs;
+use crate::rules::Rules;
+
+/// Records are fetched at least this often: 20 times a second is no load, and no
+/// person sees the delay.
+const TICK: Duration = Duration::from_millis(50);
+/// How often losses are looked at and the clock is compared.
+const CHECK: Duration = Duration::from_secs(1);
+
+/// Losses that the kernel half counts.
+const LOSSES: [(Counter, LossReason); 7] = [
+    (Counter::LostMapFull, LossReason::MapFull),
+    (Counter::LostRingEnable, LossReason::RingFullEnable),
+    (Counter::LostRingDisable, LossReason::RingFullDisable),
+    (Counter::LostRingThread, LossReason::RingFullThread),
+    (Counter::Stale, LossReason::ExitNotSeen),
+    (Counter::LostFollow, LossReason::FollowMapFull),
+    (Counter::LostAttempt, LossReason::AttemptMapFull),
+];
+
+/// Bytes of the buffer unless told otherwise: half a MiB for each CPU, which is a
+/// thousand execs each between two visits of the reader.
+fn default_buffer() -> u32 {
+    let cpus = host::online_cpus().map_or(1, |c| c.len()) as u32;
+    (cpus << 19).clamp(1 << 20, 64 << 20)
+}
+
+/// The plan of a session that these options and rules make.
+pub fn plan(shared: &Shared, rules: &Rules, count_execs: bool) -> Plan {
+    Plan {
+        backend: shared.hooks.backend(),
+        btf: shared.btf.clone(),
+        cache: (!shared.no_cache).then(prepared::default_dir),
+        tables: rules.tables.clone(),
+        ring_bytes: shared.buffer.unwrap_or_else(default_buffer),
+        max_processes: shared.max_processes,
+        read_args: !shared.no_args,
+        per_thread: shared.per_thread,
+        count_execs,
+    }
+}
+
+/// The header of a stream.
+pub fn header(
+    shared: &Shared,
+    rules: &[RuleName],
+    attached: &[Attached],
+    limits: Vec<String>,
+    command: Option<Vec<Vec<u8>>>,
+) -> Header {
+    let (host, kernel, machine) = host::uname();
+    Header {
+        time_ns: clock::now_ns(ClockId::Realtime),
+        version: env!("CARGO_PKG_VERSION"),
+        host,
+        kernel,
+        machine,
+        cpus: host::online_cpus().map_or(1, |c| c.len()) as u32,
+        events: shared.events,
+        rules: rules.to_vec(),
+        attached: attached.to_vec(),
+        limits,
+        command,
+    }
+}
+
+/// A running session with its outputs.
+#[derive(Debug)]
+pub struct Stream {
+    /// The kernel half.
+    pub session: Session,
+    collector: Collector,
+    outputs: Outputs,
+    records: Vec<Record>,
+    began: Instant,
+    checked: Instant,
+    seen: [u64; NR_COUNTERS],
+    malformed: u64,
+    /// Processes that user space switched on.
+    attached: u64,
+}
+
+impl Stream {
+    /// Begins with the header.
+    pub fn begin(
+        session: Session,
+        outputs: Outputs,
+        shared: &Shared,
+        rules: &Rules,
+        command: Option<Vec<Vec<u8>>>,
+    ) -> Self {
+        let header =
+            header(shared, &rules.names, session.attached(), session.limits().to_vec(), command);
+        let mut stream = Self {
+            session,
+            collector: Collector::new(shared.events, host::keeps()),
+            outputs,
+            records: vec![Record::Header(Box::new(header))],
+            began: Instant::now(),
+            checked: Instant::now(),
+            seen: [0; NR_COUNTERS],
+            malformed: 0,
+            attached: 0,
+        };
+        stream.emit();
+        stream.outputs.flush();
+        stream
+    }
+
+    /// Switches on the processes that already run, and tells which.
+    pub fn attach(&mut self, pids: &[(u32, u64)], follow: u64) -> Result<Vec<u32>> {
+        let attached = self.session.attach_to(pids, follow)?;
+        let mut live = self.session.live()?;
+        for l in &mut live {
+            l.rules = pids.iter().find(|(p, _)| *p == l.id.pid).map_or(0, |(_, r)| *r);
+        }
+        self.attached += self.collector.attached(&live, &attached, &mut self.records);
+        self.emit();
+        Ok(attached)
+    }
+
+    /// Waits for records, or for `also` to be readable, or a tick; then passes on
+    /// what there is. False when nobody listens any more.
+    pub fn step(&mut self, also: Option<BorrowedFd<'_>>) -> Result<bool> {
+        {
+            let ring = self.session.as_poll_fd();
+            let mut fds = vec![PollFd::from_borrowed_fd(ring, PollFlags::IN)];
+            fds.extend(also.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+            let timeout = rustix::time::Timespec::try_from(TICK)?;
+            match rustix::event::poll(&mut fds, Some(&timeout)) {
+                // A signal: the caller looks.
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e).context("waiting for records"),
+            }
+        }
+        self.drain()?;
+        if self.checked.elapsed() >= CHECK {
+            self.checked = Instant::now();
+            self.check_losses()?;
+            self.collector.resync();
+        }
+        self.outputs.flush();
+        Ok(self.outputs.any_open())
+    }
+
+    fn drain(&mut self) -> Result<()> {
+        loop {
+            let batch = self.session.consume().context("ring buffer")?;
+            if batch.is_empty() {
+                return Ok(());
+            }
+            for raw in batch {
+                self.collector.push(raw, &mut self.records);
+            }
+            self.emit();
+        }
+    }
+
+    fn emit(&mut self) {
+        self.outputs.write(&self.records);
+        self.records.clear();
+    }
+
+    fn check_losses(&mut self) -> Result<()> {
+        let now = self.session.counters()?;
+        let time_ns = clock::now_ns(ClockId::Realtime);
+        for (counter, reason) in LOSSES {
+            let count = now[counter as usize] - self.seen[counter as usize];
+            if count > 0 {
+                self.records.push(Record::Loss(Loss { time_ns, reason, count }));
+            }
+        }
+        self.seen = now;
+        let count = self.collector.malformed - self.malformed;
+        self.malformed = self.collector.malformed;
+        if count > 0 {
+            let reason = LossReason::Malformed;
+            self.records.push(Record::Loss(Loss { time_ns, reason, count }));
+        }
+        self.emit();
+        Ok(())
+    }
+
+    /// Processes that are being profiled, as far as was told.
+    pub fn live(&self) -> usize {
+        self.collector.live()
+    }
+
+    /// The last records: what still runs, what was lost, and the reconciliation.
+    pub fn finish(mut self) -> Result<()> {
+        // Read while the hooks are still there: what exits afterwards is not seen
+        // to do so, and its figures are gone with it.
+        let live =
+            if self.session.armed()?.is_empty() { Vec::new() } else { self.session.live()? };
+        self.session.detach();
+        self.drain()?;
+        let armed = self.session.armed()?;
+        self.collector.running(&armed, &live, &mut self.records);
+        let running = armed.len() as u64;
+        self.emit();
+        self.check_losses()?;
+        let counters = self.session.counters()?;
+        let at = |c: Counter| counters[c as usize];
+        let mut lost: Vec<_> = LOSSES
+            .iter()
+            .map(|(c, reason)| (*reason, at(*c)))
+            .chain([
+                (LossReason::HookSkipped, self.session.skipped()),
+                (LossReason::Malformed, self.collector.malformed),
+            ])
+            .filter(|(_, n)| *n > 0)
+            .collect();
+        lost.sort();
+        let end = End {
+            time_ns: clock::now_ns(ClockId::Realtime),
+            duration_ns: self.began.elapsed().as_nanos() as u64,
+            enabled: at(Counter::Enabled) + self.attached,
+            disabled: self.collector.disabled,
+            running,
+            lost,
+            execs_seen: at(Counter::Execs),
+            execs_kernel: self.session.kernel_execs(),
+            totals: self.collector.totals.clone(),
+            processes: self.collector.profiles,
+            bpf_ns: None,
+        };
+        self.records.push(Record::End(Box::new(end)));
+        self.emit();
+        self.outputs.finish()
+    }
+}

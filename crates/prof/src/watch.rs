@@ -1,0 +1,49 @@
+//! `prof watch`.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+use prof_export::Format;
+use prof_kernel::session::Session;
+use prof_model::rules::Rule;
+
+use crate::cli::WatchArgs;
+use crate::output;
+use crate::output::Outputs;
+use crate::rules;
+use crate::signals::Stop;
+use crate::stream;
+use crate::stream::Stream;
+
+/// Watches until told to stop.
+pub fn main(args: &WatchArgs) -> Result<ExitCode> {
+    let mut set = rules::from_options(&args.which)?;
+    if set.is_empty() {
+        set.push(Rule::parse("all: comm=*", "all")?)?;
+    }
+    let rules = rules::compiled(&set)?;
+    let outputs = Outputs::open(&args.shared, Format::Table, output::Default::Stdout)?;
+    let stop = Stop::install()?;
+    let session = Session::open(&stream::plan(&args.shared, &rules, true))?;
+    let mut stream = Stream::begin(session, outputs, &args.shared, &rules, None);
+    if args.existing {
+        let me = std::process::id();
+        let alive: Vec<_> = stream
+            .session
+            .matching()?
+            .iter()
+            .filter(|l| l.id.pid != me)
+            .map(|l| (l.id.pid, l.rules))
+            .collect();
+        stream.attach(&alive, rules.tables.follow)?;
+    }
+    let deadline = args.shared.duration.map(|d| Instant::now() + d);
+    while !stop.asked() && deadline.is_none_or(|d| Instant::now() < d) {
+        if !stream.step(None)? {
+            break;
+        }
+    }
+    stream.finish()?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,15 @@
+//! Live tests: the real program on a real kernel, with real processes.
+//!
+//! They need root and BPF. Without, each says so and is skipped; with
+//! `PROF_LIVE=require` (CI) that is a failure. `PROF_HOOKS` forces a backend,
+//! `PROF_BIN` and `PROF_TARGET` name the programs where they are not beside this
+//! one (a virtual machine).
+
+mod commands;
+mod figures;
+mod harness;
+mod lifecycle;
+mod loss;
+mod oracles;
+mod rules;
+mod unprivileged;

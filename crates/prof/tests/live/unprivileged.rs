@@ -1,0 +1,59 @@
+//! As an ordinary user.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use crate::harness::*;
+
+const NOBODY: u32 = 65534;
+
+#[test]
+fn run_works_for_an_ordinary_user() {
+    let Some(_turn) = live("an ordinary user") else { return };
+    if hooks().is_some() {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/tmp").expect("a folder");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("permissions");
+    // Both where nobody can execute them.
+    let (ours, theirs) = (dir.path().join("prof"), dir.path().join("prof-target"));
+    fs::copy(prof(), &ours).expect("a copy");
+    fs::copy(target(), &theirs).expect("a copy");
+    let json = dir.path().join("out.json");
+    let output = Command::new(&ours)
+        .args(["run", "-o", &format!("json:{}", json.display()), "-o", "summary", "--"])
+        .arg(&theirs)
+        .args(["burn", "80"])
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output()
+        .expect("prof");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    // Told once, with how to grant it.
+    assert_eq!(text.matches("CAP_BPF").count().min(1), 1, "{text}");
+    assert!(text.contains("setcap"), "{text}");
+    let records = Records::read(&json);
+    let p = records.profiles();
+    assert_eq!(p.len(), 1);
+    assert!(figure(p[0], "task-clock") >= 75_000_000, "{}", p[0]["figures"]);
+    assert!(figure(p[0], "peak-rss") > 0);
+    assert!(p[0]["figures"]["run-queue-wait"]["absent"].is_string());
+    assert!(has_flag(p[0], "partial"));
+    assert_eq!(p[0]["exit"]["code"], 0);
+    let output = Command::new(&ours)
+        .args(["run", "--"])
+        .arg(&theirs)
+        .args(["exit", "9"])
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output()
+        .expect("prof");
+    assert_eq!(output.status.code(), Some(9));
+    let output = Command::new(&ours).arg("watch").uid(NOBODY).gid(NOBODY).output().expect("prof");
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("CAP_BPF") || text.contains("CAP_PERFMON"), "{text}");
+}
