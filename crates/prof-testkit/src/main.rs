@@ -88,12 +88,7 @@ const COMMANDS: &[(&str, &str, &str, Run)] = &[
         "run N processes at once that sleep MS ms; they end with this one",
         storm::herd,
     ),
-    (
-        "now",
-        "",
-        "tell the time of the monotonic clock, before anything else",
-        cpu::now,
-    ),
+    ("now", "", "tell the time of the monotonic clock, before anything else", cpu::now),
 ];
 
 fn main() -> ExitCode {

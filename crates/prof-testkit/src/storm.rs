@@ -75,9 +75,7 @@ pub fn herd(mut args: Args) -> Result<()> {
         })?);
     }
     drop(writer);
-    reader
-        .read_to_end(&mut Vec::new())
-        .map_err(|e| Error::io("pipe", &e))?;
+    reader.read_to_end(&mut Vec::new()).map_err(|e| Error::io("pipe", &e))?;
     let mut facts = Facts::with_pid();
     facts.add("running", children.len());
     facts.print()?;
@@ -91,11 +89,7 @@ pub fn herd(mut args: Args) -> Result<()> {
     let mut facts = Facts::new();
     facts.add("failed", failed);
     facts.print()?;
-    if failed == 0 {
-        Ok(())
-    } else {
-        Err(Error::new(format!("{failed} of {total} failed")))
-    }
+    if failed == 0 { Ok(()) } else { Err(Error::new(format!("{failed} of {total} failed"))) }
 }
 
 /// A worker process: runs its share and sends how many succeeded.

@@ -126,15 +126,9 @@ pub fn fork_child(body: impl FnOnce() -> c_int) -> Result<pid_t> {
 /// Has the kernel kill the calling process when `parent`, which forked it, ends; kept over exec.
 pub fn die_with_parent(parent: pid_t) -> Result<()> {
     // SAFETY: no preconditions.
-    check("prctl", unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL)
-    })?;
+    check("prctl", unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
     // It may have ended before the call.
-    if parent_pid() == parent {
-        Ok(())
-    } else {
-        Err(Error::new("the parent has ended"))
-    }
+    if parent_pid() == parent { Ok(()) } else { Err(Error::new("the parent has ended")) }
 }
 
 /// Makes standard output lead nowhere.
@@ -144,10 +138,7 @@ pub fn silence_stdout() -> Result<()> {
         .open("/dev/null")
         .map_err(|e| Error::io("/dev/null", &e))?;
     // SAFETY: both are open descriptors.
-    check("dup2", unsafe {
-        libc::dup2(null.as_raw_fd(), libc::STDOUT_FILENO)
-    })
-    .map(drop)
+    check("dup2", unsafe { libc::dup2(null.as_raw_fd(), libc::STDOUT_FILENO) }).map(drop)
 }
 
 /// Reaps `pid` and returns its raw wait status.
