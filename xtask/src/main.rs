@@ -3,6 +3,9 @@
 mod bench;
 mod bpf;
 mod command;
+mod completions;
+mod generated;
+mod man;
 mod scratch;
 mod vm;
 mod vm_test;
@@ -27,6 +30,8 @@ struct Cli {
 enum Task {
     Bench(bench::BenchArgs),
     Bpf(bpf::BpfArgs),
+    Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
     Vm(vm::VmArgs),
     VmTest(vm_test::VmTestArgs),
 }
@@ -51,6 +56,8 @@ fn run(cli: &Cli) -> Result<()> {
     match &cli.task {
         Task::Bench(args) => bench::run(args),
         Task::Bpf(args) => bpf::run(args),
+        Task::Completions(args) => completions::run(args),
+        Task::Man(args) => man::run(args),
         Task::Vm(args) => vm::run(args),
         Task::VmTest(args) => vm_test::run(args),
     }

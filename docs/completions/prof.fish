@@ -1,0 +1,120 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_prof_global_optspecs
+    string join \n h/help V/version
+end
+
+function __fish_prof_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_prof_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_prof_using_subcommand
+    set -l cmd (__fish_prof_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c prof -n "__fish_prof_needs_command" -s h -l help -d 'Print help'
+complete -c prof -n "__fish_prof_needs_command" -s V -l version -d 'Print version'
+complete -c prof -n "__fish_prof_needs_command" -f -a "run" -d 'Run a command and show what it, and each process it starts, cost'
+complete -c prof -n "__fish_prof_needs_command" -f -a "watch" -d 'Watch every process that a rule names, host-wide, however it was started'
+complete -c prof -n "__fish_prof_needs_command" -f -a "attach" -d 'Profile processes that already run, from now on'
+complete -c prof -n "__fish_prof_needs_command" -f -a "events" -d 'List the events that can be counted'
+complete -c prof -n "__fish_prof_needs_command" -f -a "doctor" -d 'Show what of this machine prof can use, and what would make the rest work'
+complete -c prof -n "__fish_prof_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c prof -n "__fish_prof_using_subcommand run" -s e -l events -d 'Events to report: names with commas between, `-name` to leave one out, `*` at either end (see `prof events`)' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; may be repeated' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -l hooks -d 'How to attach to the kernel' -r -f -a "auto\t'The cheapest that this kernel has'
+tp_btf\t'Tracepoints with typed arguments'
+raw_tp\t'Tracepoints with raw arguments'
+kprobe\t'Probes on the kernel\'s functions'"
+complete -c prof -n "__fish_prof_using_subcommand run" -l btf -d 'BTF of the running kernel, if it is not at /sys/kernel/btf/vmlinux' -r -F
+complete -c prof -n "__fish_prof_using_subcommand run" -l duration -d 'Stop after this time (10s, 2m, 500ms)' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -l max-processes -d 'Most processes profiled at once' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c prof -n "__fish_prof_using_subcommand run" -l top -d 'Rows of a summary; 0 for all' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -l sort -d 'Sort the processes of a summary by an event instead of showing the tree' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -s s -l scope -d 'Only processes that this names: comm=, exe=, uid=, gid=, pid=, tree=, cgroup=, mntns=, pidns=, container, not-container, follow; `!=`; a `*` at either end of a name; commas mean or, several options mean and' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -l rule -d 'One more rule, `[NAME:] EXPR…`; each event tells which rules matched' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -l rules -d 'Rules from a file, one a line, `#` for comments' -r -F
+complete -c prof -n "__fish_prof_using_subcommand run" -l per-thread -d 'Report each thread (in json)'
+complete -c prof -n "__fish_prof_using_subcommand run" -l no-args -d 'Do not report arguments: they can hold secrets'
+complete -c prof -n "__fish_prof_using_subcommand run" -l no-cache -d 'Do not keep the programs prepared for this kernel (in /var/cache/prof, or $PROF_CACHE_DIR) for a faster next start'
+complete -c prof -n "__fish_prof_using_subcommand run" -l by-exe -d 'Group the processes of a summary by program'
+complete -c prof -n "__fish_prof_using_subcommand run" -l no-follow -d 'Do not profile what the command starts'
+complete -c prof -n "__fish_prof_using_subcommand run" -l follow -d 'Profile what the command starts (the default)'
+complete -c prof -n "__fish_prof_using_subcommand run" -l unprivileged -d 'Count as an ordinary user would: the command as a whole, no processes'
+complete -c prof -n "__fish_prof_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c prof -n "__fish_prof_using_subcommand run" -s V -l version -d 'Print version'
+complete -c prof -n "__fish_prof_using_subcommand watch" -s e -l events -d 'Events to report: names with commas between, `-name` to leave one out, `*` at either end (see `prof events`)' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; may be repeated' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -l hooks -d 'How to attach to the kernel' -r -f -a "auto\t'The cheapest that this kernel has'
+tp_btf\t'Tracepoints with typed arguments'
+raw_tp\t'Tracepoints with raw arguments'
+kprobe\t'Probes on the kernel\'s functions'"
+complete -c prof -n "__fish_prof_using_subcommand watch" -l btf -d 'BTF of the running kernel, if it is not at /sys/kernel/btf/vmlinux' -r -F
+complete -c prof -n "__fish_prof_using_subcommand watch" -l duration -d 'Stop after this time (10s, 2m, 500ms)' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -l max-processes -d 'Most processes profiled at once' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c prof -n "__fish_prof_using_subcommand watch" -l top -d 'Rows of a summary; 0 for all' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -l sort -d 'Sort the processes of a summary by an event instead of showing the tree' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -s s -l scope -d 'Only processes that this names: comm=, exe=, uid=, gid=, pid=, tree=, cgroup=, mntns=, pidns=, container, not-container, follow; `!=`; a `*` at either end of a name; commas mean or, several options mean and' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -l rule -d 'One more rule, `[NAME:] EXPR…`; each event tells which rules matched' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -l rules -d 'Rules from a file, one a line, `#` for comments' -r -F
+complete -c prof -n "__fish_prof_using_subcommand watch" -l per-thread -d 'Report each thread (in json)'
+complete -c prof -n "__fish_prof_using_subcommand watch" -l no-args -d 'Do not report arguments: they can hold secrets'
+complete -c prof -n "__fish_prof_using_subcommand watch" -l no-cache -d 'Do not keep the programs prepared for this kernel (in /var/cache/prof, or $PROF_CACHE_DIR) for a faster next start'
+complete -c prof -n "__fish_prof_using_subcommand watch" -l by-exe -d 'Group the processes of a summary by program'
+complete -c prof -n "__fish_prof_using_subcommand watch" -l existing -d 'Attach to the processes that run already and match, too'
+complete -c prof -n "__fish_prof_using_subcommand watch" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c prof -n "__fish_prof_using_subcommand watch" -s V -l version -d 'Print version'
+complete -c prof -n "__fish_prof_using_subcommand attach" -s e -l events -d 'Events to report: names with commas between, `-name` to leave one out, `*` at either end (see `prof events`)' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; may be repeated' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -l hooks -d 'How to attach to the kernel' -r -f -a "auto\t'The cheapest that this kernel has'
+tp_btf\t'Tracepoints with typed arguments'
+raw_tp\t'Tracepoints with raw arguments'
+kprobe\t'Probes on the kernel\'s functions'"
+complete -c prof -n "__fish_prof_using_subcommand attach" -l btf -d 'BTF of the running kernel, if it is not at /sys/kernel/btf/vmlinux' -r -F
+complete -c prof -n "__fish_prof_using_subcommand attach" -l duration -d 'Stop after this time (10s, 2m, 500ms)' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -l max-processes -d 'Most processes profiled at once' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c prof -n "__fish_prof_using_subcommand attach" -l top -d 'Rows of a summary; 0 for all' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -l sort -d 'Sort the processes of a summary by an event instead of showing the tree' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -l per-thread -d 'Report each thread (in json)'
+complete -c prof -n "__fish_prof_using_subcommand attach" -l no-args -d 'Do not report arguments: they can hold secrets'
+complete -c prof -n "__fish_prof_using_subcommand attach" -l no-cache -d 'Do not keep the programs prepared for this kernel (in /var/cache/prof, or $PROF_CACHE_DIR) for a faster next start'
+complete -c prof -n "__fish_prof_using_subcommand attach" -l by-exe -d 'Group the processes of a summary by program'
+complete -c prof -n "__fish_prof_using_subcommand attach" -l follow -d 'Profile the children that they start from now on, too'
+complete -c prof -n "__fish_prof_using_subcommand attach" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c prof -n "__fish_prof_using_subcommand attach" -s V -l version -d 'Print version'
+complete -c prof -n "__fish_prof_using_subcommand events" -l format -d 'How to print' -r -f -a "text\t'For people'
+json\t'For programs'"
+complete -c prof -n "__fish_prof_using_subcommand events" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c prof -n "__fish_prof_using_subcommand events" -s V -l version -d 'Print version'
+complete -c prof -n "__fish_prof_using_subcommand doctor" -s h -l help -d 'Print help'
+complete -c prof -n "__fish_prof_using_subcommand doctor" -s V -l version -d 'Print version'
+complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach events doctor help" -f -a "run" -d 'Run a command and show what it, and each process it starts, cost'
+complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach events doctor help" -f -a "watch" -d 'Watch every process that a rule names, host-wide, however it was started'
+complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach events doctor help" -f -a "attach" -d 'Profile processes that already run, from now on'
+complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach events doctor help" -f -a "events" -d 'List the events that can be counted'
+complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach events doctor help" -f -a "doctor" -d 'Show what of this machine prof can use, and what would make the rest work'
+complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach events doctor help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
