@@ -110,7 +110,13 @@ complete -c prof -n "__fish_prof_using_subcommand events" -l format -d 'How to p
 json\t'For programs'"
 complete -c prof -n "__fish_prof_using_subcommand events" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c prof -n "__fish_prof_using_subcommand events" -s V -l version -d 'Print version'
-complete -c prof -n "__fish_prof_using_subcommand doctor" -s h -l help -d 'Print help'
+complete -c prof -n "__fish_prof_using_subcommand doctor" -l format -d 'How to print' -r -f -a "text\t'For people'
+json\t'For programs'"
+complete -c prof -n "__fish_prof_using_subcommand doctor" -l btf -d 'BTF of the running kernel, if it is not at /sys/kernel/btf/vmlinux' -r -F
+complete -c prof -n "__fish_prof_using_subcommand doctor" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c prof -n "__fish_prof_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c prof -n "__fish_prof_using_subcommand doctor" -s V -l version -d 'Print version'
 complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach events doctor help" -f -a "run" -d 'Run a command and show what it, and each process it starts, cost'
 complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach events doctor help" -f -a "watch" -d 'Watch every process that a rule names, host-wide, however it was started'

@@ -129,7 +129,10 @@ fn trees_and_those_who_left_them() {
     let Some(_turn) = live("tree=") else { return };
     // A shell that waits, so that the tree can be named before it grows.
     let mut shell = Command::new("sh")
-        .args(["-c", &format!("read x; {0} exit 0; {0} orphan @self sleep 50; :", target().display())])
+        .args([
+            "-c",
+            &format!("read x; {0} exit 0; {0} orphan @self sleep 50; :", target().display()),
+        ])
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::null())
         .spawn()
