@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::thread;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -34,6 +35,10 @@ pub static OBJECT: &[u8] = include_bytes!("../../../bpf/objects/x86_64/lifecycle
 /// The kernel half, as built by `cargo xtask bpf` and committed.
 #[cfg(target_arch = "aarch64")]
 pub static OBJECT: &[u8] = include_bytes!("../../../bpf/objects/aarch64/lifecycle.bpf.o");
+
+/// What the objects were made of, with their checksums: names the object without
+/// reading half a megabyte of it.
+static MANIFEST: &[u8] = include_bytes!("../../../bpf/objects/MANIFEST");
 
 /// Licence of the kernel half, as the kernel wants to hear it.
 const LICENSE: &str = "Dual BSD/GPL";
@@ -94,7 +99,7 @@ pub fn load(spec: &Spec<'_>) -> Result<Loaded> {
     // With a BTF file of the user's choice the kernel's own says nothing.
     let cache = spec.cache.as_deref().filter(|_| spec.btf.is_none());
     let flavour = spec.programs.join(",");
-    let key = cache.and_then(|_| prepared::key(OBJECT, &flavour).ok());
+    let key = cache.and_then(|_| prepared::key(MANIFEST, &flavour).ok());
     if let (Some(dir), Some(key)) = (cache, &key)
         && let Some(prepared) = prepared::load(dir, key)
         && let Ok(loaded) = load_prepared(spec, &prepared)
@@ -132,11 +137,28 @@ fn load_prepared(spec: &Spec<'_>, prepared: &Prepared) -> Result<Loaded> {
         }
         fds.push(fd);
     }
-    let mut progs = BTreeMap::new();
-    for p in &prepared.progs {
+    // The verifier takes most of the time, and programs are verified side by side:
+    // the largest here, the others meanwhile in a second thread.
+    let mut order: Vec<_> = prepared.progs.iter().collect();
+    order.sort_by_key(|p| std::cmp::Reverse(p.insns.len()));
+    let (here, there) = order.split_at(order.len().min(1));
+    let progs = thread::scope(|scope| {
+        let others = scope.spawn(|| load_progs(there, &fds));
+        let mut progs = load_progs(here, &fds)?;
+        let others = others.join().map_err(|_| anyhow!("a thread that loads programs died"))?;
+        progs.extend(others?);
+        anyhow::Ok(progs)
+    })?;
+    let maps = prepared.maps.iter().map(|m| m.name.clone()).zip(fds).collect();
+    Ok(Loaded { maps, progs, from_cache: true })
+}
+
+fn load_progs(progs: &[&PreparedProg], maps: &[OwnedFd]) -> Result<BTreeMap<String, OwnedFd>> {
+    let mut loaded = BTreeMap::new();
+    for p in progs {
         let mut insns: Vec<libbpf_sys::bpf_insn> = p.insns.iter().map(|i| unpack(*i)).collect();
         for (at, map) in &p.map_refs {
-            insns[*at as usize].imm = fds[*map as usize].as_raw_fd();
+            insns[*at as usize].imm = maps[*map as usize].as_raw_fd();
         }
         let fd = sys::prog_load(
             p.kind,
@@ -148,10 +170,9 @@ fn load_prepared(spec: &Spec<'_>, prepared: &Prepared) -> Result<Loaded> {
             sleepable(p.kind),
         )
         .with_context(|| format!("BPF program {}", p.name))?;
-        progs.insert(p.name.clone(), fd);
+        loaded.insert(p.name.clone(), fd);
     }
-    let maps = prepared.maps.iter().map(|m| m.name.clone()).zip(fds).collect();
-    Ok(Loaded { maps, progs, from_cache: true })
+    Ok(loaded)
 }
 
 /// `syscall` programs are always sleepable, and must say so.
