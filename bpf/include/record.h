@@ -43,9 +43,11 @@ static __always_inline void emit_enable(struct task_struct *t, struct prof_proc 
 	r->has_container = task_container(t, s, r->container_id);
 	off = build_path(s, t);
 	if (off < PROF_MAX_PATH) {
-		len = (PROF_MAX_PATH - off) & (2 * PROF_MAX_PATH - 1);
-		/* Or the compiler, which knows better, drops the mask. */
+		len = PROF_MAX_PATH - off;
+		/* Or the compiler, which knows the range, drops the mask that the
+		 * verifier needs. */
 		barrier_var(len);
+		len &= 2 * PROF_MAX_PATH - 1;
 		if (len > PROF_MAX_PATH)
 			len = 0;
 		bpf_probe_read_kernel(s->tail, len, &s->path[off]);
@@ -58,8 +60,9 @@ static __always_inline void emit_enable(struct task_struct *t, struct prof_proc 
 			n = PROF_MAX_ARGS;
 			quality |= PROF_Q_ARGS_CUT;
 		}
-		args = n & (2 * PROF_MAX_ARGS - 1);
+		args = n;
 		barrier_var(args);
+		args &= 2 * PROF_MAX_ARGS - 1;
 		if (len > PROF_MAX_PATH || args > PROF_MAX_ARGS || !args ||
 		    bpf_probe_read_user(s->tail + len, args, (void *)from))
 			args = 0;

@@ -140,8 +140,10 @@ static __always_inline u64 match_exe(u64 rules, struct task_struct *t, struct pr
 	if (dim_used(PROF_DIM_EXE)) {
 		u32 n = len < PROF_MAX_PATTERN ? len : PROF_MAX_PATTERN;
 
-		n &= 255;
+		/* Or the compiler, which knows the range, drops the mask that the
+		 * verifier needs. */
 		barrier_var(n);
+		n &= 255;
 		bpf_probe_read_kernel(key->data, n, &s->path[off]);
 		if (n < PROF_MAX_PATTERN) {
 			key->data[n] = 0;
