@@ -506,7 +506,9 @@ impl Figures {
                 (Some(a), Some(b)) if info.additive => Value::Is(a.saturating_add(b)),
                 (Some(a), Some(b)) => Value::Is(a.max(b)),
                 (None, Some(b)) => Value::Is(b),
-                _ => continue,
+                // The latest reason says more than that nothing came yet.
+                (None, None) => o.0[i].clone(),
+                (Some(_), None) => continue,
             };
             self.0[i] = sum;
         }
