@@ -32,7 +32,7 @@ pub struct VmTestArgs {
     hooks: Vec<String>,
 
     /// Kill a guest that has not powered off after this many seconds
-    #[arg(long, value_name = "SECS", default_value_t = 900)]
+    #[arg(long, value_name = "SECS", default_value_t = 1500)]
     timeout: u64,
 
     #[command(flatten)]
