@@ -150,7 +150,14 @@ fn peak_rss_is_that_of_this_program() {
     let touched = run.said("touched_kib");
     assert!(kib >= touched && kib < touched + 16 * 1024, "{kib} KiB for {touched} touched");
     // What rusage says is the same here: nothing before it was larger.
-    assert_eq!(kib, run.said("ru_maxrss_kib"));
+    let rusage = run.said("ru_maxrss_kib");
+    if hooks().as_deref() == Some("kprobe") {
+        // do_exit has only begun: the kernel has not yet noted the peak, and what is
+        // left is the counters, off by up to a batch for each CPU and kind.
+        assert!(kib.abs_diff(rusage) <= 2048, "{kib} KiB, rusage says {rusage}");
+    } else {
+        assert_eq!(kib, rusage);
+    }
 }
 
 #[test]
