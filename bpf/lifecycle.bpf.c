@@ -115,13 +115,13 @@ static __always_inline void open_window(struct task_struct *t, const char *comm,
 	if (attempt) {
 		p->next = attempt->figures;
 		p->next_t0 = attempt->time_ns;
-		p->next_maxrss = attempt->maxrss;
 		p->next_quality = attempt->quality;
 	} else {
 		snapshot(t, &p->next, &p->next_quality);
 		p->next_t0 = bpf_ktime_get_ns();
-		p->next_maxrss = BPF_CORE_READ(t, signal, maxrss);
 	}
+	/* By now the old image's peak is in it. */
+	p->next_maxrss = BPF_CORE_READ(t, signal, maxrss);
 	p->next_rules = rules;
 	p->next_start = start;
 	/* exec has ended every other thread, past their exit hooks. */
@@ -427,7 +427,6 @@ int kprobe_exec(struct pt_regs *ctx)
 	snapshot(t, &a.figures, &quality);
 	a.quality = quality;
 	a.time_ns = bpf_ktime_get_ns();
-	a.maxrss = BPF_CORE_READ(t, signal, maxrss);
 	a.self_exec_id = t->self_exec_id;
 	if (bpf_map_update_elem(&attempts, &key, &a, BPF_ANY))
 		count(PROF_C_LOST_ATTEMPT);

@@ -102,7 +102,6 @@ struct {
 /* kprobe only: execs under way, by task address (the tid may change in exec). */
 struct prof_attempt {
 	u64 time_ns;
-	u64 maxrss;
 	u64 self_exec_id;
 	u64 quality;
 	struct prof_figures figures;
