@@ -332,7 +332,7 @@ fn prepare(
     let attach_type = p.attach_type() as u32;
     let needs_btf_id =
         matches!(p.prog_type(), libbpf_rs::ProgramType::Tracing | libbpf_rs::ProgramType::Lsm);
-    let attach_btf_id = sys::prog_attach_btf_id(p.as_fd()).ok()?;
+    let attach_btf_id = sys::prog_info(p.as_fd()).ok()?.attach_btf_id;
     if needs_btf_id && attach_btf_id == 0 {
         return None;
     }

@@ -182,6 +182,8 @@ pub struct ProgInfo {
     pub recursion_misses: u64,
     /// Instructions that the verifier walked.
     pub verified_insns: u32,
+    /// BTF id of what it attaches to; 0 if it attaches by other means.
+    pub attach_btf_id: u32,
 }
 
 /// Asks for it.
@@ -195,16 +197,8 @@ pub fn prog_info(prog: BorrowedFd<'_>) -> io::Result<ProgInfo> {
         run_cnt: info.run_cnt,
         recursion_misses: info.recursion_misses,
         verified_insns: info.verified_insns,
+        attach_btf_id: info.attach_btf_id,
     })
-}
-
-/// BTF id of what a program attaches to; 0 if it attaches by other means.
-pub fn prog_attach_btf_id(prog: BorrowedFd<'_>) -> io::Result<u32> {
-    let mut info = bpf::bpf_prog_info::default();
-    let mut len = size_of::<bpf::bpf_prog_info>() as u32;
-    // SAFETY: `info` is as large as `len` says and all its pointers are null.
-    check(unsafe { bpf::bpf_prog_get_info_by_fd(prog.as_raw_fd(), &mut info, &mut len) })?;
-    Ok(info.attach_btf_id)
 }
 
 /// Run-time statistics of all BPF programs are kept while the descriptor is open.

@@ -39,13 +39,10 @@ pub fn from_options(which: &Which) -> Result<RuleSet> {
 
 /// Compiles them, with users, groups and cgroups of this host.
 pub fn compiled(set: &RuleSet) -> Result<Rules> {
-    let host = Host { mounts: host::cgroup_mounts() };
-    Ok(Rules { names: set.iter().map(RuleName::from).collect(), tables: compile(set, &host)? })
+    Ok(Rules { names: set.iter().map(RuleName::from).collect(), tables: compile(set, &Host)? })
 }
 
-struct Host {
-    mounts: Vec<host::CgroupMount>,
-}
+struct Host;
 
 impl Resolver for Host {
     fn uid(&self, name: &str) -> Result<u32, String> {
@@ -78,7 +75,8 @@ impl Host {
     /// Where a path may be meant: as given, or below a hierarchy, v2 first; with
     /// the controllers of a v1 hierarchy.
     fn candidates(&self, path: &str) -> Vec<(PathBuf, Option<Vec<String>>)> {
-        let mut mounts: Vec<_> = self.mounts.iter().collect();
+        // Read here and not at every start: few rules name a cgroup.
+        let mut mounts = host::cgroup_mounts();
         mounts.sort_by_key(|m| !m.v2);
         let v1 = |m: &host::CgroupMount| (!m.v2).then(|| m.controllers.clone());
         let given = Path::new(path);
