@@ -111,6 +111,18 @@ static __always_inline void open_window(struct task_struct *t, const char *comm,
 		if (!p)
 			return;
 	}
+	if (p->attach_boot_ns) {
+		/* Attached to in mid-life: what came before the attach is the base
+		 * line of the image that ends here, and not of the next. */
+		u32 tid = t->pid;
+		struct prof_figures *born = bpf_map_lookup_elem(&thread_base, &tid);
+
+		if (born) {
+			p->base = *born;
+			bpf_map_delete_elem(&thread_base, &tid);
+		}
+		p->attach_boot_ns = 0;
+	}
 	p->next_quality = 0;
 	if (attempt) {
 		p->next = attempt->figures;

@@ -226,6 +226,34 @@ fn attach_counts_from_now_on() {
 }
 
 #[test]
+fn an_exec_after_an_attach_divides_the_figures() {
+    let Some(_turn) = live("exec after attach") else { return };
+    if std::env::var_os("PROF_VM").is_some() {
+        eprintln!("SKIPPED: in an emulator the attach may come after the exec");
+        return;
+    }
+    let script = format!(
+        "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; sleep 2; exec {} burn 100",
+        target().display()
+    );
+    let mut child = Command::new("sh").args(["-c", &script]).spawn().expect("sh");
+    let stat = format!("/proc/{}/stat", child.id());
+    while !std::fs::read_to_string(&stat).expect("stat").contains(") S ") {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let watch = Watch::verb("attach", &[&child.id().to_string(), "--duration", "30s"]);
+    child.wait().expect("sh");
+    let records = watch.stop();
+    let p = records.of_pid(child.id().into());
+    assert_eq!(p.len(), 2, "{p:#?}");
+    // The loop was over before: of the shell there is next to nothing left.
+    assert!(figure(p[0], "task-clock") < 60_000_000, "{}", p[0]["figures"]);
+    let burnt = figure(p[1], "task-clock");
+    assert!((100_000..200_000_000).contains(&burnt), "{burnt}");
+    records.assert_whole();
+}
+
+#[test]
 fn a_zombie_cannot_be_attached_to() {
     let Some(_turn) = live("attach to a zombie") else { return };
     let mut child = Command::new(target()).args(["exit", "0"]).spawn().expect("target");
