@@ -58,17 +58,17 @@ static __always_inline bool owns(struct prof_proc *p, struct task_struct *t)
 
 /* The entry of a thread group, if it is this one's: an entry left by an
  * earlier owner of the pid (its exit was never seen) is dropped. */
-static __always_inline struct prof_proc *find(struct task_struct *t)
+static __always_inline struct prof_proc *find(struct task_struct *t, struct prof_cpu *c)
 {
 	u32 tgid = t->tgid;
-	struct prof_proc *p = bpf_map_lookup_elem(&procs, &tgid);
+	struct prof_proc *p = find_entry(tgid);
 
 	if (!p)
 		return 0;
 	if (!owns(p, t)) {
 		if (p->state & PROF_S_ARMED)
-			count(PROF_C_STALE);
-		bpf_map_delete_elem(&procs, &tgid);
+			c->counters[PROF_C_STALE]++;
+		drop_entry(tgid);
 		return 0;
 	}
 	return p;
@@ -80,75 +80,77 @@ static __always_inline bool is_followed(struct prof_proc *p)
 	return p->follow || p->kids_tree_eq || p->kids_tree_ne || p->tree_eq || p->tree_ne;
 }
 
+/* Attached to in mid-life: what came before the attach is the base line of the
+ * image that ends with this exec, and not of the next. */
+static __always_inline void settle_attach(struct task_struct *t, struct prof_proc *p)
+{
+	u64 key = (u64)t;
+	struct prof_figures *born = bpf_map_lookup_elem(&thread_base, &key);
+
+	if (born) {
+		p->base = *born;
+		bpf_map_delete_elem(&thread_base, &key);
+	}
+	p->attach_boot_ns = 0;
+}
+
 /*
  * The start of a window: evaluate, and note the base line if the image to come
  * will be profiled or the running one was. `comm` is the name it will have.
  */
-static __always_inline void open_window(struct task_struct *t, const char *comm, u16 start,
-					const struct prof_attempt *attempt)
+static __always_inline void open_window(struct task_struct *t, struct prof_cpu *c,
+					const char *comm, u16 start, const struct prof_attempt *attempt)
 {
 	struct prof_scratch *s = get_scratch();
-	struct prof_proc *p = find(t);
+	struct prof_proc *p = find(t, c), *fresh = 0;
 	u32 tgid = t->tgid;
 	u64 rules;
 
 	if (!s)
 		return;
-	rules = evaluate(t, comm, p, s);
-	if (p)
+	rules = evaluate(t, comm, p, c, s);
+	if (p) {
 		rules |= p->follow;
-	else if (!rules)
+	} else if (rules) {
+		p = fresh = &s->proc;
+		__builtin_memset(fresh, 0, sizeof(*fresh));
+		fresh->id.start_ns = process_start(t);
+	} else {
 		return;
-	if (!p) {
-		__builtin_memset(&s->proc, 0, sizeof(s->proc));
-		s->proc.id.start_ns = process_start(t);
-		if (bpf_map_update_elem(&procs, &tgid, &s->proc, BPF_ANY)) {
-			count(PROF_C_ENABLED);
-			count(PROF_C_LOST_MAP_FULL);
-			return;
-		}
-		p = bpf_map_lookup_elem(&procs, &tgid);
-		if (!p)
-			return;
 	}
-	if (p->attach_boot_ns) {
-		/* Attached to in mid-life: what came before the attach is the base
-		 * line of the image that ends here, and not of the next. */
-		u32 tid = t->pid;
-		struct prof_figures *born = bpf_map_lookup_elem(&thread_base, &tid);
-
-		if (born) {
-			p->base = *born;
-			bpf_map_delete_elem(&thread_base, &tid);
-		}
-		p->attach_boot_ns = 0;
-	}
+	if (p->attach_boot_ns)
+		settle_attach(t, p);
 	p->next_quality = 0;
 	if (attempt) {
 		p->next = attempt->figures;
 		p->next_t0 = attempt->time_ns;
 		p->next_quality = attempt->quality;
 	} else {
-		snapshot(t, &p->next, &p->next_quality);
 		p->next_t0 = bpf_ktime_get_ns();
+		snapshot(t, c, p->next_t0, &p->next, &p->next_quality);
 	}
 	/* By now the old image's peak is in it. */
-	p->next_maxrss = BPF_CORE_READ(t, signal, maxrss);
+	p->next_maxrss = READ(t, signal, maxrss);
 	p->next_rules = rules;
 	p->next_start = start;
 	/* exec has ended every other thread, past their exit hooks. */
 	p->live = 1;
 	p->state = (p->state | PROF_S_PENDING) & ~(PROF_S_THREADS_UNKNOWN | PROF_S_ATTACHING);
+	if (fresh && put_entry(tgid, fresh)) {
+		c->counters[PROF_C_ENABLED]++;
+		c->counters[PROF_C_LOST_MAP_FULL]++;
+	}
 }
 
 /* The image before ends where the window of the next begins. */
-static __always_inline void end_image(struct task_struct *t, struct prof_proc *p, u16 hook)
+static __always_inline void end_image(struct task_struct *t, struct prof_proc *p,
+				      struct prof_cpu *c, u16 hook)
 {
 	/* exec folds the old image's peak into maxrss. */
 	u16 quality = p->next_maxrss <= p->base_maxrss ? PROF_Q_RSS_BOUND : 0;
 
 	if (p->state & PROF_S_ARMED)
-		emit_disable(t, p, &p->next, p->next_t0, p->next_maxrss, 0, hook, PROF_F_EXEC,
+		emit_disable(t, p, c, &p->next, p->next_t0, p->next_maxrss, 0, hook, PROF_F_EXEC,
 			     quality);
 }
 
@@ -172,36 +174,40 @@ static __always_inline void begin_image(struct task_struct *t, struct prof_proc 
 }
 
 /* The exec is done. */
-static __always_inline void commit_exec(struct task_struct *t, struct prof_proc *p, u16 hook)
+static __always_inline void commit_exec(struct task_struct *t, struct prof_proc *p,
+					struct prof_cpu *c, u16 hook)
 {
 	struct prof_scratch *s = get_scratch();
-	u32 tgid = t->tgid;
 	bool inherited;
 
-	end_image(t, p, hook);
+	if (!s)
+		return;
+	end_image(t, p, c, hook);
 	inherited = p->next_rules == p->follow && (p->state & PROF_S_INHERITED);
 	begin_image(t, p);
 	if (!p->rules) {
 		if (!is_followed(p))
-			bpf_map_delete_elem(&procs, &tgid);
+			drop_entry(t->tgid);
 		return;
 	}
-	if (s)
-		emit_enable(t, p, s, hook, PROF_F_EXEC | (inherited ? PROF_F_INHERIT : 0));
+	emit_enable(t, p, c, s, hook, PROF_F_EXEC | (inherited ? PROF_F_INHERIT : 0));
 }
 
 static __always_inline int on_exec(u16 hook)
 {
 	struct task_struct *t = bpf_get_current_task_btf();
+	struct prof_cpu *c = this_cpu();
 	struct prof_proc *p;
 
-	count(PROF_C_EXECS);
+	if (!c)
+		return 0;
+	c->counters[PROF_C_EXECS]++;
 	if (!config.window_hook || !bpf_core_field_exists(t->in_execve))
-		open_window(t, t->comm, PROF_START_EXEC, 0);
-	p = find(t);
+		open_window(t, c, t->comm, PROF_START_EXEC, 0);
+	p = find(t, c);
 	if (!p || !(p->state & PROF_S_PENDING))
 		return 0;
-	commit_exec(t, p, hook);
+	commit_exec(t, p, c, hook);
 	return 0;
 }
 
@@ -209,26 +215,33 @@ static __always_inline int on_exec(u16 hook)
 static __always_inline int on_rename(struct task_struct *renamed, const char *comm)
 {
 	struct task_struct *t = bpf_get_current_task_btf();
+	struct prof_cpu *c;
 
 	/* The macro and not the field: its bit differs between kernels. */
 	if (!bpf_core_field_exists(t->in_execve) || renamed != t ||
 	    !BPF_CORE_READ_BITFIELD_PROBED(t, in_execve))
 		return 0;
-	open_window(t, comm, PROF_START_TASK_RENAME, 0);
+	c = this_cpu();
+	if (c)
+		open_window(t, c, comm, PROF_START_TASK_RENAME, 0);
 	return 0;
 }
 
 static __always_inline int on_fork(struct task_struct *child, u16 hook)
 {
 	struct task_struct *parent = bpf_get_current_task_btf();
-	struct prof_proc *p = find(parent);
+	struct prof_cpu *c = this_cpu();
+	struct prof_proc *p;
 	struct prof_scratch *s;
-	struct prof_proc *c;
+	struct prof_proc *kid;
 	u32 tgid;
 
+	if (!c)
+		return 0;
+	p = find(parent, c);
 	if (!p)
 		return 0;
-	tgid = BPF_CORE_READ(child, tgid);
+	tgid = READ(child, tgid);
 	if (tgid == parent->tgid) {
 		__sync_fetch_and_add(&p->live, 1);
 		__sync_fetch_and_add(&p->threads, 1);
@@ -239,46 +252,42 @@ static __always_inline int on_fork(struct task_struct *child, u16 hook)
 	s = get_scratch();
 	if (!s)
 		return 0;
-	count(PROF_C_FORKS);
-	c = &s->proc;
-	__builtin_memset(c, 0, sizeof(*c));
-	c->id.start_ns = BPF_CORE_READ(child, start_boottime);
-	c->follow = p->follow;
-	c->tree_eq = c->kids_tree_eq = p->kids_tree_eq;
-	c->tree_ne = c->kids_tree_ne = p->kids_tree_ne;
-	c->live = 1;
+	c->counters[PROF_C_FORKS]++;
+	kid = &s->proc;
+	__builtin_memset(kid, 0, sizeof(*kid));
+	kid->id.start_ns = READ(child, start_boottime);
+	kid->follow = p->follow;
+	kid->tree_eq = kid->kids_tree_eq = p->kids_tree_eq;
+	kid->tree_ne = kid->kids_tree_ne = p->kids_tree_ne;
+	kid->live = 1;
 	if (p->follow) {
-		c->rules = p->follow;
-		c->state = PROF_S_ARMED | PROF_S_INHERITED;
-		c->t0 = bpf_ktime_get_ns();
-		c->start = PROF_START_FORK;
-		c->threads = 1;
-		c->id.pid = c->id.tid = tgid;
-		c->id.ppid = parent->tgid;
-		c->id.cgroup_id = p->id.cgroup_id;
-		c->id.uid = p->id.uid;
-		c->id.gid = p->id.gid;
+		kid->rules = p->follow;
+		kid->state = PROF_S_ARMED | PROF_S_INHERITED;
+		kid->t0 = bpf_ktime_get_ns();
+		kid->start = PROF_START_FORK;
+		kid->threads = 1;
+		kid->id.pid = kid->id.tid = tgid;
+		kid->id.ppid = parent->tgid;
+		kid->id.cgroup_id = p->id.cgroup_id;
+		kid->id.uid = p->id.uid;
+		kid->id.gid = p->id.gid;
 		/* clone may have made new ones. */
-		c->id.mntns = BPF_CORE_READ(child, nsproxy, mnt_ns, ns.inum);
-		c->id.pidns = task_pidns(child);
-		__builtin_memcpy(c->id.comm, p->id.comm, sizeof(c->id.comm));
+		kid->id.mntns = READ(child, nsproxy, mnt_ns, ns.inum);
+		kid->id.pidns = task_pidns(child);
+		__builtin_memcpy(kid->id.comm, p->id.comm, sizeof(kid->id.comm));
 	}
-	if (bpf_map_update_elem(&procs, &tgid, c, BPF_ANY)) {
+	if (put_entry(tgid, kid)) {
 		if (p->follow) {
-			count(PROF_C_ENABLED);
-			count(PROF_C_LOST_MAP_FULL);
+			c->counters[PROF_C_ENABLED]++;
+			c->counters[PROF_C_LOST_MAP_FULL]++;
 		} else {
-			count(PROF_C_LOST_FOLLOW);
+			c->counters[PROF_C_LOST_FOLLOW]++;
 		}
 		return 0;
 	}
-	if (p->follow) {
-		/* A child's counters all start at zero: so does its base line.
-		 * Read through the map: the scratch entry is about to be reused. */
-		c = bpf_map_lookup_elem(&procs, &tgid);
-		if (c)
-			emit_enable_child(parent, c, s, hook);
-	}
+	/* A child's counters all start at zero: so does its base line. */
+	if (p->follow)
+		emit_enable_child(parent, kid, c, s, hook);
 	return 0;
 }
 
@@ -286,13 +295,13 @@ static __always_inline int on_fork(struct task_struct *child, u16 hook)
  * leader's, which may have left earlier. */
 static __always_inline s32 exit_status(struct task_struct *t, s32 code)
 {
-	struct signal_struct *sig = BPF_CORE_READ(t, signal);
+	struct signal_struct *sig = READ(t, signal);
 
-	if (BPF_CORE_READ(sig, flags) & PROF_SIGNAL_GROUP_EXIT)
-		return BPF_CORE_READ(sig, group_exit_code);
+	if (READ(sig, flags) & PROF_SIGNAL_GROUP_EXIT)
+		return READ(sig, group_exit_code);
 	if (t->pid == t->tgid)
 		return code;
-	return BPF_CORE_READ(t, group_leader, exit_code);
+	return READ(t, group_leader, exit_code);
 }
 
 /*
@@ -303,36 +312,38 @@ static __always_inline int on_exit(s32 code, int group_dead, u16 hook)
 {
 	struct task_struct *t = bpf_get_current_task_btf();
 	struct prof_figures now = {}, *born;
+	struct prof_cpu *c = this_cpu();
 	struct prof_proc *p;
-	u32 tgid = t->tgid, tid = t->pid;
+	u64 key = (u64)t;
 	bool known = 1, last;
 	u16 quality = 0;
 	u64 time, peak;
 	s32 status;
 
-	p = find(t);
+	if (!c)
+		return 0;
+	p = find(t, c);
 	if (!p)
 		return 0;
 	time = bpf_ktime_get_ns();
-	if ((p->state & PROF_S_ARMED) || (p->state & PROF_S_PENDING)) {
-		snapshot(t, &now, &quality);
-	}
+	if (p->state & (PROF_S_ARMED | PROF_S_PENDING))
+		snapshot(t, c, time, &now, &quality);
 	if (p->attach_boot_ns && t->start_boottime < p->attach_boot_ns) {
 		/* Alive at the attach: what came before is not ours. */
-		born = bpf_map_lookup_elem(&thread_base, &tid);
+		born = bpf_map_lookup_elem(&thread_base, &key);
 		if (born) {
 			sub_figures(&now, born);
-			bpf_map_delete_elem(&thread_base, &tid);
+			bpf_map_delete_elem(&thread_base, &key);
 		} else {
 			/* Gone before its base line was taken. */
 			known = 0;
 		}
 	}
 	if (config.per_thread && known && (p->state & PROF_S_ARMED))
-		emit_thread(t, p, &now, time, hook, quality);
+		emit_thread(t, p, c, &now, time, hook, quality);
 	if (p->state & PROF_S_THREADS_UNKNOWN) {
 		last = group_dead >= 0 ? group_dead :
-					 BPF_CORE_READ(t, signal, live.counter) == (config.exit_is_entry ? 1 : 0);
+					 READ(t, signal, live.counter) == (config.exit_is_entry ? 1 : 0);
 	} else {
 		last = known && __sync_fetch_and_add(&p->live, -1) == 1;
 	}
@@ -345,12 +356,12 @@ static __always_inline int on_exit(s32 code, int group_dead, u16 hook)
 	if (p->state & PROF_S_PENDING) {
 		/* Killed inside exec, past the point of no return: no enable record
 		 * was written for the image that never ran, the reader makes one up. */
-		count(PROF_C_DIED_IN_EXEC);
-		end_image(t, p, hook);
+		c->counters[PROF_C_DIED_IN_EXEC]++;
+		end_image(t, p, c, hook);
 		begin_image(t, p);
 		quality |= PROF_Q_DIED_IN_EXEC;
 		if (p->state & PROF_S_ARMED)
-			count(PROF_C_ENABLED);
+			c->counters[PROF_C_ENABLED]++;
 	}
 	if (p->state & PROF_S_ARMED) {
 		if (!known)
@@ -358,9 +369,9 @@ static __always_inline int on_exit(s32 code, int group_dead, u16 hook)
 		peak = peak_rss_pages(t, p->base_maxrss, &quality);
 		if (hook == PROF_HOOK_SCHED_PROCESS_EXIT && !exit_tells_group_dead())
 			quality |= PROF_Q_NO_MM_END;
-		emit_disable(t, p, &now, time, peak, status, hook, PROF_F_EXIT, quality);
+		emit_disable(t, p, c, &now, time, peak, status, hook, PROF_F_EXIT, quality);
 	}
-	bpf_map_delete_elem(&procs, &tgid);
+	drop_entry(t->tgid);
 	return 0;
 }
 
@@ -432,16 +443,19 @@ SEC("kprobe")
 int kprobe_exec(struct pt_regs *ctx)
 {
 	struct task_struct *t = bpf_get_current_task_btf();
+	struct prof_cpu *c = this_cpu();
 	struct prof_attempt a = {};
 	u64 key = (u64)t;
 	u16 quality = 0;
 
-	snapshot(t, &a.figures, &quality);
-	a.quality = quality;
+	if (!c)
+		return 0;
 	a.time_ns = bpf_ktime_get_ns();
+	snapshot(t, c, a.time_ns, &a.figures, &quality);
+	a.quality = quality;
 	a.self_exec_id = t->self_exec_id;
 	if (bpf_map_update_elem(&attempts, &key, &a, BPF_ANY))
-		count(PROF_C_LOST_ATTEMPT);
+		c->counters[PROF_C_LOST_ATTEMPT]++;
 	return 0;
 }
 
@@ -451,24 +465,27 @@ SEC("kretprobe")
 int kretprobe_exec(struct pt_regs *ctx)
 {
 	struct task_struct *t = bpf_get_current_task_btf();
+	struct prof_cpu *c = this_cpu();
 	int ret = (int)PT_REGS_RC(ctx);
 	struct prof_attempt *a;
 	struct prof_proc *p;
 	u64 key = (u64)t;
 
+	if (!c)
+		return 0;
 	a = bpf_map_lookup_elem(&attempts, &key);
 	if (a && t->self_exec_id != a->self_exec_id)
-		open_window(t, t->comm, PROF_START_EXEC_ENTRY, a);
+		open_window(t, c, t->comm, PROF_START_EXEC_ENTRY, a);
 	if (a)
 		bpf_map_delete_elem(&attempts, &key);
 	if (ret < 0)
 		return 0;
-	count(PROF_C_EXECS);
+	c->counters[PROF_C_EXECS]++;
 	if (!a)
-		open_window(t, t->comm, PROF_START_EXEC, 0);
-	p = find(t);
+		open_window(t, c, t->comm, PROF_START_EXEC, 0);
+	p = find(t, c);
 	if (p && (p->state & PROF_S_PENDING))
-		commit_exec(t, p, PROF_HOOK_EXEC_RETURN);
+		commit_exec(t, p, c, PROF_HOOK_EXEC_RETURN);
 	return 0;
 }
 
@@ -489,7 +506,7 @@ int kprobe_exit(struct pt_regs *ctx)
 static __always_inline void iter_attach(struct task_struct *t, struct prof_proc *p)
 {
 	struct prof_figures f;
-	u32 tid = t->pid;
+	u64 key = (u64)t;
 
 	if (!(p->state & PROF_S_ATTACHING) || t->start_boottime >= p->attach_boot_ns)
 		return;
@@ -497,11 +514,11 @@ static __always_inline void iter_attach(struct task_struct *t, struct prof_proc 
 	if (t->flags & PROF_PF_EXITING)
 		return;
 	read_figures(t, &f);
-	if (!bpf_map_update_elem(&thread_base, &tid, &f, BPF_NOEXIST))
+	if (!bpf_map_update_elem(&thread_base, &key, &f, BPF_NOEXIST))
 		__sync_fetch_and_add(&p->live, 1);
 	if (t->pid == t->tgid) {
 		read_ident(t, &p->id);
-		p->base_maxrss = BPF_CORE_READ(t, signal, maxrss);
+		p->base_maxrss = READ(t, signal, maxrss);
 	}
 }
 
@@ -523,9 +540,11 @@ int iter_tasks(struct bpf_iter__task *ctx)
 	struct prof_scratch *s;
 	struct prof_proc *p;
 	struct prof_live *l;
+	struct prof_cpu *c;
 	u64 rules = 0;
 	u16 quality = 0;
-	u32 tgid, tid;
+	u64 key;
+	u32 tgid;
 
 	if (!t)
 		return 0;
@@ -542,14 +561,15 @@ int iter_tasks(struct bpf_iter__task *ctx)
 			iter_attached(p);
 		return 0;
 	}
-	s = get_scratch();
-	if (!s)
+	s = scratch_of(PROF_USER_ITER);
+	c = cpu_state_of(PROF_USER_ITER);
+	if (!s || !c)
 		return 0;
 	if (globals.iter_mode == PROF_ITER_LIST) {
 		/* A process without an address space is a kernel thread. */
-		if ((p && (p->state & PROF_S_ARMED)) || t->pid != t->tgid || !BPF_CORE_READ(t, mm))
+		if ((p && (p->state & PROF_S_ARMED)) || t->pid != t->tgid || !READ(t, mm))
 			return 0;
-		rules = evaluate(t, t->comm, p, s);
+		rules = evaluate(t, t->comm, p, c, s);
 		if (!rules)
 			return 0;
 	} else if (!p || !(p->state & PROF_S_ARMED)) {
@@ -564,8 +584,8 @@ int iter_tasks(struct bpf_iter__task *ctx)
 	if (p && p->attach_boot_ns && t->start_boottime < p->attach_boot_ns) {
 		struct prof_figures *born;
 
-		tid = t->pid;
-		born = bpf_map_lookup_elem(&thread_base, &tid);
+		key = (u64)t;
+		born = bpf_map_lookup_elem(&thread_base, &key);
 		if (born)
 			sub_figures(&l->figures, born);
 	}

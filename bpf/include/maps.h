@@ -9,22 +9,24 @@ const volatile struct prof_config config = {};
 
 /* Thread groups that are armed or followed, by tgid. Written by the hooks and,
  * for attach and tree roots, by user space. Not preallocated: start-up must not
- * pay for 65,536 entries that a short run never has. */
+ * pay for entries that a short run never has. No larger than asked for: the
+ * buckets, one for each entry, should stay in the caches near the CPU. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 16384);
 	__type(key, u32);
 	__type(value, struct prof_proc);
 } procs SEC(".maps");
 
-/* Base lines of the threads that were alive at an attach, by task id. Written
- * by the iterator, read and removed by the exit hook. */
+/* Base lines of the threads that were alive at an attach, by the address of the
+ * task: an exec changes the id of a thread that is not the leader. Written by the
+ * iterator, read and removed by the exit hook, or by the exec that ends the image. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 65536);
-	__type(key, u32);
+	__type(key, u64);
 	__type(value, struct prof_figures);
 } thread_base SEC(".maps");
 
@@ -51,13 +53,22 @@ struct {
 	__uint(max_entries, 1024 * 1024);
 } records SEC(".maps");
 
-/* Counters of enum prof_counter; user space sums over the CPUs. */
+/* Hooks run with preemption off and do not nest on one CPU; the iterator can be
+ * interrupted by any of them. */
+enum prof_user {
+	PROF_USER_HOOKS = 0,
+	PROF_USER_ITER = 1,
+	PROF_NR_USERS = 2,
+};
+
+/* What each CPU keeps between hooks, in one place so that a hook finds it with one
+ * look-up. Written by the hooks; user space sums the counters. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, PROF_NR_COUNTERS);
+	__uint(max_entries, PROF_NR_USERS);
 	__type(key, u32);
-	__type(value, u64);
-} counters SEC(".maps");
+	__type(value, struct prof_cpu);
+} cpu_state SEC(".maps");
 
 /* One cpu-clock event per CPU: the only way to read the scheduler's clock now
  * from a program. Filled by user space. */
@@ -70,6 +81,15 @@ struct {
 
 struct prof_globals globals;
 
+/*
+ * How many entries of `procs` share the low bits of a tgid: where it is 0 there is
+ * none, which is known without a look-up. Neighbours in a storm are neighbours
+ * here, while the buckets of a hash are spread over more memory than the caches
+ * near the CPU hold. Written by the hooks, and by user space before it puts an
+ * entry in.
+ */
+u32 occupied[PROF_OCCUPIED] SEC(".bss.occupied");
+
 /* Where the path is built, from the back, and the record in front of it. */
 #define PROF_PATH_BUF (PROF_MAX_PATH + 256)
 struct prof_scratch {
@@ -78,23 +98,21 @@ struct prof_scratch {
 	 * verifier would follow each of its values. */
 	u32 path_at;
 	u32 pad;
+	struct prof_proc proc;
 	union {
-		struct prof_proc proc;
 		struct prof_str_key key;
 		struct {
 			struct prof_rec_enable enable;
 			char tail[PROF_MAX_PATH + PROF_MAX_ARGS + 256];
 		};
-		struct prof_rec_disable disable;
-		struct prof_rec_thread thread;
 		struct prof_live live;
 	};
 };
 
-/* Too large for the stack; the hooks do not nest on one CPU. */
+/* Too large for the stack. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, PROF_NR_USERS);
 	__type(key, u32);
 	__type(value, struct prof_scratch);
 } scratch SEC(".maps");
@@ -115,19 +133,56 @@ struct {
 	__type(value, struct prof_attempt);
 } attempts SEC(".maps");
 
-static __always_inline void count(u32 which)
-{
-	u64 *c = bpf_map_lookup_elem(&counters, &which);
+/* -- what goes with them -- */
 
-	if (c)
-		*c += 1;
+static __always_inline struct prof_cpu *cpu_state_of(u32 user)
+{
+	return bpf_map_lookup_elem(&cpu_state, &user);
+}
+
+static __always_inline struct prof_cpu *this_cpu(void)
+{
+	return cpu_state_of(PROF_USER_HOOKS);
+}
+
+static __always_inline struct prof_scratch *scratch_of(u32 user)
+{
+	return bpf_map_lookup_elem(&scratch, &user);
 }
 
 static __always_inline struct prof_scratch *get_scratch(void)
 {
-	u32 zero = 0;
+	return scratch_of(PROF_USER_HOOKS);
+}
 
-	return bpf_map_lookup_elem(&scratch, &zero);
+static __always_inline u32 *occupied_at(u32 tgid)
+{
+	return &occupied[tgid & (PROF_OCCUPIED - 1)];
+}
+
+/* Entries come and go through these three alone. */
+static __always_inline struct prof_proc *find_entry(u32 tgid)
+{
+	if (!*(volatile u32 *)occupied_at(tgid))
+		return 0;
+	return bpf_map_lookup_elem(&procs, &tgid);
+}
+
+static __always_inline long put_entry(u32 tgid, struct prof_proc *p)
+{
+	long err;
+
+	__sync_fetch_and_add(occupied_at(tgid), 1);
+	err = bpf_map_update_elem(&procs, &tgid, p, BPF_ANY);
+	if (err)
+		__sync_fetch_and_add(occupied_at(tgid), -1);
+	return err;
+}
+
+static __always_inline void drop_entry(u32 tgid)
+{
+	if (!bpf_map_delete_elem(&procs, &tgid))
+		__sync_fetch_and_add(occupied_at(tgid), -1);
 }
 
 #endif /* PROF_MAPS_H */

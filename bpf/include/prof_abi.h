@@ -11,7 +11,7 @@
 #ifndef PROF_ABI_H
 #define PROF_ABI_H
 
-#define PROF_ABI_VERSION 1
+#define PROF_ABI_VERSION 2
 
 #define PROF_COMM_LEN 16
 /* Rules are bits of a u64. */
@@ -26,6 +26,9 @@
 /* CPUs whose clock can be read exactly; on those above, task-clock is as of
  * the last scheduler update and flagged so. */
 #define PROF_MAX_CPUS 1024
+/* Low bits of a tgid that tell, without a look-up, that there is no entry for it;
+ * a power of two. */
+#define PROF_OCCUPIED 32768
 /* Deepest cgroup that is matched. */
 #define PROF_CGROUP_DEPTH 16
 /* A container id is 64 hex digits. */
@@ -272,7 +275,7 @@ struct prof_config {
 	__u32 read_args;
 	__u32 per_thread;
 	__u32 window_hook; /* a window-start hook is attached */
-	__u32 pad;
+	__u32 ring_look; /* look how much waits with every so many records of a CPU */
 	__u32 exit_is_entry; /* the exit hook runs before signal->live is decremented */
 	__u32 exact_clock; /* cpu_clock events are open and calibrated */
 	__u32 nr_cpus;
@@ -310,6 +313,19 @@ enum prof_counter {
 	PROF_NR_COUNTERS = 14,
 };
 
+/* What each CPU keeps between hooks. */
+struct prof_cpu {
+	__u64 counters[PROF_NR_COUNTERS];
+	/* Last reading of the scheduler's clock, and when that was. */
+	__u64 clock_sched;
+	__u64 clock_mono;
+	__u32 records; /* written since the ring was last looked at */
+	/* The last answer about a container: for which cgroup, what, and its id. */
+	__u32 in_container;
+	__u64 container_cgroup;
+	__u64 container_id[PROF_CONTAINER_ID_LEN / 8];
+};
+
 _Static_assert(sizeof(struct prof_ident) == 64, "ident");
 _Static_assert(sizeof(struct prof_figures) == PROF_NR_FIGURES * 8, "figures");
 _Static_assert(sizeof(struct prof_rec_head) == 32, "head");
@@ -321,6 +337,7 @@ _Static_assert(sizeof(struct prof_live) == 64 + 32 + 112, "live");
 _Static_assert(sizeof(struct prof_str_key) == 260, "str_key");
 _Static_assert(sizeof(struct prof_config) == 16 + 8 * PROF_NR_DIMS + 48, "config");
 
+_Static_assert(sizeof(struct prof_cpu) == 8 * PROF_NR_COUNTERS + 32 + 64, "cpu");
 _Static_assert(sizeof(struct prof_globals) == 8 * PROF_MAX_CPUS + 16, "globals");
 
 #endif /* PROF_ABI_H */

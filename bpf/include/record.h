@@ -5,11 +5,14 @@
 
 /* The reader polls; it is woken early only when much is waiting, so that a
  * storm of execs does not become a storm of wake-ups. */
-static __always_inline u64 wakeup(void)
+static __always_inline u64 wakeup(struct prof_cpu *c)
 {
-	u64 waiting = bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA);
-
-	return waiting >= config.ring_wakeup ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+	if (++c->records < config.ring_look)
+		return BPF_RB_NO_WAKEUP;
+	c->records = 0;
+	if (bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA) < config.ring_wakeup)
+		return BPF_RB_NO_WAKEUP;
+	return BPF_RB_FORCE_WAKEUP;
 }
 
 static __always_inline void fill_head(struct prof_rec_head *h, u32 kind, u32 size, u64 now, u16 hook,
@@ -25,10 +28,19 @@ static __always_inline void fill_head(struct prof_rec_head *h, u32 kind, u32 siz
 	h->pad = 0;
 }
 
+static __always_inline void fill_container(struct task_struct *t, struct prof_cpu *c,
+					   struct prof_scratch *s, struct prof_rec_enable *r)
+{
+	r->has_container = task_container(t, c, s);
+	if (r->has_container)
+		__builtin_memcpy(r->container_id, c->container_id, sizeof(r->container_id));
+}
+
 /* Profiling of the current task was switched on for its new image, whose path
  * and arguments go along. */
 static __always_inline void emit_enable(struct task_struct *t, struct prof_proc *p,
-					struct prof_scratch *s, u16 hook, u32 flags)
+					struct prof_cpu *c, struct prof_scratch *s, u16 hook,
+					u32 flags)
 {
 	struct prof_rec_enable *r = &s->enable;
 	u64 now = bpf_ktime_get_ns();
@@ -36,11 +48,11 @@ static __always_inline void emit_enable(struct task_struct *t, struct prof_proc 
 	u16 quality = p->quality;
 	struct mm_struct *mm;
 
-	count(PROF_C_ENABLED);
+	c->counters[PROF_C_ENABLED]++;
 	r->id = p->id;
 	r->rules = p->rules;
 	r->start = p->start;
-	r->has_container = task_container(t, s, r->container_id);
+	fill_container(t, c, s, r);
 	off = build_path(s, t);
 	if (off < PROF_MAX_PATH) {
 		len = PROF_MAX_PATH - off;
@@ -52,9 +64,9 @@ static __always_inline void emit_enable(struct task_struct *t, struct prof_proc 
 			len = 0;
 		bpf_probe_read_kernel(s->tail, len, &s->path[off]);
 	}
-	mm = BPF_CORE_READ(t, mm);
+	mm = READ(t, mm);
 	if (config.read_args && mm) {
-		u64 from = BPF_CORE_READ(mm, arg_start), n = BPF_CORE_READ(mm, arg_end) - from;
+		u64 from = READ(mm, arg_start), n = READ(mm, arg_end) - from;
 
 		if (n > PROF_MAX_ARGS) {
 			n = PROF_MAX_ARGS;
@@ -72,41 +84,43 @@ static __always_inline void emit_enable(struct task_struct *t, struct prof_proc 
 	size = sizeof(*r) + len + args;
 	fill_head(&r->head, PROF_REC_ENABLE, size, now, hook, flags | PROF_F_ENABLE, quality);
 	if (size > sizeof(*r) + PROF_MAX_PATH + PROF_MAX_ARGS ||
-	    bpf_ringbuf_output(&records, r, size, wakeup()))
-		count(PROF_C_LOST_RING_ENABLE);
+	    bpf_ringbuf_output(&records, r, size, wakeup(c)))
+		c->counters[PROF_C_LOST_RING_ENABLE]++;
 }
 
 /* A child was born followed: it runs its parent's image, which the reader knows. */
 static __always_inline void emit_enable_child(struct task_struct *parent, struct prof_proc *p,
-					      struct prof_scratch *s, u16 hook)
+					      struct prof_cpu *c, struct prof_scratch *s,
+					      u16 hook)
 {
 	struct prof_rec_enable *r = &s->enable;
 
-	count(PROF_C_ENABLED);
+	c->counters[PROF_C_ENABLED]++;
 	r->id = p->id;
 	r->rules = p->rules;
 	r->start = p->start;
-	r->has_container = task_container(parent, s, r->container_id);
+	fill_container(parent, c, s, r);
 	r->path_len = 0;
 	r->args_len = 0;
 	fill_head(&r->head, PROF_REC_ENABLE, sizeof(*r), p->t0, hook, PROF_F_ENABLE | PROF_F_INHERIT,
 		  p->quality);
-	if (bpf_ringbuf_output(&records, r, sizeof(*r), wakeup()))
-		count(PROF_C_LOST_RING_ENABLE);
+	if (bpf_ringbuf_output(&records, r, sizeof(*r), wakeup(c)))
+		c->counters[PROF_C_LOST_RING_ENABLE]++;
 }
 
 /* Profiling was switched off: `end` are the figures of the last thread, or of
  * the task at the end of the image; the rest is in the entry. */
 static __always_inline void emit_disable(struct task_struct *t, struct prof_proc *p,
-					 const struct prof_figures *end, u64 end_ns, u64 peak_pages,
-					 s32 exit_code, u16 hook, u32 flags, u16 quality)
+					 struct prof_cpu *c, const struct prof_figures *end,
+					 u64 end_ns, u64 peak_pages, s32 exit_code, u16 hook,
+					 u32 flags, u16 quality)
 {
 	struct prof_rec_disable *r;
 
-	count(PROF_C_DISABLED);
+	c->counters[PROF_C_DISABLED]++;
 	r = bpf_ringbuf_reserve(&records, sizeof(*r), 0);
 	if (!r) {
-		count(PROF_C_LOST_RING_DISABLE);
+		c->counters[PROF_C_LOST_RING_DISABLE]++;
 		return;
 	}
 	r->id = p->id;
@@ -124,16 +138,17 @@ static __always_inline void emit_disable(struct task_struct *t, struct prof_proc
 		((u64 *)&r->figures)[i] += ((u64 *)&p->acc)[i];
 	sub_figures(&r->figures, &p->base);
 	fill_head(&r->head, PROF_REC_DISABLE, sizeof(*r), end_ns, hook, flags, quality | p->quality);
-	bpf_ringbuf_submit(r, wakeup());
+	bpf_ringbuf_submit(r, wakeup(c));
 }
 
 static __always_inline void emit_thread(struct task_struct *t, struct prof_proc *p,
-					const struct prof_figures *f, u64 now, u16 hook, u16 quality)
+					struct prof_cpu *c, const struct prof_figures *f,
+					u64 now, u16 hook, u16 quality)
 {
 	struct prof_rec_thread *r = bpf_ringbuf_reserve(&records, sizeof(*r), 0);
 
 	if (!r) {
-		count(PROF_C_LOST_RING_THREAD);
+		c->counters[PROF_C_LOST_RING_THREAD]++;
 		return;
 	}
 	r->start_ns = p->id.start_ns;
@@ -148,7 +163,7 @@ static __always_inline void emit_thread(struct task_struct *t, struct prof_proc 
 	if (t->pid == t->tgid)
 		sub_figures(&r->figures, &p->base);
 	fill_head(&r->head, PROF_REC_THREAD, sizeof(*r), now, hook, 0, quality);
-	bpf_ringbuf_submit(r, wakeup());
+	bpf_ringbuf_submit(r, wakeup(c));
 }
 
 #endif /* PROF_RECORD_H */

@@ -41,7 +41,7 @@ static __always_inline u64 match_cgroup(u64 rules, struct task_struct *t)
 	cg = task_cgroup(t, config.cgroup_subsys);
 	if (!cg)
 		return apply(rules, PROF_DIM_CGROUP, 0, 0);
-	level = BPF_CORE_READ(cg, level);
+	level = READ(cg, level);
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < PROF_CGROUP_DEPTH; i++) {
 		struct prof_num_key key = { .dim = PROF_DIM_CGROUP };
@@ -57,7 +57,7 @@ static __always_inline u64 match_cgroup(u64 rules, struct task_struct *t)
 					      (void *)cg + bpf_core_field_offset(struct cgroup, ancestors) +
 						      i * 8);
 			if (up)
-				id = BPF_CORE_READ(up, kn, id);
+				id = READ(up, kn, id);
 		} else {
 			bpf_probe_read_kernel(&id, sizeof(id),
 					      (void *)cg +
@@ -166,18 +166,18 @@ static __always_inline u64 match_exe(u64 rules, struct task_struct *t, struct pr
  * has one. Cheap dimensions first: each stops when no rule is left.
  */
 static __always_inline u64 evaluate(struct task_struct *t, const char *comm, struct prof_proc *p,
-				    struct prof_scratch *s)
+				    struct prof_cpu *c, struct prof_scratch *s)
 {
 	u64 rules = config.rules;
 
-	count(PROF_C_EVALUATED);
+	c->counters[PROF_C_EVALUATED]++;
 	if (dim_used(PROF_DIM_TREE))
 		rules = apply(rules, PROF_DIM_TREE, p ? p->tree_eq : 0, p ? p->tree_ne : 0);
 	rules = match_number(rules, PROF_DIM_PID, t->tgid);
 	if (dim_used(PROF_DIM_UID))
-		rules = match_number(rules, PROF_DIM_UID, BPF_CORE_READ(t, cred, uid.val));
+		rules = match_number(rules, PROF_DIM_UID, READ(t, cred, uid.val));
 	if (dim_used(PROF_DIM_GID))
-		rules = match_number(rules, PROF_DIM_GID, BPF_CORE_READ(t, cred, gid.val));
+		rules = match_number(rules, PROF_DIM_GID, READ(t, cred, gid.val));
 	rules = match_comm(rules, comm, &s->key);
 	if (dim_used(PROF_DIM_MNTNS))
 		rules = match_number(rules, PROF_DIM_MNTNS, task_mntns(t));
@@ -186,7 +186,7 @@ static __always_inline u64 evaluate(struct task_struct *t, const char *comm, str
 	rules = match_cgroup(rules, t);
 	if (dim_used(PROF_DIM_CONTAINER) && rules)
 		rules = match_number(rules, PROF_DIM_CONTAINER,
-				     task_container(t, s, s->enable.container_id));
+				     task_container(t, c, s));
 	return match_exe(rules, t, s);
 }
 

@@ -4,16 +4,28 @@
 #define PROF_TASK_H
 
 /*
- * Pointers in a task are followed with BPF_CORE_READ and not by dereference:
- * for each pointer that is loaded from a trusted one, the verifier searches the
- * kernel's whole BTF by name, which made loading take a second.
+ * Pointers are followed with READ(): plain loads (a fault reads as 0) where the
+ * kernel lets a pointer be cast, from 6.2 on; BPF_CORE_READ, a helper call for
+ * each step, before. Not by dereference of what is trusted: for each pointer that
+ * is loaded from a trusted one, the verifier searches the kernel's whole BTF by
+ * name, which made loading take a second. A cast pointer is not trusted.
  */
+#define CAST(p) ((typeof(p))bpf_rdonly_cast((p), bpf_core_type_id_kernel(typeof(*(p)))))
+#define READ(src, a, ...)                                               \
+	({                                                              \
+		___type((src), a, ##__VA_ARGS__) r_;                    \
+		if (bpf_ksym_exists(bpf_rdonly_cast))                   \
+			r_ = ___arrow(CAST(src), a, ##__VA_ARGS__);     \
+		else                                                    \
+			BPF_CORE_READ_INTO(&r_, (src), a, ##__VA_ARGS__); \
+		r_;                                                     \
+	})
 
 /* Start of the process, ns since boot. */
 static __always_inline u64 process_start(struct task_struct *t)
 {
 	return t->pid == t->tgid ? t->start_boottime :
-				   BPF_CORE_READ(t, group_leader, start_boottime);
+				   READ(t, group_leader, start_boottime);
 }
 
 /* Execs since the fork: the child starts with the parent's number. */
@@ -22,43 +34,63 @@ static __always_inline u32 exec_number(struct task_struct *t)
 	return (u32)(t->self_exec_id - t->parent_exec_id);
 }
 
+/* A reading of the scheduler's clock serves this long: CLOCK_MONOTONIC is slewed
+ * against it by 500 ppm at most, so what follows from it is off by 5 us at most. */
+#define PROF_CLOCK_SERVES_NS 10000000ULL
+
+/*
+ * The scheduler's clock of this CPU at `mono`, which is now; 0 if it cannot be had.
+ * Reading it costs as much as all the rest of a snapshot, so a storm of processes
+ * goes by the last reading.
+ */
+static __always_inline u64 sched_clock_at(struct prof_cpu *c, u64 mono)
+{
+	u32 cpu = bpf_get_smp_processor_id();
+	struct bpf_perf_event_value v = {};
+	struct perf_event *event;
+	u64 since = mono - c->clock_mono;
+
+	if (since < PROF_CLOCK_SERVES_NS)
+		return c->clock_sched + since;
+	if (!config.exact_clock || cpu >= PROF_MAX_CPUS)
+		return 0;
+	event = (void *)globals.clock_event[cpu];
+	if (!event)
+		return 0;
+	if (bpf_perf_event_read_value(&cpu_clock, BPF_F_CURRENT_CPU, &v, sizeof(v)))
+		return 0;
+	/* The read has just put the clock here. Its count is not of use: it stands
+	 * still whenever perf reschedules the events of the CPU. */
+	c->clock_sched = READ(event, hw.prev_count.a.a.counter);
+	c->clock_mono = bpf_ktime_get_ns();
+	return c->clock_sched;
+}
+
 /*
  * Nanoseconds that the running task has run since its runtime was last
  * updated. sum_exec_runtime is only brought up to date at ticks and switches,
  * so it is up to a tick old here. rq->clock is the scheduler's clock at its
- * last update, clock_task the same less interrupt and stolen time; cpu_clock
- * gives that same clock now.
+ * last update, clock_task the same less interrupt and stolen time.
  */
-static __always_inline u64 unaccounted(struct task_struct *t, u16 *quality)
+static __always_inline u64 unaccounted(struct task_struct *t, struct prof_cpu *c, u64 mono,
+				       u16 *quality)
 {
-	u32 cpu = bpf_get_smp_processor_id();
-	struct bpf_perf_event_value v = {};
-	struct rq *rq = BPF_CORE_READ(t, se.cfs_rq, rq);
-	struct perf_event *event;
-	u64 now, clock, ran;
+	struct rq *rq = READ(t, se.cfs_rq, rq);
+	u64 now = sched_clock_at(c, mono), clock = READ(rq, clock);
+	u64 ran;
 
-	if (!config.exact_clock || cpu >= PROF_MAX_CPUS)
-		goto stale;
-	event = (void *)globals.clock_event[cpu];
-	if (!event)
-		goto stale;
-	if (bpf_perf_event_read_value(&cpu_clock, BPF_F_CURRENT_CPU, &v, sizeof(v)))
-		goto stale;
-	/* The read has just put the clock here. Its count is not of use: it stands
-	 * still whenever perf reschedules the events of the CPU. */
-	now = BPF_CORE_READ(event, hw.prev_count.a.a.counter);
-	clock = BPF_CORE_READ(rq, clock);
 	/* The event of a CPU that went away is not read any more. */
-	if (now < clock || now - clock > 10000000000ULL)
-		goto stale;
-	ran = BPF_CORE_READ(rq, clock_task) - t->se.exec_start;
+	if (!now || now + PROF_CLOCK_SERVES_NS < clock || (s64)(now - clock) > 10000000000LL) {
+		*quality |= PROF_Q_CLOCK_STALE;
+		c->counters[PROF_C_CLOCK_STALE]++;
+		return 0;
+	}
+	if (now < clock)
+		now = clock;
+	ran = READ(rq, clock_task) - t->se.exec_start;
 	if ((s64)ran < 0)
 		ran = 0;
 	return ran + (now - clock);
-stale:
-	*quality |= PROF_Q_CLOCK_STALE;
-	count(PROF_C_CLOCK_STALE);
-	return 0;
 }
 
 /* Everything but the correction of the clock, for any task. */
@@ -91,11 +123,12 @@ static __always_inline void read_figures(struct task_struct *t, struct prof_figu
 	}
 }
 
-/* The figures of the running task as of now. */
-static __always_inline void snapshot(struct task_struct *t, struct prof_figures *f, u16 *quality)
+/* The figures of the running task at `mono`, which is now. */
+static __always_inline void snapshot(struct task_struct *t, struct prof_cpu *c, u64 mono,
+				     struct prof_figures *f, u16 *quality)
 {
 	read_figures(t, f);
-	f->task_clock += unaccounted(t, quality);
+	f->task_clock += unaccounted(t, c, mono, quality);
 }
 
 static __always_inline void add_figures(struct prof_figures *to, const struct prof_figures *f)
@@ -129,14 +162,14 @@ static __always_inline u64 rss_pages(struct mm_struct *mm, u16 *quality)
 	if (bpf_core_field_exists(((struct mm_struct___pre62 *)0)->rss_stat.count)) {
 		struct mm_struct___pre62 *old = (void *)mm;
 
-		file = BPF_CORE_READ(old, rss_stat.count[PROF_MM_FILEPAGES].counter);
-		anon = BPF_CORE_READ(old, rss_stat.count[PROF_MM_ANONPAGES].counter);
-		shm = BPF_CORE_READ(old, rss_stat.count[PROF_MM_SHMEMPAGES].counter);
+		file = READ(old, rss_stat.count[PROF_MM_FILEPAGES].counter);
+		anon = READ(old, rss_stat.count[PROF_MM_ANONPAGES].counter);
+		shm = READ(old, rss_stat.count[PROF_MM_SHMEMPAGES].counter);
 	} else {
 		*quality |= PROF_Q_RSS_APPROX;
-		file = BPF_CORE_READ(mm, rss_stat[PROF_MM_FILEPAGES].count);
-		anon = BPF_CORE_READ(mm, rss_stat[PROF_MM_ANONPAGES].count);
-		shm = BPF_CORE_READ(mm, rss_stat[PROF_MM_SHMEMPAGES].count);
+		file = READ(mm, rss_stat[PROF_MM_FILEPAGES].count);
+		anon = READ(mm, rss_stat[PROF_MM_ANONPAGES].count);
+		shm = READ(mm, rss_stat[PROF_MM_SHMEMPAGES].count);
 	}
 	file += anon + shm;
 	return file < 0 ? 0 : file;
@@ -148,8 +181,8 @@ static __always_inline u64 rss_pages(struct mm_struct *mm, u16 *quality)
  */
 static __always_inline u64 peak_rss_pages(struct task_struct *t, u64 base_maxrss, u16 *quality)
 {
-	u64 maxrss = BPF_CORE_READ(t, signal, maxrss);
-	struct mm_struct *mm = BPF_CORE_READ(t, mm);
+	u64 maxrss = READ(t, signal, maxrss);
+	struct mm_struct *mm = READ(t, mm);
 	u64 rss, high;
 
 	if (maxrss > base_maxrss)
@@ -159,45 +192,45 @@ static __always_inline u64 peak_rss_pages(struct task_struct *t, u64 base_maxrss
 		return maxrss;
 	}
 	rss = rss_pages(mm, quality);
-	high = BPF_CORE_READ(mm, hiwater_rss);
+	high = READ(mm, hiwater_rss);
 	return rss > high ? rss : high;
 }
 
 /* The cgroup of a task in one hierarchy: a v1 controller's, or v2 (~0). */
 static __always_inline struct cgroup *task_cgroup(struct task_struct *t, u32 subsys)
 {
-	struct css_set *set = BPF_CORE_READ(t, cgroups);
+	struct css_set *set = READ(t, cgroups);
 
 	if (subsys != ~0u) {
 		u32 at = bpf_core_field_offset(struct css_set, subsys) + subsys * 8;
 		struct cgroup_subsys_state *css = 0;
 
 		bpf_probe_read_kernel(&css, sizeof(css), (void *)set + at);
-		return css ? BPF_CORE_READ(css, cgroup) : 0;
+		return css ? READ(css, cgroup) : 0;
 	}
-	return BPF_CORE_READ(set, dfl_cgrp);
+	return READ(set, dfl_cgrp);
 }
 
 static __always_inline u32 task_pidns(struct task_struct *t)
 {
-	struct pid *pid = BPF_CORE_READ(t, thread_pid);
+	struct pid *pid = READ(t, thread_pid);
 	struct pid_namespace *ns = 0;
 	u32 level, at;
 
 	if (!pid)
 		return 0;
-	level = BPF_CORE_READ(pid, level);
+	level = READ(pid, level);
 	at = bpf_core_field_offset(struct pid, numbers) + level * bpf_core_type_size(struct upid) +
 	     bpf_core_field_offset(struct upid, ns);
 	bpf_probe_read_kernel(&ns, sizeof(ns), (void *)pid + at);
-	return ns ? BPF_CORE_READ(ns, ns.inum) : 0;
+	return ns ? READ(ns, ns.inum) : 0;
 }
 
 static __always_inline u32 task_mntns(struct task_struct *t)
 {
-	struct nsproxy *ns = BPF_CORE_READ(t, nsproxy);
+	struct nsproxy *ns = READ(t, nsproxy);
 
-	return ns ? BPF_CORE_READ(ns, mnt_ns, ns.inum) : 0;
+	return ns ? READ(ns, mnt_ns, ns.inum) : 0;
 }
 
 static __always_inline void read_ident(struct task_struct *t, struct prof_ident *id)
@@ -205,12 +238,12 @@ static __always_inline void read_ident(struct task_struct *t, struct prof_ident 
 	struct cgroup *cg = task_cgroup(t, config.ident_subsys);
 
 	id->start_ns = process_start(t);
-	id->cgroup_id = cg ? BPF_CORE_READ(cg, kn, id) : 0;
+	id->cgroup_id = cg ? READ(cg, kn, id) : 0;
 	id->pid = t->tgid;
 	id->tid = t->pid;
-	id->ppid = BPF_CORE_READ(t, real_parent, tgid);
-	id->uid = BPF_CORE_READ(t, cred, uid.val);
-	id->gid = BPF_CORE_READ(t, cred, gid.val);
+	id->ppid = READ(t, real_parent, tgid);
+	id->uid = READ(t, cred, uid.val);
+	id->gid = READ(t, cred, gid.val);
 	id->mntns = task_mntns(t);
 	id->pidns = task_pidns(t);
 	id->exec = exec_number(t);
@@ -249,17 +282,17 @@ static __always_inline bool walk_step(struct prof_walk *w, struct prof_scratch *
 	u32 at, len;
 
 	if (d == w->root) {
-		struct mount *up = BPF_CORE_READ(mnt, mnt_parent);
+		struct mount *up = READ(mnt, mnt_parent);
 
 		if (up == mnt)
 			return 1;
-		w->d = BPF_CORE_READ(mnt, mnt_mountpoint);
+		w->d = READ(mnt, mnt_mountpoint);
 		w->mnt = up;
-		w->root = BPF_CORE_READ(up, mnt.mnt_root);
+		w->root = READ(up, mnt.mnt_root);
 		return 0;
 	}
-	parent = BPF_CORE_READ(d, d_parent);
-	len = BPF_CORE_READ(d, d_name.len) & 255;
+	parent = READ(d, d_parent);
+	len = READ(d, d_name.len) & 255;
 	at = s->path_at;
 	if (at < len + 1)
 		return 1;
@@ -268,7 +301,7 @@ static __always_inline bool walk_step(struct prof_walk *w, struct prof_scratch *
 	barrier_var(at);
 	s->path_at = at;
 	s->path[at] = '/';
-	bpf_probe_read_kernel(&s->path[at + 1], len, BPF_CORE_READ(d, d_name.name));
+	bpf_probe_read_kernel(&s->path[at + 1], len, READ(d, d_name.name));
 	/* A file on a pseudo file system (memfd) has no parent. */
 	if (d == parent)
 		return 1;
@@ -283,20 +316,20 @@ static __always_inline bool walk_step(struct prof_walk *w, struct prof_scratch *
  */
 static __always_inline u32 build_path(struct prof_scratch *s, struct task_struct *t)
 {
-	struct mm_struct *mm = BPF_CORE_READ(t, mm);
+	struct mm_struct *mm = READ(t, mm);
 	struct vfsmount *vfs;
 	struct prof_walk w;
 	struct file *file;
 
 	if (!mm)
 		return PROF_MAX_PATH;
-	file = BPF_CORE_READ(mm, exe_file);
+	file = READ(mm, exe_file);
 	if (!file)
 		return PROF_MAX_PATH;
-	w.d = BPF_CORE_READ(file, f_path.dentry);
-	vfs = BPF_CORE_READ(file, f_path.mnt);
+	w.d = READ(file, f_path.dentry);
+	vfs = READ(file, f_path.mnt);
 	w.mnt = (void *)vfs - bpf_core_field_offset(struct mount, mnt);
-	w.root = BPF_CORE_READ(vfs, mnt_root);
+	w.root = READ(vfs, mnt_root);
 	s->path_at = PROF_MAX_PATH;
 	PROF_REPEAT(i, 128, 40, walk_step(&w, s));
 	return s->path_at;
@@ -325,7 +358,7 @@ static __always_inline u64 not_hex(u64 w)
 #define PROF_CGROUP_NAME 128
 static __always_inline bool container_name(struct cgroup *cg, char *buf, u64 *id)
 {
-	const char *name = BPF_CORE_READ(cg, kn, name);
+	const char *name = READ(cg, kn, name);
 	u64 bad = 0, tail = 0;
 	long len;
 	u32 at;
@@ -351,22 +384,37 @@ static __always_inline bool container_name(struct cgroup *cg, char *buf, u64 *id
 
 /* The container of a task, by its cgroup or the one above (a payload may have
  * made cgroups of its own inside). Uses the front of the path buffer. */
-static __always_inline bool task_container(struct task_struct *t, struct prof_scratch *s, u64 *id)
+static __always_inline bool read_container(struct cgroup *cg, struct prof_cpu *c, struct prof_scratch *s)
 {
-	struct cgroup *cg = task_cgroup(t, config.ident_subsys), *up = 0;
+	struct cgroup *up = 0;
 	int level;
 
-	if (!cg)
-		return 0;
-	if (container_name(cg, s->path, id))
+	if (container_name(cg, s->path, c->container_id))
 		return 1;
-	level = BPF_CORE_READ(cg, level);
+	level = READ(cg, level);
 	if (level <= 1 || !bpf_core_field_exists(cg->ancestors))
 		return 0;
 	bpf_probe_read_kernel(&up, sizeof(up),
 			      (void *)cg + bpf_core_field_offset(struct cgroup, ancestors) +
 				      (level - 1) * 8);
-	return up && container_name(up, s->path, id);
+	return up && container_name(up, s->path, c->container_id);
+}
+
+/* Whether a task is in a container; its id is then in `c`. Ids of cgroups are not
+ * used twice, so the last answer on this CPU stands for the same cgroup. */
+static __always_inline bool task_container(struct task_struct *t, struct prof_cpu *c, struct prof_scratch *s)
+{
+	struct cgroup *cg = task_cgroup(t, config.ident_subsys);
+	u64 id;
+
+	if (!cg)
+		return 0;
+	id = READ(cg, kn, id);
+	if (!id || id != c->container_cgroup) {
+		c->in_container = read_container(cg, c, s);
+		c->container_cgroup = id;
+	}
+	return c->in_container;
 }
 
 #endif /* PROF_TASK_H */

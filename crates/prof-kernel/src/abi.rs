@@ -17,6 +17,8 @@ pub const COMM_LEN: usize = 16;
 pub const MAX_PATTERN: usize = 255;
 /// CPUs whose scheduler clock can be read exactly.
 pub const MAX_CPUS: usize = 1024;
+/// Entries of `occupied`.
+pub const OCCUPIED: usize = 32768;
 /// Rule dimensions.
 pub const NR_DIMS: usize = 12;
 const CONTAINER_ID_LEN: usize = 64;
@@ -67,6 +69,9 @@ pub enum Counter {
     LostFollow,
     LostAttempt,
 }
+
+/// `PROF_USER_HOOKS`: which element of the per-CPU state holds the counters.
+pub const USER_HOOKS: u32 = 0;
 
 /// `PROF_NR_COUNTERS`.
 pub const NR_COUNTERS: usize = 14;
@@ -156,6 +161,11 @@ plain! {
         id: AbiIdent, rules: u64, thread_start_ns: u64, peak_rss: u64, quality: u32, pad: u32,
         figures: AbiFigures,
     }
+    /// `struct prof_cpu`.
+    AbiCpu = 8 * NR_COUNTERS + 96 => {
+        counters: [u64; NR_COUNTERS], clock_sched: u64, clock_mono: u64, records: u32,
+        in_container: u32, container_cgroup: u64, container_id: [u8; CONTAINER_ID_LEN],
+    }
     /// `struct prof_num_key`.
     NumKey = 16 => { value: u64, dim: u32, pad: u32, }
     /// `struct prof_str_key`.
@@ -165,7 +175,7 @@ plain! {
     /// `struct prof_config`.
     Config = 160 => {
         rules: u64, follow: u64, uses_eq: [u64; NR_DIMS], dims: u32, cgroup_subsys: u32,
-        read_args: u32, per_thread: u32, window_hook: u32, pad: u32, exit_is_entry: u32,
+        read_args: u32, per_thread: u32, window_hook: u32, ring_look: u32, exit_is_entry: u32,
         exact_clock: u32, nr_cpus: u32, page_size: u32, ring_wakeup: u32, ident_subsys: u32,
     }
 }

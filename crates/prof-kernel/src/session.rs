@@ -20,6 +20,7 @@ use prof_model::rules::Tables;
 use rustix::time::ClockId;
 
 use crate::abi;
+use crate::abi::AbiCpu;
 use crate::abi::AbiLive;
 use crate::abi::AbiMatch;
 use crate::abi::AbiProc;
@@ -36,6 +37,7 @@ use crate::host;
 use crate::loader;
 use crate::loader::Loaded;
 use crate::sys;
+use crate::sys::Occupied;
 use crate::sys::Ring;
 
 /// How the hooks are attached.
@@ -116,6 +118,7 @@ pub struct Session {
     btf: Option<PathBuf>,
     cache: Option<PathBuf>,
     ring: Ring,
+    occupied: Occupied,
     backend: Backend,
     attached: Vec<Attached>,
     limits: Vec<String>,
@@ -182,6 +185,7 @@ impl Session {
         }
         fill_rules(&loaded, &plan.tables)?;
         let ring = Ring::new(loaded.map("records")?).context("ring buffer")?;
+        let occupied = Occupied::new(loaded.map(".bss.occupied")?).context("table of tgids")?;
         let mut session = Self {
             loaded,
             iterator: None,
@@ -189,6 +193,7 @@ impl Session {
             btf: plan.btf.clone(),
             cache: plan.cache.clone(),
             ring,
+            occupied,
             backend,
             attached: Vec::new(),
             limits,
@@ -350,13 +355,14 @@ impl Session {
 
     /// Counters, summed over the CPUs.
     pub fn counters(&self) -> Result<[u64; NR_COUNTERS]> {
-        let map = self.loaded.map("counters")?;
         let mut sums = [0; NR_COUNTERS];
-        let mut values = vec![0u8; self.cpus * 8];
-        for (i, sum) in sums.iter_mut().enumerate() {
-            sys::map_lookup_bytes(map, &(i as u32), &mut values).context("counters")?;
-            let (words, _) = values.as_chunks::<8>();
-            *sum = words.iter().map(|w| u64::from_ne_bytes(*w)).sum();
+        let mut values = vec![0u8; self.cpus * size_of::<AbiCpu>()];
+        sys::map_lookup_bytes(self.loaded.map("cpu_state")?, &abi::USER_HOOKS, &mut values)
+            .context("counters")?;
+        for cpu in values.chunks_exact(size_of::<AbiCpu>()).filter_map(AbiCpu::from_bytes) {
+            for (sum, n) in sums.iter_mut().zip(cpu.counters) {
+                *sum += n;
+            }
         }
         Ok(sums)
     }
@@ -459,6 +465,7 @@ impl Session {
                 live: 1,
                 ..known.unwrap_or_else(AbiProc::zeroed)
             };
+            self.occupied.add(*pid);
             sys::map_update(map, pid, &entry)
                 .with_context(|| format!("pid {pid}: table of profiled processes"))?;
             asked.push(*pid);
@@ -491,6 +498,7 @@ impl Session {
                 state: abi::state::THREADS_UNKNOWN,
                 ..AbiProc::zeroed()
             };
+            self.occupied.add(*pid);
             sys::map_update(map, pid, &root)?;
         }
         Ok(())
@@ -519,6 +527,7 @@ impl Session {
                 p.kids_tree_eq |= eq;
                 p.kids_tree_ne |= ne;
                 p.state |= abi::state::THREADS_UNKNOWN;
+                self.occupied.add(pid);
                 sys::map_update(map, &pid, &p)?;
                 found = true;
             }
@@ -544,6 +553,13 @@ fn ring_size(asked: u32) -> u32 {
     asked.clamp(page, 1 << 30).next_power_of_two()
 }
 
+/// How many records a CPU may write before it looks at how much is waiting: what
+/// all CPUs write unlooked-at is an eighth of the ring at most.
+fn ring_look(ring_bytes: u32, cpus: u32) -> u32 {
+    const RECORD: u32 = 512;
+    (ring_bytes / 8 / RECORD / cpus.max(1)).clamp(1, 16)
+}
+
 fn config(plan: &Plan, backend: Backend, cpus: usize, exact: bool, ring_bytes: u32) -> Config {
     let t = &plan.tables;
     let mounts = host::cgroup_mounts();
@@ -562,7 +578,7 @@ fn config(plan: &Plan, backend: Backend, cpus: usize, exact: bool, ring_bytes: u
         nr_cpus: cpus as u32,
         page_size: rustix::param::page_size() as u32,
         ring_wakeup: ring_bytes / 4,
-        ..Config::zeroed()
+        ring_look: ring_look(ring_bytes, cpus as u32),
     }
 }
 

@@ -8,10 +8,13 @@ use std::os::fd::BorrowedFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
 use std::ptr;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
 
 use libbpf_sys as bpf;
 use perf_event_open_sys as perf;
 
+use crate::abi;
 use crate::abi::Plain;
 
 fn check(ret: i32) -> io::Result<()> {
@@ -301,6 +304,44 @@ pub fn kprobe_open(
         return Err(io::Error::last_os_error());
     }
     Ok(fd)
+}
+
+/// The kernel half's count of table entries by the low bits of a tgid. An entry that
+/// user space puts in is seen by the hooks only if it is counted here first.
+#[derive(Debug)]
+pub struct Occupied {
+    counts: ptr::NonNull<AtomicU32>,
+}
+
+impl Occupied {
+    const BYTES: usize = abi::OCCUPIED * size_of::<AtomicU32>();
+
+    /// Maps it.
+    pub fn new(map: BorrowedFd<'_>) -> io::Result<Self> {
+        let flags = rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE;
+        // SAFETY: a new mapping, which overlaps nothing.
+        let at = unsafe {
+            let shared = rustix::mm::MapFlags::SHARED;
+            rustix::mm::mmap(ptr::null_mut(), Self::BYTES, flags, shared, map, 0)?
+        };
+        let counts = ptr::NonNull::new(at.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Self { counts })
+    }
+
+    /// Counts an entry that is about to be put in.
+    pub fn add(&self, tgid: u32) {
+        // SAFETY: the index is below OCCUPIED, so within the mapping, which lives
+        // as long as this; the kernel half changes it by atomic operations only.
+        let count = unsafe { self.counts.add(tgid as usize % abi::OCCUPIED).as_ref() };
+        count.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new` with this length; nothing refers to it any more.
+        let _ = unsafe { rustix::mm::munmap(self.counts.as_ptr().cast(), Self::BYTES) };
+    }
 }
 
 /// Reads records of a BPF ring buffer.

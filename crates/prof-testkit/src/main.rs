@@ -55,8 +55,8 @@ const COMMANDS: &[(&str, &str, &str, Run)] = &[
     ("threads", "N [MS]", "N threads at once, MS ms of CPU time in all", threads::threads),
     (
         "exec-from-thread",
-        "CMD...",
-        "execve from a thread that is not the leader",
+        "[--late] CMD...",
+        "execve from a thread that is not the leader; late: after 300 ms of CPU time and 2 s",
         threads::exec_from_thread,
     ),
     (

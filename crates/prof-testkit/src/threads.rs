@@ -61,12 +61,13 @@ pub fn threads(mut args: Args) -> Result<()> {
     facts.print()
 }
 
-/// `exec-from-thread CMD…`
-pub fn exec_from_thread(args: Args) -> Result<()> {
+/// `exec-from-thread [--late] CMD…`
+pub fn exec_from_thread(mut args: Args) -> Result<()> {
+    let late = args.leading_flag("--late");
     let command = args.command()?;
     let worker = thread::Builder::new()
         .spawn(move || {
-            let outcome = exec_now(&command);
+            let outcome = exec_now(&command, late);
             // Only a failure gets here.
             outcome.err()
         })
@@ -79,10 +80,15 @@ pub fn exec_from_thread(args: Args) -> Result<()> {
     }
 }
 
-fn exec_now(command: &[std::ffi::OsString]) -> Result<()> {
+fn exec_now(command: &[std::ffi::OsString], late: bool) -> Result<()> {
     let program = Program::from_command(command)?;
     // Lets the leader fall asleep.
     sys::sleep_ns(5 * sys::NS_PER_MS);
+    if late {
+        cpu::spin_until(libc::CLOCK_THREAD_CPUTIME_ID, 300 * sys::NS_PER_MS)?;
+        println!("spun");
+        sys::sleep_ns(2000 * sys::NS_PER_MS);
+    }
     let mut facts = Facts::with_pid();
     facts.add("tid", sys::tid());
     facts.print()?;

@@ -152,7 +152,7 @@ pub struct Shared {
     pub buffer: Option<u32>,
 
     /// Most processes profiled at once
-    #[arg(long, value_name = "N", default_value_t = 65536, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 16384, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_processes: u32,
 
     /// Do not keep the programs prepared for this kernel (in /var/cache/prof, or

@@ -1,7 +1,10 @@
 //! What is hard about the life of a process.
 
 use std::collections::HashSet;
+use std::io::BufRead as _;
+use std::io::BufReader;
 use std::process::Command;
+use std::process::Stdio;
 
 use crate::harness::*;
 
@@ -250,6 +253,33 @@ fn an_exec_after_an_attach_divides_the_figures() {
     assert!(figure(p[0], "task-clock") < 60_000_000, "{}", p[0]["figures"]);
     let burnt = figure(p[1], "task-clock");
     assert!((100_000..200_000_000).contains(&burnt), "{burnt}");
+    records.assert_whole();
+}
+
+#[test]
+fn an_exec_from_another_thread_after_an_attach_does_too() {
+    let Some(_turn) = live("exec from a thread after attach") else { return };
+    if std::env::var_os("PROF_VM").is_some() {
+        eprintln!("SKIPPED: in an emulator the attach may come after the exec");
+        return;
+    }
+    let mut child = Command::new(target())
+        .args(["exec-from-thread", "--late", "@self", "exit", "3"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("target");
+    let mut said = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut line = String::new();
+    said.read_line(&mut line).expect("target");
+    assert_eq!(line, "spun\n");
+    let watch = Watch::verb("attach", &[&child.id().to_string(), "--duration", "30s"]);
+    child.wait().expect("target");
+    let records = watch.stop();
+    let p = records.of_pid(child.id().into());
+    assert_eq!(p.len(), 2, "{p:#?}");
+    // The thread had spun before, under an id that it no longer has.
+    assert!(figure(p[0], "task-clock") < 60_000_000, "{}", p[0]["figures"]);
+    assert!(figure(p[1], "task-clock") < 60_000_000, "{}", p[1]["figures"]);
     records.assert_whole();
 }
 
