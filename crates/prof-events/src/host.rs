@@ -45,16 +45,15 @@ impl Host {
 
 /// A small text file without whitespace at its end; `None` if it is not there.
 pub(crate) fn read(path: &Path) -> io::Result<Option<String>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
+    // Looked at before it is opened: to open a FIFO would wait.
+    match fs::metadata(path) {
+        Ok(is) if is.is_file() => {}
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "not a file")),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e),
-    };
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a file"));
     }
     let mut text = String::new();
-    if file.take(MAX_FILE + 1).read_to_string(&mut text)? as u64 > MAX_FILE {
+    if File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)? as u64 > MAX_FILE {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than any such file is"));
     }
     text.truncate(text.trim_end().len());

@@ -46,8 +46,9 @@ pub struct Event {
     /// How to call it: as it was spelled, as its `name=` says, or, where one
     /// spelling became several events, with the PMU or the tracepoint in it.
     pub name: String,
-    /// As it was spelled. Events of one list item with the same spelling are parts
-    /// of one figure, as those of the PMUs of an uncore block.
+    /// As it was spelled; of a wildcard, the name that it stood for. Events at the
+    /// same place with the same spelling are one event on several PMUs, of which
+    /// perf adds those of an uncore block up.
     pub spelled: String,
     /// Which of the lists it is from, and where in that.
     pub list: usize,

@@ -167,9 +167,9 @@ fn ours(catalogue: &Catalogue, text: &str) -> Result<(Vec<(Attr, bool)>, bool), 
             opened.push((selection.events[*index].attr.expect("perf has an event for it"), i == 0));
         }
     }
-    let mut spelled: Vec<_> = selection.events.iter().map(|e| &e.spelled).collect();
-    spelled.dedup();
-    Ok((opened, spelled.len() == selection.events.len()))
+    let mut spans: Vec<_> = selection.events.iter().map(|e| (e.span.at, e.span.len)).collect();
+    spans.dedup();
+    Ok((opened, spans.len() == selection.events.len()))
 }
 
 /// How both differ, if they do.

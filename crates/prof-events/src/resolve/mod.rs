@@ -233,7 +233,7 @@ impl Draft {
 
     /// `*-misses`: all names that fit, each event once.
     fn glob(&mut self, cx: &mut Context<'_>, spec: &EventSpec, pattern: &str) -> Result<(), Fault> {
-        let mut any = false;
+        let (mut any, mut fault) = (false, None);
         for name in cx.names_like(pattern) {
             let spec = EventSpec { body: Body::Name(name.clone()), ..spec.clone() };
             if let Some(info) = metrics::find(&name) {
@@ -242,21 +242,30 @@ impl Draft {
                 continue;
             }
             // A figure that has no event for user mode, say, is not meant.
-            let Ok(events) = cx.event(&spec, false) else { continue };
+            let events = match cx.event(&spec, false) {
+                Ok(events) => events,
+                Err(f) => {
+                    fault = fault.or(Some(f));
+                    continue;
+                }
+            };
             any = true;
             for mut event in events {
-                if event.pmu.is_none() {
-                    event.name = one::with_modifiers(&name, &spec.modifiers, ':');
+                let spelled = one::with_modifiers(&name, &spec.modifiers, ':');
+                if event.name == event.spelled {
+                    event.name.clone_from(&spelled);
                 }
+                event.spelled = spelled;
                 let same = |e: &Event| (e.source, e.attr) == (event.source, event.attr);
                 if !self.events().any(same) {
                     self.push_all(vec![event]);
                 }
             }
         }
-        match any {
-            true => Ok(()),
-            false => {
+        match (any, fault) {
+            (true, _) => Ok(()),
+            (false, Some(fault)) => Err(fault),
+            (false, None) => {
                 let message = format!("no event is called '{pattern}' here");
                 Err(Fault::new(ErrorKind::UnknownEvent, spec.span, message))
             }

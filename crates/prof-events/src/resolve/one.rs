@@ -415,8 +415,13 @@ impl Context<'_> {
             t.filter.clone_from(&own_filter);
             let mut event = self.made(spec, Source::Tracepoint, c, None);
             let full = format!("{}:{}", t.system, t.name);
-            if several || spec.terms.is_some() && event.name == event.spelled {
-                event.name = with_modifiers(&full, &spec.modifiers, ':');
+            let full = with_modifiers(&full, &spec.modifiers, ':');
+            // The filter is no part of the name.
+            if event.name == event.spelled && (several || spec.terms.is_some()) {
+                event.name.clone_from(&full);
+            }
+            if several {
+                event.spelled = full;
             }
             event.tracepoint = Some(t);
             event
