@@ -149,7 +149,9 @@ impl Catalogue {
             (0..self.pmus.len()).filter(|i| is_core(&self.pmus[*i].0)).collect()
         };
         let core: &Vec<usize> = self.core.get_or_init(find);
-        core.iter().filter_map(|i| self.at(*i).ok())
+        // With all its CPUs offline a PMU counts nothing.
+        let has_cpus = |p: &&Pmu| p.cpus.as_ref().is_none_or(|c| !c.is_empty());
+        core.iter().filter_map(|i| self.at(*i).ok()).filter(has_cpus)
     }
 
     /// PMUs with an event of exactly that name.

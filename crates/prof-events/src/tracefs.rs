@@ -32,10 +32,8 @@ fn unreadable(path: &Path, e: &io::Error, span: Span) -> Fault {
     let message = format!("tracepoints cannot be read: {}: {e}", path.display());
     let fault = Fault::new(ErrorKind::Tracefs, span, message);
     match e.kind() {
-        io::ErrorKind::PermissionDenied => fault.help(
-            "run as root, or let others read it: \
-             mount -o remount,mode=755 /sys/kernel/tracing",
-        ),
+        io::ErrorKind::PermissionDenied => fault
+            .help("run as root: tracepoints need CAP_PERFMON and a readable tracing file system"),
         _ => fault,
     }
 }

@@ -397,6 +397,18 @@ fn what_is_wrong_is_said_with_its_place_and_what_was_perhaps_meant() {
 }
 
 #[test]
+fn a_selection_has_a_bound() {
+    let list = vec!["cycles"; 8200].join(",");
+    let e = on("intel", &list).unwrap_err();
+    assert_eq!((e.kind, e.span.len), (ErrorKind::Combination, 6));
+    let tree = Tree::named("intel");
+    let mut request = Request::default();
+    request.add("", &list).unwrap();
+    let (s, errors) = request.resolve_what_is_there(&Catalogue::new(tree.host()));
+    assert_eq!((s.events.len(), errors.len()), (0, 1));
+}
+
+#[test]
 fn what_is_there_goes_on_without_the_rest() {
     let tree = Tree::named("intel");
     let catalogue = Catalogue::new(tree.host());

@@ -89,15 +89,19 @@ impl Request {
     ///
     /// The first thing that is wrong or that this host lacks.
     pub fn resolve(&self, catalogue: &Catalogue) -> Result<Selection, EventError> {
-        match self.resolve_what_is_there(catalogue) {
+        match self.resolved(catalogue, false) {
             (selection, errors) if errors.is_empty() => Ok(selection),
             (_, mut errors) => Err(errors.swap_remove(0)),
         }
     }
 
     /// What it comes to without the items that are wrong, and what is wrong with
-    /// them: for `--keep-going`.
+    /// them: for `--keep-going`. A selection that grew too large ends there.
     pub fn resolve_what_is_there(&self, catalogue: &Catalogue) -> (Selection, Vec<EventError>) {
+        self.resolved(catalogue, true)
+    }
+
+    fn resolved(&self, catalogue: &Catalogue, keep_going: bool) -> (Selection, Vec<EventError>) {
         let mut errors = Vec::new();
         let mut draft = Draft::default();
         let all_changes = |l: &List| l.ast.items.iter().all(|i| i.change != Change::List);
@@ -109,6 +113,9 @@ impl Request {
             for item in &list.ast.items {
                 if let Err(fault) = draft.item(&mut cx, item) {
                     errors.push(fault.in_text(&list.origin, &list.text));
+                }
+                if !errors.is_empty() && !keep_going || draft.len() > MAX_EVENTS {
+                    return (Selection::default(), errors);
                 }
             }
         }
@@ -167,6 +174,8 @@ impl DraftGroup {
 #[derive(Debug, Default)]
 struct Draft {
     groups: Vec<DraftGroup>,
+    /// Events in them.
+    count: usize,
     metrics: Vec<Wanted>,
 }
 
@@ -178,15 +187,24 @@ impl Draft {
                 return Err(Fault::new(ErrorKind::Combination, item.span, message));
             }
             (ItemKind::Event(e), Change::Remove) => return self.remove(cx, e),
-            (ItemKind::Group(g), _) => self.groups.extend(cx.group(g)?),
+            (ItemKind::Group(g), _) => {
+                for group in cx.group(g)? {
+                    self.count += group.events.len();
+                    self.groups.push(group);
+                }
+            }
             (ItemKind::Event(e), _) => self.event(cx, e)?,
         }
-        let count: usize = self.groups.iter().map(|g| g.events.len()).sum();
-        if count + 2 * self.metrics.len() > MAX_EVENTS {
+        if self.len() > MAX_EVENTS {
             let message = format!("that would be more than {MAX_EVENTS} events");
             return Err(Fault::new(ErrorKind::Combination, item.span, message));
         }
         Ok(())
+    }
+
+    /// How many events there are, or would be with those of metrics.
+    fn len(&self) -> usize {
+        self.count + 2 * self.metrics.len()
     }
 
     fn event(&mut self, cx: &mut Context<'_>, spec: &EventSpec) -> Result<(), Fault> {
@@ -217,6 +235,7 @@ impl Draft {
         for event in events {
             let is_figure = matches!(event.source, Source::Figure(_));
             if !(is_figure && self.events().any(|e| e.source == event.source)) {
+                self.count += 1;
                 self.groups.push(DraftGroup::alone(event));
             }
         }
@@ -274,7 +293,7 @@ impl Draft {
 
     /// Leaves out what is there of that name.
     fn remove(&mut self, cx: &Context<'_>, spec: &EventSpec) -> Result<(), Fault> {
-        let spelled = cx.spelled(spec.span).trim_start_matches('-').to_owned();
+        let spelled = cx.spelled(spec.span).to_owned();
         let all = tables::DEFAULT.contains(&spelled.as_str());
         let figure = tables::figure(&spelled).map(|i| i.event);
         let generic = tables::generic::find(&spelled);
@@ -288,14 +307,15 @@ impl Draft {
                 || glob::matches(&spelled, &e.name)
                 || generic.is_some_and(alias)
         };
-        let before = self.events().count() + self.metrics.len();
+        let before = self.count + self.metrics.len();
         for group in &mut self.groups {
             group.events.retain(|e| !is_meant(e));
         }
         self.groups.retain(|g| !g.events.is_empty());
+        self.count = self.events().count();
         let metric = metrics::find(&spelled).map(|m| m.name);
         self.metrics.retain(|w| metric != Some(w.info.name) && !glob::matches(&spelled, &w.name));
-        let after = self.events().count() + self.metrics.len();
+        let after = self.count + self.metrics.len();
         if after == before && !tables::is_known(&spelled) {
             let names: Vec<_> = self.events().map(|e| e.spelled.as_str()).collect();
             let message = format!("'{spelled}' is not among the events, so cannot be left out");
