@@ -34,6 +34,7 @@
 #include "include/maps.h"
 #include "include/task.h"
 #include "include/rules.h"
+#include "include/count.h"
 #include "include/record.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -129,6 +130,8 @@ static __always_inline void open_window(struct task_struct *t, struct prof_cpu *
 		p->next_t0 = bpf_ktime_get_ns();
 		snapshot(t, c, p->next_t0, &p->next, &p->next_quality);
 	}
+	if (counts())
+		open_counts(t, c, &p->next_quality);
 	/* By now the old image's peak is in it. */
 	p->next_maxrss = READ(t, signal, maxrss);
 	p->next_rules = rules;
@@ -137,6 +140,8 @@ static __always_inline void open_window(struct task_struct *t, struct prof_cpu *
 	p->live = 1;
 	p->state = (p->state | PROF_S_PENDING) & ~(PROF_S_THREADS_UNKNOWN | PROF_S_ATTACHING);
 	if (fresh && put_entry(tgid, fresh)) {
+		if (counts())
+			drop_counts(t, c);
 		c->counters[PROF_C_ENABLED]++;
 		c->counters[PROF_C_LOST_MAP_FULL]++;
 	}
@@ -161,6 +166,8 @@ static __always_inline void begin_image(struct task_struct *t, struct prof_proc 
 	p->rules = p->next_rules;
 	if (!p->rules)
 		return;
+	if (counts())
+		begin_counts(t->tgid);
 	p->follow |= p->rules & config.follow;
 	p->base = p->next;
 	__builtin_memset(&p->acc, 0, sizeof(p->acc));
@@ -186,6 +193,8 @@ static __always_inline void commit_exec(struct task_struct *t, struct prof_proc 
 	inherited = p->next_rules == p->follow && (p->state & PROF_S_INHERITED);
 	begin_image(t, p);
 	if (!p->rules) {
+		if (counts())
+			drop_counts(t, c);
 		if (!is_followed(p))
 			drop_entry(t->tgid);
 		return;
@@ -245,6 +254,8 @@ static __always_inline int on_fork(struct task_struct *child, u16 hook)
 	if (tgid == parent->tgid) {
 		__sync_fetch_and_add(&p->live, 1);
 		__sync_fetch_and_add(&p->threads, 1);
+		if (counts() && (p->state & PROF_S_ARMED) && !add_thread_counts(c, (u64)child))
+			p->quality |= PROF_Q_COUNTS_PART;
 		return 0;
 	}
 	if (!p->follow && !p->kids_tree_eq && !p->kids_tree_ne)
@@ -276,6 +287,9 @@ static __always_inline int on_fork(struct task_struct *child, u16 hook)
 		kid->id.pidns = task_pidns(child);
 		__builtin_memcpy(kid->id.comm, p->id.comm, sizeof(kid->id.comm));
 	}
+	if (counts() && p->follow &&
+	    !(add_thread_counts(c, (u64)child) && add_proc_counts(c, tgid)))
+		kid->quality |= PROF_Q_COUNTS_PART;
 	if (put_entry(tgid, kid)) {
 		if (p->follow) {
 			c->counters[PROF_C_ENABLED]++;
@@ -315,7 +329,7 @@ static __always_inline int on_exit(s32 code, int group_dead, u16 hook)
 	struct prof_cpu *c = this_cpu();
 	struct prof_proc *p;
 	u64 key = (u64)t;
-	bool known = 1, last;
+	bool known = 1, last, pending;
 	u16 quality = 0;
 	u64 time, peak;
 	s32 status;
@@ -339,38 +353,55 @@ static __always_inline int on_exit(s32 code, int group_dead, u16 hook)
 			known = 0;
 		}
 	}
+	if (counts()) {
+		struct prof_thread_counts *tc = thread_counts_of(key);
+
+		if (tc)
+			update_counts(c, key, tc);
+		c->counting = 0;
+	}
 	if (config.per_thread && known && (p->state & PROF_S_ARMED))
 		emit_thread(t, p, c, &now, time, hook, quality);
+	pending = p->state & PROF_S_PENDING;
+	/* Before the thread is given up: whoever is last reports what is there. Inside
+	 * exec it is the only one, and its figures are divided between two images. */
+	if (!pending) {
+		if (known && (p->state & PROF_S_ARMED))
+			add_figures(&p->acc, &now);
+		if (counts())
+			fold_counts(t);
+	}
 	if (p->state & PROF_S_THREADS_UNKNOWN) {
 		last = group_dead >= 0 ? group_dead :
 					 READ(t, signal, live.counter) == (config.exit_is_entry ? 1 : 0);
 	} else {
 		last = known && __sync_fetch_and_add(&p->live, -1) == 1;
 	}
-	if (!last) {
-		if (known && (p->state & PROF_S_ARMED))
-			add_figures(&p->acc, &now);
+	if (!last)
 		return 0;
-	}
 	status = exit_status(t, code);
-	if (p->state & PROF_S_PENDING) {
+	if (pending) {
 		/* Killed inside exec, past the point of no return: no enable record
 		 * was written for the image that never ran, the reader makes one up. */
 		c->counters[PROF_C_DIED_IN_EXEC]++;
 		end_image(t, p, c, hook);
 		begin_image(t, p);
 		quality |= PROF_Q_DIED_IN_EXEC;
-		if (p->state & PROF_S_ARMED)
+		if (p->state & PROF_S_ARMED) {
 			c->counters[PROF_C_ENABLED]++;
+			add_figures(&p->acc, &now);
+		}
+		if (counts())
+			fold_counts(t);
 	}
 	if (p->state & PROF_S_ARMED) {
-		if (!known)
-			__builtin_memset(&now, 0, sizeof(now));
 		peak = peak_rss_pages(t, p->base_maxrss, &quality);
 		if (hook == PROF_HOOK_SCHED_PROCESS_EXIT && !exit_tells_group_dead())
 			quality |= PROF_Q_NO_MM_END;
-		emit_disable(t, p, c, &now, time, peak, status, hook, PROF_F_EXIT, quality);
+		emit_disable(t, p, c, 0, time, peak, status, hook, PROF_F_EXIT, quality);
 	}
+	if (counts())
+		drop_counts(t, c);
 	drop_entry(t->tgid);
 	return 0;
 }
@@ -404,6 +435,30 @@ int raw_process_exit(struct bpf_raw_tracepoint_args *ctx)
 	int group_dead = exit_tells_group_dead() ? !!(ctx->args[1] & 0xff) : -1;
 
 	return on_exit(t->exit_code, group_dead, PROF_HOOK_SCHED_PROCESS_EXIT);
+}
+
+SEC("raw_tp/sched_switch")
+int raw_switch(struct bpf_raw_tracepoint_args *ctx)
+{
+	return on_switch(ctx->args[2]);
+}
+
+/* Run by user space on a CPU of its choice: the counts of what runs there are brought
+ * up to date, without waiting for a switch. It interrupts whatever that is. */
+SEC("raw_tp")
+int raw_refresh(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct task_struct *t = bpf_get_current_task_btf();
+	struct prof_cpu *c = this_cpu();
+	struct prof_thread_counts *tc;
+	u64 task = (u64)t;
+
+	if (!c || c->busy || !*(volatile u32 *)occupied_at(t->tgid))
+		return 0;
+	tc = thread_counts_of(task);
+	if (tc && !(t->flags & PROF_PF_EXITING))
+		update_counts(c, task, tc);
+	return 0;
 }
 
 /* -- BTF tracepoints ---------------------------------------------------- */
@@ -520,6 +575,13 @@ static __always_inline void iter_attach(struct task_struct *t, struct prof_proc 
 		read_ident(t, &p->id);
 		p->base_maxrss = READ(t, signal, maxrss);
 	}
+	if (counts()) {
+		u32 tgid = t->tgid;
+
+		bpf_map_update_elem(&proc_counts, &tgid, &no_counts, BPF_NOEXIST);
+		if (bpf_map_update_elem(&thread_counts, &key, &no_counts, BPF_NOEXIST))
+			p->quality |= PROF_Q_COUNTS_PART;
+	}
 }
 
 /* `live` was started at one, so that exits during the attach could not bring it
@@ -593,6 +655,16 @@ int iter_tasks(struct bpf_iter__task *ctx)
 		l->peak_rss = peak_rss_pages(t, p->base_maxrss, &quality) * config.page_size;
 	/* Another task's clock cannot be read now: as of its last update. */
 	l->quality = quality | PROF_Q_CLOCK_STALE;
+	if (counts()) {
+		struct prof_thread_counts *tc = thread_counts_of((u64)t);
+
+		l->has_counts = !!tc;
+		bpf_seq_write(seq, l, sizeof(*l));
+		if (!tc)
+			tc = (void *)&no_counts;
+		bpf_seq_write(seq, tc, sizeof(u64) + config.counters * sizeof(struct prof_count));
+		return 0;
+	}
 	bpf_seq_write(seq, l, sizeof(*l));
 	return 0;
 }

@@ -325,6 +325,7 @@ struct bpf_iter__task {
 #define PROF_MM_ANONPAGES 1
 #define PROF_MM_SHMEMPAGES 3
 
+#define PROF_ENOENT 2
 #define PROF_SIGNAL_GROUP_EXIT 0x00000004
 #define PROF_PF_EXITING 0x00000004
 

@@ -70,6 +70,36 @@ struct {
 	__type(value, struct prof_cpu);
 } cpu_state SEC(".maps");
 
+/* Perf events to attribute: counter * counter_cpus + CPU. Filled by user space, which
+ * also sets the size; a CPU on which an event does not exist has an empty slot. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+	__uint(key_size, sizeof(u32));
+	__uint(value_size, sizeof(u32));
+	__uint(max_entries, 1);
+} perf_events SEC(".maps");
+
+/* Counts of armed threads, by the address of the task; of armed processes, by tgid.
+ * Written by the hooks. User space cuts the values to the counters in use. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, u64);
+	__type(value, struct prof_thread_counts);
+} thread_counts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, u32);
+	__type(value, struct prof_proc_counts);
+} proc_counts SEC(".maps");
+
+/* What a new entry of either holds: nothing writes here. */
+struct prof_proc_counts no_counts SEC(".bss.no_counts");
+
 /* One cpu-clock event per CPU: the only way to read the scheduler's clock now
  * from a program. Filled by user space. */
 struct {

@@ -11,7 +11,7 @@
 #ifndef PROF_ABI_H
 #define PROF_ABI_H
 
-#define PROF_ABI_VERSION 2
+#define PROF_ABI_VERSION 3
 
 #define PROF_COMM_LEN 16
 /* Rules are bits of a u64. */
@@ -29,6 +29,8 @@
 /* Low bits of a tgid that tell, without a look-up, that there is no entry for it;
  * a power of two. */
 #define PROF_OCCUPIED 32768
+/* Most counters of a session: perf events that the kernel does not keep per task. */
+#define PROF_MAX_COUNTERS 32
 /* Deepest cgroup that is matched. */
 #define PROF_CGROUP_DEPTH 16
 /* A container id is 64 hex digits. */
@@ -84,6 +86,7 @@ enum prof_quality {
 	PROF_Q_ARGS_CUT = 0x20,
 	PROF_Q_PATH_CUT = 0x40,
 	PROF_Q_NO_MM_END = 0x80, /* the window ends after the address space was torn down */
+	PROF_Q_COUNTS_PART = 0x100, /* no room for the counts of one of its threads */
 };
 
 /* Who a record is about: 64 bytes. */
@@ -123,6 +126,30 @@ struct prof_figures {
 };
 #define PROF_NR_FIGURES 14
 
+/* What a perf event counted, and for how long (ns): running less than enabled if it
+ * had to share a hardware counter. As perf's read format has it. */
+struct prof_count {
+	__u64 value;
+	__u64 enabled;
+	__u64 running;
+};
+
+/* Counts of a thread since it was first armed. */
+struct prof_thread_counts {
+	__u64 time_ns; /* when they were last brought up to date, CLOCK_MONOTONIC */
+	struct prof_count c[PROF_MAX_COUNTERS];
+};
+
+/* Counts of a process: `base` at the start of its window, `next` at the start of the
+ * one to come, `acc` of threads that have exited. As in struct prof_proc. */
+struct prof_proc_counts {
+	struct {
+		struct prof_count base;
+		struct prof_count next;
+		struct prof_count acc;
+	} c[PROF_MAX_COUNTERS];
+};
+
 struct prof_rec_head {
 	__u32 kind; /* enum prof_record_kind */
 	__u32 size; /* whole record, bytes */
@@ -145,6 +172,7 @@ struct prof_rec_enable {
 	__u64 container_id[PROF_CONTAINER_ID_LEN / 8]; /* characters */
 };
 
+/* Behind it `counters` of struct prof_count. */
 struct prof_rec_disable {
 	struct prof_rec_head head;
 	struct prof_ident id;
@@ -155,17 +183,19 @@ struct prof_rec_disable {
 	__u32 threads; /* started in the window, the first included */
 	__s32 exit_code; /* wait-status form */
 	__u16 start; /* enum prof_start */
-	__u16 pad[3];
+	__u16 counters;
+	__u16 pad[2];
 	struct prof_figures figures;
 };
 
+/* Behind it `counters` of struct prof_count. */
 struct prof_rec_thread {
 	struct prof_rec_head head;
 	__u64 start_ns; /* of the process */
 	__u32 pid;
 	__u32 tid;
 	__u32 exec;
-	__u32 pad;
+	__u32 counters;
 	__u64 thread_start_ns; /* since boot */
 	char comm[PROF_COMM_LEN];
 	struct prof_figures figures;
@@ -209,14 +239,15 @@ struct prof_proc {
 	struct prof_figures next;
 };
 
-/* What the task iterator writes for each live thread of an armed process. */
+/* What the task iterator writes for each live thread of an armed process; behind it
+ * a struct prof_thread_counts cut to the counters in use, if there are any. */
 struct prof_live {
 	struct prof_ident id;
 	__u64 rules; /* PROF_ITER_LIST: rules that name it */
 	__u64 thread_start_ns;
 	__u64 peak_rss; /* bytes, of the address space so far */
 	__u32 quality;
-	__u32 pad;
+	__u32 has_counts;
 	struct prof_figures figures;
 };
 
@@ -282,6 +313,8 @@ struct prof_config {
 	__u32 page_size;
 	__u32 ring_wakeup; /* wake the reader when this many bytes wait */
 	__u32 ident_subsys; /* the same for the cgroup that a record names */
+	__u32 counters; /* perf events to attribute; 0: no hook on switches */
+	__u32 counter_cpus; /* slots of a counter in `perf_events`: one for each CPU */
 };
 
 /* The one writable global. */
@@ -310,7 +343,9 @@ enum prof_counter {
 	PROF_C_DIED_IN_EXEC = 11,
 	PROF_C_LOST_FOLLOW = 12, /* child could not be followed: no room in procs */
 	PROF_C_LOST_ATTEMPT = 13, /* kprobe only: no room for an exec attempt */
-	PROF_NR_COUNTERS = 14,
+	PROF_C_LOST_COUNTS = 14, /* no room for the counts of a thread or a process */
+	PROF_C_COUNTER_FAILED = 15, /* a perf event that could not be read */
+	PROF_NR_COUNTERS = 16,
 };
 
 /* What each CPU keeps between hooks. */
@@ -319,6 +354,12 @@ struct prof_cpu {
 	/* Last reading of the scheduler's clock, and when that was. */
 	__u64 clock_sched;
 	__u64 clock_mono;
+	/* The task whose counts run on this CPU, and the counters when they were last
+	 * brought up to date. */
+	__u64 counting;
+	struct prof_count start[PROF_MAX_COUNTERS];
+	__u32 busy; /* counts are being brought up to date */
+	__u32 pad;
 	__u32 records; /* written since the ring was last looked at */
 	/* The last answer about a container: for which cgroup, what, and its id. */
 	__u32 in_container;
@@ -335,9 +376,9 @@ _Static_assert(sizeof(struct prof_rec_thread) == 32 + 8 + 16 + 8 + 16 + 112, "th
 _Static_assert(sizeof(struct prof_proc) == 64 + 12 * 8 + 24 + 3 * 112, "proc");
 _Static_assert(sizeof(struct prof_live) == 64 + 32 + 112, "live");
 _Static_assert(sizeof(struct prof_str_key) == 260, "str_key");
-_Static_assert(sizeof(struct prof_config) == 16 + 8 * PROF_NR_DIMS + 48, "config");
+_Static_assert(sizeof(struct prof_config) == 16 + 8 * PROF_NR_DIMS + 56, "config");
 
-_Static_assert(sizeof(struct prof_cpu) == 8 * PROF_NR_COUNTERS + 32 + 64, "cpu");
+_Static_assert(sizeof(struct prof_cpu) == 8 * PROF_NR_COUNTERS + 48 + 64 + 24 * PROF_MAX_COUNTERS, "cpu");
 _Static_assert(sizeof(struct prof_globals) == 8 * PROF_MAX_CPUS + 16, "globals");
 
 #endif /* PROF_ABI_H */

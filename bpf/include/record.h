@@ -108,8 +108,14 @@ static __always_inline void emit_enable_child(struct task_struct *parent, struct
 		c->counters[PROF_C_LOST_RING_ENABLE]++;
 }
 
-/* Profiling was switched off: `end` are the figures of the last thread, or of
- * the task at the end of the image; the rest is in the entry. */
+/* Bytes of counts behind a record: constant for the verifier. */
+static __always_inline u32 counts_size(void)
+{
+	return config.counters * sizeof(struct prof_count);
+}
+
+/* Profiling was switched off: `end` are the figures of the task at the end of the
+ * image, if its thread lives on; the rest is in the entry. */
 static __always_inline void emit_disable(struct task_struct *t, struct prof_proc *p,
 					 struct prof_cpu *c, const struct prof_figures *end,
 					 u64 end_ns, u64 peak_pages, s32 exit_code, u16 hook,
@@ -118,7 +124,7 @@ static __always_inline void emit_disable(struct task_struct *t, struct prof_proc
 	struct prof_rec_disable *r;
 
 	c->counters[PROF_C_DISABLED]++;
-	r = bpf_ringbuf_reserve(&records, sizeof(*r), 0);
+	r = bpf_ringbuf_reserve(&records, sizeof(*r) + counts_size(), 0);
 	if (!r) {
 		c->counters[PROF_C_LOST_RING_DISABLE]++;
 		return;
@@ -132,12 +138,17 @@ static __always_inline void emit_disable(struct task_struct *t, struct prof_proc
 	r->threads = p->threads;
 	r->exit_code = exit_code;
 	r->start = p->start;
-	r->pad[0] = r->pad[1] = r->pad[2] = 0;
-	r->figures = *end;
-	for (int i = 0; i < PROF_NR_FIGURES; i++)
-		((u64 *)&r->figures)[i] += ((u64 *)&p->acc)[i];
+	r->counters = config.counters;
+	r->pad[0] = r->pad[1] = 0;
+	r->figures = p->acc;
+	if (end)
+		for (int i = 0; i < PROF_NR_FIGURES; i++)
+			((u64 *)&r->figures)[i] += ((u64 *)end)[i];
 	sub_figures(&r->figures, &p->base);
-	fill_head(&r->head, PROF_REC_DISABLE, sizeof(*r), end_ns, hook, flags, quality | p->quality);
+	if (counts())
+		copy_counts(t->tgid, flags & PROF_F_EXEC, (void *)(r + 1));
+	fill_head(&r->head, PROF_REC_DISABLE, sizeof(*r) + counts_size(), end_ns, hook, flags,
+		  quality | p->quality);
 	bpf_ringbuf_submit(r, wakeup(c));
 }
 
@@ -145,7 +156,7 @@ static __always_inline void emit_thread(struct task_struct *t, struct prof_proc 
 					struct prof_cpu *c, const struct prof_figures *f,
 					u64 now, u16 hook, u16 quality)
 {
-	struct prof_rec_thread *r = bpf_ringbuf_reserve(&records, sizeof(*r), 0);
+	struct prof_rec_thread *r = bpf_ringbuf_reserve(&records, sizeof(*r) + counts_size(), 0);
 
 	if (!r) {
 		c->counters[PROF_C_LOST_RING_THREAD]++;
@@ -155,14 +166,16 @@ static __always_inline void emit_thread(struct task_struct *t, struct prof_proc 
 	r->pid = t->tgid;
 	r->tid = t->pid;
 	r->exec = p->id.exec;
-	r->pad = 0;
+	r->counters = config.counters;
 	r->thread_start_ns = t->start_boottime;
 	bpf_probe_read_kernel(r->comm, sizeof(r->comm), t->comm);
 	r->figures = *f;
 	/* The thread that executed the program had a life before. */
 	if (t->pid == t->tgid)
 		sub_figures(&r->figures, &p->base);
-	fill_head(&r->head, PROF_REC_THREAD, sizeof(*r), now, hook, 0, quality);
+	if (counts())
+		copy_thread_counts(t, (void *)(r + 1));
+	fill_head(&r->head, PROF_REC_THREAD, sizeof(*r) + counts_size(), now, hook, 0, quality);
 	bpf_ringbuf_submit(r, wakeup(c));
 }
 

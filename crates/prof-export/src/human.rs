@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use prof_model::counters::Item;
+use prof_model::counters::Table;
 use prof_model::figures::Event;
 use prof_model::figures::Unit;
 use prof_model::record::End;
@@ -71,6 +73,31 @@ pub fn figure(value: u64, unit: Unit) -> String {
     }
 }
 
+/// What an item is called.
+pub fn name(item: Item, table: &Table) -> &str {
+    match item {
+        Item::Figure(e) => e.info().name,
+        Item::Counter(i) => table.counters.get(i).map_or("?", |c| c.name.as_str()),
+    }
+}
+
+/// A figure or a count in the unit that suits it.
+pub fn item(value: u64, item: Item, table: &Table) -> String {
+    match item {
+        Item::Figure(e) => figure(value, e.info().unit),
+        Item::Counter(i) => match table.counters.get(i) {
+            Some(c) if c.unit == "ns" && c.scale == 1.0 => duration(value),
+            Some(c) if c.scale != 1.0 => format!("{:.3} {}", value as f64 * c.scale, c.unit),
+            _ => count(value),
+        },
+    }
+}
+
+/// A metric: `1.234`, `12.3 %`.
+pub fn metric(value: f64, unit: &str) -> String {
+    if unit == "%" { format!("{value:.1} %") } else { format!("{value:.3}") }
+}
+
 /// A figure without a space: seven columns, up to a day.
 pub fn short(value: u64, unit: Unit) -> String {
     let (v, unit) = match unit {
@@ -101,8 +128,9 @@ pub fn time_of_day(ns: u64) -> String {
     format!("{:02}:{:02}:{:02}.{:03}", s / 3600 % 24, s / 60 % 60, s % 60, ms % 1000)
 }
 
-/// Column head of an event.
-pub fn title(e: Event) -> String {
+/// Column head of an item.
+pub fn title(item: Item, table: &Table) -> String {
+    let Item::Figure(e) = item else { return name(item, table).to_ascii_uppercase() };
     match e {
         Event::WallTime => "WALL".into(),
         Event::PageFaults => "FAULTS".into(),

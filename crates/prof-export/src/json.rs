@@ -10,6 +10,10 @@ use std::io::Write;
 use std::time::Duration;
 use std::time::UNIX_EPOCH;
 
+use prof_model::counters::Count;
+use prof_model::counters::Counter;
+use prof_model::counters::Item;
+use prof_model::counters::Table;
 use prof_model::figures::Context;
 use prof_model::figures::Event;
 use prof_model::figures::EventSet;
@@ -41,12 +45,13 @@ use crate::rule_names;
 pub struct Json {
     rules: Vec<String>,
     events: EventSet,
+    counters: Table,
 }
 
 impl Json {
     /// At the start of a stream.
     pub fn new() -> Self {
-        Self { rules: Vec::new(), events: EventSet::ALL }
+        Self { rules: Vec::new(), events: EventSet::ALL, counters: Table::default() }
     }
 }
 
@@ -64,12 +69,15 @@ impl Exporter for Json {
             Record::Header(h) => {
                 self.rules = h.rules.iter().map(|r| r.name.clone()).collect();
                 self.events = h.events;
+                self.counters = h.counters.clone();
                 serde_json::to_vec(&HeaderOut::new(h))?
             }
-            Record::Prof(p) => serde_json::to_vec(&ProfOut::new(p, &self.rules))?,
-            Record::Profile(p) => serde_json::to_vec(&ProfileOut::new(p, &self.rules))?,
+            Record::Prof(p) => serde_json::to_vec(&ProfOut::new(p, &self.rules, &self.counters))?,
+            Record::Profile(p) => {
+                serde_json::to_vec(&ProfileOut::new(p, &self.rules, &self.counters))?
+            }
             Record::Loss(l) => serde_json::to_vec(&LossOut::new(l))?,
-            Record::End(e) => serde_json::to_vec(&EndOut::new(e, self.events))?,
+            Record::End(e) => serde_json::to_vec(&EndOut::new(e, self.events, &self.counters))?,
         };
         line.push(b'\n');
         out.write_all(&line)
@@ -96,7 +104,9 @@ struct HeaderOut<'a> {
     machine: String,
     cpus: u32,
     clock: ClockOut,
-    events: Vec<EventOut>,
+    events: Vec<EventOut<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    metrics: Vec<MetricOut<'a>>,
     rules: Vec<RuleOut>,
     attached: Vec<AttachedOut<'a>>,
     limits: Vec<String>,
@@ -110,11 +120,18 @@ struct ClockOut {
 }
 
 #[derive(Serialize)]
-struct EventOut {
-    name: &'static str,
+struct EventOut<'a> {
+    name: &'a str,
     id: u32,
-    unit: &'static str,
-    about: &'static str,
+    unit: &'a str,
+    about: &'a str,
+}
+
+#[derive(Serialize)]
+struct MetricOut<'a> {
+    name: &'a str,
+    unit: &'a str,
+    about: &'a str,
 }
 
 #[derive(Serialize)]
@@ -148,6 +165,18 @@ impl<'a> HeaderOut<'a> {
                     let i = e.info();
                     EventOut { name: i.name, id: i.id, unit: i.unit.name(), about: i.about }
                 })
+                .chain(h.counters.counters.iter().enumerate().map(|(i, c)| EventOut {
+                    name: &c.name,
+                    id: h.counters.id(i, h.events.len()),
+                    unit: &c.unit,
+                    about: &c.about,
+                }))
+                .collect(),
+            metrics: h
+                .counters
+                .metrics
+                .iter()
+                .map(|m| MetricOut { name: &m.name, unit: m.unit, about: m.about })
                 .collect(),
             rules: h
                 .rules
@@ -215,7 +244,7 @@ struct ProfOut<'a> {
     time: String,
     process: ProcessOut<'a>,
     flags: Vec<&'static str>,
-    events: Vec<&'static str>,
+    events: Vec<&'a str>,
     #[serde(rename = "FLAGS")]
     flags_number: u64,
     #[serde(rename = "EVENTS")]
@@ -225,20 +254,27 @@ struct ProfOut<'a> {
     cpu: u32,
 }
 
-fn event_names(events: EventSet) -> Vec<&'static str> {
-    events.iter().map(|e| e.info().name).collect()
+fn event_names(events: EventSet, counters: &Table) -> Vec<&str> {
+    let kept = events.iter().map(|e| e.info().name);
+    kept.chain(counters.counters.iter().map(|c| c.name.as_str())).collect()
+}
+
+/// `EVENTS`: ids in the order of [`event_names`].
+pub(crate) fn event_ids(events: EventSet, counters: &Table) -> Vec<u32> {
+    let counted = (0..counters.counters.len()).map(|i| counters.id(i, events.len()));
+    events.iter().map(|e| e.info().id).chain(counted).collect()
 }
 
 impl<'a> ProfOut<'a> {
-    fn new(p: &'a ProfEvent, rules: &[String]) -> Self {
+    fn new(p: &'a ProfEvent, rules: &[String], counters: &'a Table) -> Self {
         Self {
             record: "prof",
             time: rfc3339(p.time_ns),
             process: ProcessOut::new(&p.process),
             flags: p.flags.names(),
-            events: event_names(p.events),
+            events: event_names(p.events, counters),
             flags_number: p.flags.0,
-            event_ids: p.events.iter().map(|e| e.info().id).collect(),
+            event_ids: event_ids(p.events, counters),
             rules: rule_names(p.rules, rules),
             hook: p.hook,
             cpu: p.cpu,
@@ -250,6 +286,7 @@ impl<'a> ProfOut<'a> {
 struct FiguresOut<'a> {
     figures: &'a Figures,
     events: EventSet,
+    counters: &'a Table,
 }
 
 #[derive(Serialize)]
@@ -257,6 +294,53 @@ struct FiguresOut<'a> {
 enum FigureOut {
     Is { value: u64, unit: &'static str },
     Absent { absent: &'static str, unit: &'static str },
+}
+
+#[derive(Serialize)]
+struct CountOut<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<serde_json::Number>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    absent: Option<&'static str>,
+    unit: &'a str,
+    enabled_ns: u64,
+    running_ns: u64,
+}
+
+impl<'a> CountOut<'a> {
+    fn new(counter: &'a Counter, value: &Value, count: Count) -> Self {
+        let number = |v: u64| match counter.scale {
+            1.0 => Some(v.into()),
+            scale => serde_json::Number::from_f64(v as f64 * scale),
+        };
+        let (value, absent) = match *value {
+            Value::Is(v) => (number(v), None),
+            Value::Absent(reason) => (None, Some(reason)),
+        };
+        let absent = absent.or(value.is_none().then_some("larger than any number"));
+        let (enabled_ns, running_ns) = (count.enabled_ns, count.running_ns);
+        Self { value, absent, unit: &counter.unit, enabled_ns, running_ns }
+    }
+}
+
+/// Metrics that could be computed, by name.
+struct MetricsOut<'a>(FiguresOut<'a>);
+
+impl MetricsOut<'_> {
+    fn is_empty(&self) -> bool {
+        self.0.counters.metrics.is_empty()
+    }
+}
+
+impl Serialize for MetricsOut<'_> {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let table = self.0.counters;
+        let of = |m| table.metric(m, self.0.figures);
+        s.collect_map(table.metrics.iter().filter_map(|m| {
+            let value = of(m)?;
+            Some((&m.name, serde_json::json!({ "value": value, "unit": m.unit })))
+        }))
+    }
 }
 
 impl Serialize for FiguresOut<'_> {
@@ -269,6 +353,11 @@ impl Serialize for FiguresOut<'_> {
                 Value::Absent(absent) => FigureOut::Absent { absent, unit },
             };
             map.serialize_entry(e.info().name, &figure)?;
+        }
+        for (i, counter) in self.counters.counters.iter().enumerate() {
+            let value = self.figures.item(Item::Counter(i));
+            let count = self.figures.counts.get(i).copied().unwrap_or_default();
+            map.serialize_entry(&counter.name, &CountOut::new(counter, &value, count))?;
         }
         map.end()
     }
@@ -314,20 +403,20 @@ impl WindowOut {
 }
 
 #[derive(Serialize)]
-struct ThreadOut {
+struct ThreadOut<'a> {
     tid: u32,
     comm: String,
     start_ns: u64,
     #[serde(serialize_with = "owned_figures")]
-    figures: (Figures, EventSet),
+    figures: (Figures, EventSet, &'a Table),
 }
 
-fn owned_figures<S: Serializer>(f: &(Figures, EventSet), s: S) -> Result<S::Ok, S::Error> {
-    FiguresOut { figures: &f.0, events: f.1 }.serialize(s)
+fn owned_figures<S: Serializer>(f: &(Figures, EventSet, &Table), s: S) -> Result<S::Ok, S::Error> {
+    FiguresOut { figures: &f.0, events: f.1, counters: f.2 }.serialize(s)
 }
 
-impl ThreadOut {
-    fn new(t: &ThreadFigures, p: &Profile) -> Self {
+impl<'a> ThreadOut<'a> {
+    fn new(t: &ThreadFigures, p: &Profile, counters: &'a Table) -> Self {
         // What the kernel does not keep for the process it does not keep for its
         // threads either, and for the same reason; so nothing is left out here.
         let context = Context {
@@ -343,6 +432,7 @@ impl ThreadOut {
                 figures.set(e, Value::Absent(reason));
             }
         }
+        figures.counts = t.counts.clone();
         // These have no meaning for one thread of several.
         let events = [Event::WallTime, Event::PeakRss, Event::Threads]
             .into_iter()
@@ -351,7 +441,7 @@ impl ThreadOut {
             tid: t.tid,
             comm: text::for_json(&t.comm),
             start_ns: t.start_ns,
-            figures: (figures, events),
+            figures: (figures, events, counters),
         }
     }
 }
@@ -362,13 +452,15 @@ struct ProfileOut<'a> {
     time: String,
     process: ProcessOut<'a>,
     flags: Vec<&'static str>,
-    events: Vec<&'static str>,
+    events: Vec<&'a str>,
     #[serde(rename = "FLAGS")]
     flags_number: u64,
     rules: Vec<String>,
     figures: FiguresOut<'a>,
+    #[serde(skip_serializing_if = "MetricsOut::is_empty")]
+    metrics: MetricsOut<'a>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    threads: Vec<ThreadOut>,
+    threads: Vec<ThreadOut<'a>>,
     exit: Option<ExitOut>,
     window: WindowOut,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -376,18 +468,20 @@ struct ProfileOut<'a> {
 }
 
 impl<'a> ProfileOut<'a> {
-    fn new(p: &'a Profile, rules: &[String]) -> Self {
+    fn new(p: &'a Profile, rules: &[String], counters: &'a Table) -> Self {
         let Flags(flags_number) = p.flags;
+        let figures = || FiguresOut { figures: &p.figures, events: p.events, counters };
         Self {
             record: "profile",
             time: rfc3339(p.time_ns),
             process: ProcessOut::new(&p.process),
             flags: p.flags.names(),
-            events: event_names(p.events),
+            events: event_names(p.events, counters),
             flags_number,
             rules: rule_names(p.rules, rules),
-            figures: FiguresOut { figures: &p.figures, events: p.events },
-            threads: p.threads.iter().map(|t| ThreadOut::new(t, p)).collect(),
+            figures: figures(),
+            metrics: MetricsOut(figures()),
+            threads: p.threads.iter().map(|t| ThreadOut::new(t, p, counters)).collect(),
             exit: p.exit.map(ExitOut::from),
             window: WindowOut::new(&p.window, p.time_ns),
             notes: &p.notes,
@@ -424,6 +518,8 @@ struct EndOut<'a> {
     execs: ExecsOut,
     processes: u64,
     totals: FiguresOut<'a>,
+    #[serde(skip_serializing_if = "MetricsOut::is_empty")]
+    metrics: MetricsOut<'a>,
     bpf_ns: Option<u64>,
 }
 
@@ -443,7 +539,8 @@ fn by_reason<S: Serializer>(lost: &[(LossReason, u64)], s: S) -> Result<S::Ok, S
 }
 
 impl<'a> EndOut<'a> {
-    fn new(e: &'a End, events: EventSet) -> Self {
+    fn new(e: &'a End, events: EventSet, counters: &'a Table) -> Self {
+        let totals = || FiguresOut { figures: &e.totals, events, counters };
         Self {
             record: "end",
             time: rfc3339(e.time_ns),
@@ -456,7 +553,8 @@ impl<'a> EndOut<'a> {
             unaccounted: e.unaccounted(),
             execs: ExecsOut { seen: e.execs_seen, kernel: e.execs_kernel },
             processes: e.processes,
-            totals: FiguresOut { figures: &e.totals, events },
+            totals: totals(),
+            metrics: MetricsOut(totals()),
             bpf_ns: e.bpf_ns,
         }
     }

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::io::Write;
 
-use prof_model::figures::Event;
+use prof_model::counters::Item;
+use prof_model::counters::Table;
 use prof_model::figures::EventSet;
 use prof_model::figures::Value;
 use prof_model::record::End;
@@ -30,8 +31,8 @@ use crate::layout::paint;
 pub enum Mode {
     /// Who started whom.
     Tree,
-    /// Most of an event first.
-    Sort(Event),
+    /// Most of an item first.
+    Sort(Item),
     /// A row for each executable.
     GroupByExe,
 }
@@ -64,8 +65,10 @@ impl Summary {
     /// The whole view.
     pub fn render(&self) -> String {
         let o = &self.options;
+        let none = Table::default();
         let view = View {
             tree: &self.tree,
+            table: self.header.as_ref().map_or(&none, |h| &h.counters),
             total: self.tree.total(),
             events: self.header.as_ref().map_or(EventSet::ALL, |h| h.events),
             mode: o.mode,
@@ -85,8 +88,9 @@ impl Summary {
             view.totals(&mut out, self.header.as_ref(), self.end.as_ref());
             view.footnotes
         };
+        let footnotes = footnotes.lines(self.header.as_ref().map_or(&none, |h| &h.counters));
         self.accounts(&mut out);
-        self.remarks(&mut out, &footnotes);
+        self.remarks(&mut out, footnotes);
         out
     }
 
@@ -129,8 +133,8 @@ impl Summary {
     }
 
     /// What has to be said once: footnotes, notes of the profiles, limits.
-    fn remarks(&self, out: &mut String, footnotes: &Footnotes) {
-        let mut remarks = footnotes.lines();
+    fn remarks(&self, out: &mut String, footnotes: Vec<String>) {
+        let mut remarks = footnotes;
         remarks.extend(self.notes.iter().map(|(note, n)| {
             format!("note: {note} ({})", human::plural(*n, "profile", "profiles"))
         }));
@@ -180,6 +184,7 @@ impl Exporter for Summary {
 /// One rendering.
 struct View<'a> {
     tree: &'a Tree,
+    table: &'a Table,
     total: Sum,
     events: EventSet,
     mode: Mode,
@@ -198,31 +203,33 @@ impl View<'_> {
 /// Why figures are absent: each reason once, with a number.
 #[derive(Debug, Default)]
 struct Footnotes {
-    reasons: Vec<(&'static str, EventSet)>,
+    reasons: Vec<(&'static str, Vec<Item>)>,
     at_least: bool,
     core: bool,
 }
 
 impl Footnotes {
     /// The mark that stands in place of an absent figure.
-    fn absent(&mut self, e: Event, reason: &'static str) -> String {
+    fn absent(&mut self, item: Item, reason: &'static str) -> String {
         let i = match self.reasons.iter().position(|(r, _)| *r == reason) {
             Some(i) => i,
             None => {
-                self.reasons.push((reason, EventSet::EMPTY));
+                self.reasons.push((reason, Vec::new()));
                 self.reasons.len() - 1
             }
         };
-        self.reasons[i].1 = self.reasons[i].1.with(e);
+        if !self.reasons[i].1.contains(&item) {
+            self.reasons[i].1.push(item);
+        }
         format!("-[{}]", i + 1)
     }
 
     /// A figure in a table. `whole` is false if it is missing from some of what
     /// it is the figure of.
-    fn figure(&mut self, e: Event, value: &Value, whole: bool) -> Cell {
+    fn figure(&mut self, table: &Table, item: Item, value: &Value, whole: bool) -> Cell {
         match *value {
             Value::Is(v) => {
-                let text = human::figure(v, e.info().unit);
+                let text = human::item(v, item, table);
                 if whole {
                     Cell::plain(text)
                 } else {
@@ -230,15 +237,15 @@ impl Footnotes {
                     Cell::plain(format!(">{text}"))
                 }
             }
-            Value::Absent(reason) => Cell::new(layout::DIM, self.absent(e, reason)),
+            Value::Absent(reason) => Cell::new(layout::DIM, self.absent(item, reason)),
         }
     }
 
-    fn lines(&self) -> Vec<String> {
+    fn lines(&self, table: &Table) -> Vec<String> {
         let mut lines: Vec<String> = (1..)
             .zip(&self.reasons)
             .map(|(i, (reason, events))| {
-                let names: Vec<_> = events.iter().map(|e| e.info().name).collect();
+                let names: Vec<_> = events.iter().map(|i| human::name(*i, table)).collect();
                 format!("[{i}]  no {}: {reason}", names.join(", "))
             })
             .collect();

@@ -3,6 +3,7 @@
 use std::io;
 use std::io::Write;
 
+use prof_model::counters;
 use prof_model::figures::Event;
 use prof_model::figures::Value;
 use prof_model::record::End;
@@ -48,6 +49,7 @@ pub struct Table {
     wide: bool,
     figures: Vec<(Event, &'static str, usize)>,
     rules: Vec<String>,
+    counters: counters::Table,
     headed: bool,
 }
 
@@ -67,7 +69,7 @@ impl Table {
             }
             figures.retain(|(e, ..)| *e != goes);
         }
-        Self { color: options.color, width, wide, figures, rules: Vec::new(), headed: false }
+        Self { color: options.color, width, wide, figures, rules: Vec::new(), counters: counters::Table::default(), headed: false }
     }
 
     fn header(&self, h: &Header) -> String {
@@ -168,11 +170,34 @@ impl Table {
             None => line += &paint(self.color, layout::DIM, p.window.end.name()),
         }
         line.push('\n');
+        if let Some(counts) = self.counts(p) {
+            line += &format!("{:13}{}\n", "", fit(&counts, self.width - 13));
+        }
         for note in &p.notes {
             let note = fit(note, self.width - 15);
             line += &format!("{:13}{}\n", "", paint(self.color, layout::DIM, &format!("^ {note}")));
         }
         line
+    }
+
+    /// Counts and metrics, in a line of their own: names are long and many.
+    fn counts(&self, p: &Profile) -> Option<String> {
+        let table = &self.counters;
+        let counts = table.shown().map(|(i, c)| {
+            let item = counters::Item::Counter(i);
+            let scaled = p.figures.counts.get(i).is_some_and(|c| c.is_scaled());
+            let mark = if scaled { "~" } else { "" };
+            match p.figures.item(item) {
+                Value::Is(v) => format!("{} {mark}{}", c.name, human::item(v, item, table)),
+                Value::Absent(_) => format!("{} -", c.name),
+            }
+        });
+        let metrics = table.metrics.iter().filter_map(|m| {
+            let value = table.metric(m, &p.figures)?;
+            Some(format!("{} {}", m.name, human::metric(value, m.unit)))
+        });
+        let all: Vec<_> = counts.chain(metrics).collect();
+        (!all.is_empty()).then(|| all.join("  "))
     }
 
     fn loss(&self, l: &Loss) -> String {
@@ -208,6 +233,7 @@ impl Exporter for Table {
         let text = match r {
             Record::Header(h) => {
                 self.rules = h.rules.iter().map(|r| r.name.clone()).collect();
+                self.counters = h.counters.clone();
                 self.header(h)
             }
             Record::Prof(p) => self.heads() + &self.event(p),

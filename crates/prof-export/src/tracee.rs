@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::io;
 use std::io::Write;
 
+use prof_model::counters::Table;
 use prof_model::record::Flags;
 use prof_model::record::ProfEvent;
 use prof_model::record::Record;
@@ -23,6 +24,7 @@ use serde::Serialize;
 
 use crate::Exporter;
 use crate::Options;
+use crate::json;
 use crate::rule_names;
 
 /// Tracee's id of `prof` on amd64. There the ids of system calls are their
@@ -36,6 +38,7 @@ pub struct Tracee {
     boot_offset_ns: u64,
     host: String,
     rules: Vec<String>,
+    counters: Table,
     /// Start of each process that is being profiled, by pid.
     starts: HashMap<u32, u64>,
 }
@@ -47,6 +50,7 @@ impl Tracee {
             boot_offset_ns: options.boot_offset_ns,
             host: String::new(),
             rules: Vec::new(),
+            counters: Table::default(),
             starts: HashMap::new(),
         }
     }
@@ -64,7 +68,7 @@ impl Tracee {
         let process_entity = entity_id(i.pid, start);
         let main_thread = i.tid == i.pid;
         let container_id = p.process.container_id.as_deref();
-        let ids: Vec<u32> = p.events.iter().map(|e| e.info().id).collect();
+        let ids = json::event_ids(p.events, &self.counters);
         let event = EventOut {
             timestamp: p.time_ns,
             thread_start_time: if main_thread { start } else { 0 },
@@ -116,6 +120,7 @@ impl Exporter for Tracee {
         match r {
             Record::Header(h) => {
                 self.host = text::for_json(h.host.as_bytes());
+                self.counters = h.counters.clone();
                 self.rules = h.rules.iter().map(|r| r.name.clone()).collect();
                 Ok(())
             }

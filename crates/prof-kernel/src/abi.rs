@@ -8,6 +8,7 @@
 use std::fmt;
 use std::mem::size_of;
 
+use prof_model::counters::Count;
 use prof_model::figures::RawFigures;
 use prof_model::record::Ident;
 
@@ -68,13 +69,17 @@ pub enum Counter {
     DiedInExec,
     LostFollow,
     LostAttempt,
+    LostCounts,
+    CounterFailed,
 }
 
 /// `PROF_USER_HOOKS`: which element of the per-CPU state holds the counters.
 pub const USER_HOOKS: u32 = 0;
 
 /// `PROF_NR_COUNTERS`.
-pub const NR_COUNTERS: usize = 14;
+pub const NR_COUNTERS: usize = 16;
+/// `PROF_MAX_COUNTERS`: perf events of a session.
+pub const MAX_COUNTERS: usize = 32;
 
 /// A type that is nothing but integers: any bytes of the right length are one.
 ///
@@ -127,6 +132,8 @@ plain! {
         nivcsw: u64, migrations: u64, run_delay: u64, rchar: u64, wchar: u64, read_bytes: u64,
         write_bytes: u64, cancelled_write_bytes: u64,
     }
+    /// `struct prof_count`.
+    AbiCount = 24 => { value: u64, enabled: u64, running: u64, }
     /// `struct prof_rec_head`.
     RecHead = 32 => {
         kind: u32, size: u32, time_ns: u64, cpu: u32, hook: u16, quality: u16, flags: u32,
@@ -140,12 +147,12 @@ plain! {
     /// `struct prof_rec_disable`.
     RecDisable = 256 => {
         head: RecHead, id: AbiIdent, rules: u64, window_start_ns: u64, window_end_ns: u64,
-        peak_rss: u64, threads: u32, exit_code: i32, start: u16, pad: [u16; 3],
+        peak_rss: u64, threads: u32, exit_code: i32, start: u16, counters: u16, pad: [u16; 2],
         figures: AbiFigures,
     }
     /// `struct prof_rec_thread`.
     RecThread = 192 => {
-        head: RecHead, start_ns: u64, pid: u32, tid: u32, exec: u32, pad: u32,
+        head: RecHead, start_ns: u64, pid: u32, tid: u32, exec: u32, counters: u32,
         thread_start_ns: u64, comm: [u8; COMM_LEN], figures: AbiFigures,
     }
     /// `struct prof_proc`.
@@ -158,12 +165,13 @@ plain! {
     }
     /// `struct prof_live`.
     AbiLive = 208 => {
-        id: AbiIdent, rules: u64, thread_start_ns: u64, peak_rss: u64, quality: u32, pad: u32,
-        figures: AbiFigures,
+        id: AbiIdent, rules: u64, thread_start_ns: u64, peak_rss: u64, quality: u32,
+        has_counts: u32, figures: AbiFigures,
     }
     /// `struct prof_cpu`.
-    AbiCpu = 8 * NR_COUNTERS + 96 => {
-        counters: [u64; NR_COUNTERS], clock_sched: u64, clock_mono: u64, records: u32,
+    AbiCpu = 8 * NR_COUNTERS + 112 + 24 * MAX_COUNTERS => {
+        counters: [u64; NR_COUNTERS], clock_sched: u64, clock_mono: u64, counting: u64,
+        start: [AbiCount; MAX_COUNTERS], busy: u32, pad: u32, records: u32,
         in_container: u32, container_cgroup: u64, container_id: [u8; CONTAINER_ID_LEN],
     }
     /// `struct prof_num_key`.
@@ -173,10 +181,11 @@ plain! {
     /// `struct prof_match`.
     AbiMatch = 16 => { eq: u64, ne: u64, }
     /// `struct prof_config`.
-    Config = 160 => {
+    Config = 168 => {
         rules: u64, follow: u64, uses_eq: [u64; NR_DIMS], dims: u32, cgroup_subsys: u32,
         read_args: u32, per_thread: u32, window_hook: u32, ring_look: u32, exit_is_entry: u32,
         exact_clock: u32, nr_cpus: u32, page_size: u32, ring_wakeup: u32, ident_subsys: u32,
+        counters: u32, counter_cpus: u32,
     }
 }
 
@@ -241,6 +250,12 @@ impl From<&AbiFigures> for RawFigures {
     }
 }
 
+impl From<&AbiCount> for Count {
+    fn from(c: &AbiCount) -> Self {
+        Count { value: c.value, enabled_ns: c.enabled, running_ns: c.running }
+    }
+}
+
 impl From<&AbiIdent> for Ident {
     fn from(i: &AbiIdent) -> Self {
         Ident {
@@ -277,9 +292,19 @@ pub enum RawRecord {
         args: Vec<u8>,
     },
     /// Profiling was switched off; the figures of the window.
-    Disable(Box<RecDisable>),
+    Disable {
+        /// Fixed part.
+        rec: Box<RecDisable>,
+        /// Of each counter of the session.
+        counts: Vec<AbiCount>,
+    },
     /// A thread of an armed process exited.
-    Thread(Box<RecThread>),
+    Thread {
+        /// Fixed part.
+        rec: Box<RecThread>,
+        /// Of each counter of the session.
+        counts: Vec<AbiCount>,
+    },
 }
 
 /// Why bytes are no record.
@@ -327,6 +352,24 @@ fn check_size(head: &RecHead, is: usize) -> Result<(), DecodeError> {
     }
 }
 
+/// The `n` counts behind the `at` bytes of a record's fixed part.
+fn take_counts(
+    head: &RecHead,
+    bytes: &[u8],
+    at: usize,
+    n: usize,
+) -> Result<Vec<AbiCount>, DecodeError> {
+    let end = at.saturating_add(n.saturating_mul(size_of::<AbiCount>()));
+    check_size(head, end)?;
+    let tail = bytes.get(at..end).ok_or(DecodeError::Short { need: end, have: bytes.len() })?;
+    Ok(counts(tail))
+}
+
+/// All the counts in `bytes`.
+pub fn counts(bytes: &[u8]) -> Vec<AbiCount> {
+    bytes.chunks_exact(size_of::<AbiCount>()).filter_map(AbiCount::from_bytes).collect()
+}
+
 /// Decodes one record of the ring buffer. Never panics, whatever the bytes.
 pub fn decode(bytes: &[u8]) -> Result<RawRecord, DecodeError> {
     let head: RecHead = take(bytes)?;
@@ -344,13 +387,14 @@ pub fn decode(bytes: &[u8]) -> Result<RawRecord, DecodeError> {
         }
         2 => {
             let rec: RecDisable = take(bytes)?;
-            check_size(&head, size_of::<RecDisable>())?;
-            Ok(RawRecord::Disable(Box::new(rec)))
+            let counts = take_counts(&head, bytes, size_of::<RecDisable>(), rec.counters.into())?;
+            Ok(RawRecord::Disable { rec: Box::new(rec), counts })
         }
         3 => {
             let rec: RecThread = take(bytes)?;
-            check_size(&head, size_of::<RecThread>())?;
-            Ok(RawRecord::Thread(Box::new(rec)))
+            let n = rec.counters as usize;
+            let counts = take_counts(&head, bytes, size_of::<RecThread>(), n)?;
+            Ok(RawRecord::Thread { rec: Box::new(rec), counts })
         }
         kind => Err(DecodeError::UnknownKind(kind)),
     }

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::collections::HashSet;
 
+use prof_model::counters::Count;
 use prof_model::figures::Context;
 use prof_model::figures::Event;
 use prof_model::figures::EventSet;
@@ -27,7 +28,7 @@ use prof_model::record::WindowEnd;
 use prof_model::record::WindowStart;
 
 use crate::abi;
-use crate::abi::AbiLive;
+use crate::abi::AbiCount;
 use crate::abi::AbiProc;
 use crate::abi::RawRecord;
 use crate::abi::RecDisable;
@@ -35,6 +36,7 @@ use crate::abi::RecEnable;
 use crate::abi::RecThread;
 use crate::clock;
 use crate::host;
+use crate::session::LiveThread;
 
 /// `enum prof_hook`.
 fn hook_name(hook: u16) -> &'static str {
@@ -121,8 +123,8 @@ impl Collector {
     pub fn push(&mut self, raw: Result<RawRecord, abi::DecodeError>, out: &mut Vec<Record>) {
         match raw {
             Ok(RawRecord::Enable { rec, path, args }) => out.push(self.enable(&rec, path, &args)),
-            Ok(RawRecord::Disable(rec)) => self.disable(&rec, out),
-            Ok(RawRecord::Thread(rec)) => self.thread(&rec),
+            Ok(RawRecord::Disable { rec, counts }) => self.disable(&rec, &counts, out),
+            Ok(RawRecord::Thread { rec, counts }) => self.thread(&rec, &counts),
             Err(_) => self.malformed += 1,
         }
     }
@@ -184,7 +186,7 @@ impl Collector {
         }))
     }
 
-    fn disable(&mut self, rec: &RecDisable, out: &mut Vec<Record>) {
+    fn disable(&mut self, rec: &RecDisable, counts: &[AbiCount], out: &mut Vec<Record>) {
         self.disabled += 1;
         let ident = Ident::from(&rec.id);
         let key = ident.key();
@@ -220,15 +222,16 @@ impl Collector {
                 () => WindowEnd::Exit,
             },
         };
-        let figures = self.figures(
+        let mut figures = self.figures(
             &(&rec.figures).into(),
             Some(window.end_ns.saturating_sub(window.start_ns)),
             rec.peak_rss,
             rec.threads,
             quality,
         );
+        figures.counts = counts.iter().map(Count::from).collect();
         let partial = self.events.iter().any(|e| figures.get(e).get().is_none());
-        if partial || quality.has(Quality::CLOCK_STALE) {
+        if partial || quality.has(Quality::CLOCK_STALE) || quality.has(Quality::COUNTS_PART) {
             flags.0 |= Flags::PARTIAL;
         }
         if window.start == WindowStart::Attach {
@@ -285,22 +288,23 @@ impl Collector {
         Figures::from_raw(raw, &Context { wall_ns, peak_rss, threads, quality, kernel: self.keeps })
     }
 
-    fn thread(&mut self, rec: &RecThread) {
+    fn thread(&mut self, rec: &RecThread, counts: &[AbiCount]) {
         let key = Key { pid: rec.pid, start_ns: rec.start_ns, exec: rec.exec };
         self.threads.entry(key).or_default().push(ThreadFigures {
             tid: rec.tid,
             comm: abi::until_nul(&rec.comm).to_vec(),
             start_ns: rec.thread_start_ns,
             raw: (&rec.figures).into(),
+            counts: counts.iter().map(Count::from).collect(),
         });
     }
 
     /// Events for processes that were attached to in mid-life: nobody but user
     /// space knows when that was.
-    pub fn attached(&mut self, live: &[AbiLive], pids: &[u32], out: &mut Vec<Record>) -> u64 {
+    pub fn attached(&mut self, live: &[LiveThread], pids: &[u32], out: &mut Vec<Record>) -> u64 {
         let now = clock::now_ns(rustix::time::ClockId::Monotonic);
         let mut n = 0;
-        for l in live.iter().filter(|l| l.id.tid == l.id.pid && pids.contains(&l.id.pid)) {
+        for l in live.iter().map(|l| &l.task).filter(|l| l.id.tid == l.id.pid && pids.contains(&l.id.pid)) {
             let ident = Ident::from(&l.id);
             let process = Process {
                 exe: host::exe_of(ident.pid),
@@ -316,37 +320,42 @@ impl Collector {
         n
     }
 
-    /// Profiles, so far, of processes that still run.
+    /// Profiles, so far, of processes that still run. `exited` tells the counts of a
+    /// process but for those of its live threads: base line, next, threads that have
+    /// exited.
     pub fn running(
-        &mut self,
+        &self,
         armed: &std::collections::BTreeMap<u32, AbiProc>,
-        live: &[AbiLive],
-        out: &mut Vec<Record>,
-    ) {
+        live: &[LiveThread],
+        exited: impl Fn(u32) -> Vec<[AbiCount; 3]>,
+    ) -> Vec<Profile> {
         let now = clock::now_ns(rustix::time::ClockId::Monotonic);
-        let mut sums: HashMap<u32, (AbiLive, RawFigures)> = HashMap::new();
+        let mut sums: HashMap<u32, LiveSum> = HashMap::new();
         for l in live {
-            let raw = RawFigures::from(&l.figures);
-            let sum = sums.entry(l.id.pid).or_insert((*l, RawFigures::default()));
-            if l.id.tid == l.id.pid {
-                sum.0 = *l;
-            }
-            sum.1 = sum.1.plus(&raw);
+            let sum = sums.entry(l.task.id.pid).or_insert_with(|| LiveSum::new(l));
+            sum.add(l);
         }
+        let mut profiles = Vec::with_capacity(armed.len());
         for (pid, p) in armed {
-            let sample = sums.get(pid).filter(|(l, _)| l.id.start_ns == p.id.start_ns);
+            let sample = sums.get(pid).filter(|s| s.of.id.start_ns == p.id.start_ns);
             let ident = Ident::from(&p.id);
             let known = self.live.get(&ident.key()).cloned().unwrap_or_default();
             let start = window_start(p.start);
             let (figures, mut notes) = match sample {
-                Some((l, sum)) => {
-                    let raw = sum.plus(&(&p.acc).into()).since(&(&p.base).into());
-                    let quality = Quality(l.quality as u16);
+                Some(sum) => {
+                    let raw = sum.raw.plus(&(&p.acc).into()).since(&(&p.base).into());
+                    let quality = Quality(sum.of.quality as u16);
                     let wall = now.saturating_sub(p.t0);
-                    (
-                        self.figures(&raw, Some(wall), l.peak_rss, p.threads, quality),
-                        notes(Quality(quality.0 & !Quality::CLOCK_STALE), start),
-                    )
+                    let mut figures =
+                        self.figures(&raw, Some(wall), sum.of.peak_rss, p.threads, quality);
+                    let of_exited = exited(*pid);
+                    let counts = sum.counts.iter().zip(&of_exited);
+                    figures.counts = counts
+                        .map(|(live, [base, _, acc])| {
+                            live.plus(&Count::from(acc)).since(&Count::from(base))
+                        })
+                        .collect();
+                    (figures, notes(Quality(quality.0 & !Quality::CLOCK_STALE), start))
                 }
                 None => (Figures::absent(BEGAN_AT_THE_END), Vec::new()),
             };
@@ -364,7 +373,41 @@ impl Collector {
                 window: Window { start_ns: p.t0, end_ns: now, start, end: WindowEnd::Running },
                 notes,
             };
-            out.push(self.count(profile));
+            profiles.push(profile);
+        }
+        profiles
+    }
+
+    /// The last word on processes that still run: in the totals from now on.
+    pub fn count_running(&mut self, profiles: Vec<Profile>, out: &mut Vec<Record>) {
+        for p in profiles {
+            out.push(self.count(p));
+        }
+    }
+}
+
+/// Sum over the live threads of a process.
+struct LiveSum {
+    /// The leader; another thread if it has exited.
+    of: crate::abi::AbiLive,
+    raw: RawFigures,
+    counts: Vec<Count>,
+}
+
+impl LiveSum {
+    fn new(first: &LiveThread) -> Self {
+        let counts = vec![Count::default(); first.counts.len()];
+        Self { of: first.task, raw: RawFigures::default(), counts }
+    }
+
+    fn add(&mut self, l: &LiveThread) {
+        if l.task.id.tid == l.task.id.pid {
+            self.of = l.task;
+        }
+        self.raw = self.raw.plus(&(&l.task.figures).into());
+        self.counts.resize(self.counts.len().max(l.counts.len()), Count::default());
+        for (sum, count) in self.counts.iter_mut().zip(&l.counts) {
+            *sum = sum.plus(&count.into());
         }
     }
 }
@@ -378,6 +421,7 @@ fn notes(quality: Quality, start: WindowStart) -> Vec<&'static str> {
         (Quality::RSS_APPROX, "peak-rss is off by up to 128 KiB for each CPU that was run on"),
         (Quality::DIED_IN_EXEC, "killed inside execve, past the point of no return"),
         (Quality::ARGS_CUT, "the arguments were cut"),
+        (Quality::COUNTS_PART, "there was no room for the counts of one of its threads"),
         (Quality::PATH_CUT, "the path of the executable was cut at its front"),
     ];
     let mut notes: Vec<_> = all.iter().filter(|(b, _)| quality.has(*b)).map(|(_, n)| *n).collect();

@@ -14,6 +14,19 @@ pub fn online_cpus() -> io::Result<Vec<u32>> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "cpu/online is no list of CPUs"))
 }
 
+/// CPUs that are online and were not set apart from interruptions: neither isolated
+/// nor without a tick.
+pub fn interruptible_cpus() -> Vec<u32> {
+    let list = |name: &str| -> Vec<u32> {
+        let text = fs::read_to_string(format!("/sys/devices/system/cpu/{name}"));
+        text.ok().and_then(|t| parse_cpu_list(&t)).unwrap_or_default()
+    };
+    let (isolated, no_tick) = (list("isolated"), list("nohz_full"));
+    let mut cpus = online_cpus().unwrap_or_default();
+    cpus.retain(|c| !isolated.contains(c) && !no_tick.contains(c));
+    cpus
+}
+
 /// CPUs that may ever be there, which is how long per-CPU values are.
 pub fn possible_cpus() -> io::Result<usize> {
     let text = fs::read_to_string("/sys/devices/system/cpu/possible")?;

@@ -14,6 +14,7 @@
 pub mod abi;
 pub mod clock;
 pub mod collect;
+pub mod counters;
 pub mod host;
 pub mod loader;
 pub mod perf;

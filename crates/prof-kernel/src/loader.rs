@@ -57,6 +57,8 @@ pub struct Spec<'a> {
     pub config: &'a Config,
     /// Sizes other than the object's, by map.
     pub sizes: &'a [(&'static str, u32)],
+    /// Sizes of values other than the object's, by map.
+    pub value_sizes: &'a [(&'static str, u32)],
     /// BTF of the kernel, if not where it usually is.
     pub btf: Option<&'a Path>,
     /// Maps of an earlier load to be used again, all of them.
@@ -121,11 +123,12 @@ fn load_prepared(spec: &Spec<'_>, prepared: &Prepared) -> Result<Loaded> {
             fds.push(earlier.map(&m.name)?.try_clone_to_owned()?);
             continue;
         }
-        let size = size_of_map(spec, &m.name).unwrap_or(m.max_entries);
+        let size = size_in(spec.sizes, &m.name).unwrap_or(m.max_entries);
+        let value_size = size_in(spec.value_sizes, &m.name).unwrap_or(m.value_size);
         // The kernel takes letters, digits, `_` and `.`, up to 15.
         let name: String = m.name.chars().take(15).collect();
         let fd =
-            sys::map_create(m.kind, &CString::new(name)?, m.key_size, m.value_size, size, m.flags)
+            sys::map_create(m.kind, &CString::new(name)?, m.key_size, value_size, size, m.flags)
                 .with_context(|| format!("BPF map {}", m.name))?;
         if !m.data.is_empty() {
             let mut value = m.data.clone();
@@ -204,8 +207,8 @@ fn put_config(rodata: &mut [u8], config: &Config) -> Result<()> {
     Ok(())
 }
 
-fn size_of_map(spec: &Spec<'_>, name: &str) -> Option<u32> {
-    spec.sizes.iter().find(|(n, _)| *n == name).map(|(_, s)| *s)
+fn size_in(sizes: &[(&'static str, u32)], name: &str) -> Option<u32> {
+    sizes.iter().find(|(n, _)| *n == name).map(|(_, s)| *s)
 }
 
 /// What libbpf said at warning level, to be told if the load fails.
@@ -248,8 +251,11 @@ fn load_object(spec: &Spec<'_>, key: Vec<u8>) -> Result<(Loaded, Option<Prepared
             let value = m.initial_value_mut().ok_or_else(|| anyhow!("no .rodata to set"))?;
             put_config(value, spec.config)?;
         }
-        if let Some(size) = size_of_map(spec, &name) {
+        if let Some(size) = size_in(spec.sizes, &name) {
             m.set_max_entries(size)?;
+        }
+        if let Some(size) = size_in(spec.value_sizes, &name) {
+            m.set_value_size(size)?;
         }
     }
     for mut p in open.progs_mut() {

@@ -20,6 +20,7 @@ use prof_model::rules::Tables;
 use rustix::time::ClockId;
 
 use crate::abi;
+use crate::abi::AbiCount;
 use crate::abi::AbiCpu;
 use crate::abi::AbiLive;
 use crate::abi::AbiMatch;
@@ -33,6 +34,8 @@ use crate::abi::Plain as _;
 use crate::abi::RawRecord;
 use crate::abi::StrKey;
 use crate::clock;
+use crate::counters::CounterSpec;
+use crate::counters::Counters;
 use crate::host;
 use crate::loader;
 use crate::loader::Loaded;
@@ -85,6 +88,17 @@ impl fmt::Display for Backend {
     }
 }
 
+/// A thread that lives, with its figures so far.
+#[derive(Debug, Clone)]
+pub struct LiveThread {
+    /// Who, and what the kernel keeps.
+    pub task: AbiLive,
+    /// Of each counter; empty if it is not counted.
+    pub counts: Vec<AbiCount>,
+    /// When the counts were last brought up to date, CLOCK_MONOTONIC.
+    pub counts_ns: u64,
+}
+
 /// What a session is to do.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -106,6 +120,8 @@ pub struct Plan {
     pub per_thread: bool,
     /// Whether the kernel's own count of execs is kept beside ours.
     pub count_execs: bool,
+    /// Perf events to attribute to processes.
+    pub counters: Vec<CounterSpec>,
 }
 
 /// A loaded and attached kernel half. Detaches when dropped.
@@ -126,6 +142,7 @@ pub struct Session {
     /// Hooks stay attached, and clocks and counters open, as long as these are.
     links: Vec<OwnedFd>,
     _clocks: Vec<(u32, OwnedFd)>,
+    _counters: Counters,
     exec_counts: Vec<OwnedFd>,
 }
 
@@ -159,17 +176,28 @@ impl Session {
             ));
             Vec::new()
         });
+        let counters = Counters::open(&plan.counters, &online)?;
         let ring_bytes = ring_size(plan.ring_bytes);
         let config = config(plan, backend, possible, !clocks.is_empty(), ring_bytes);
 
         let mut programs = backend.programs().to_vec();
+        if !plan.counters.is_empty() {
+            programs.extend(["raw_switch", "raw_refresh"]);
+        }
         if !clocks.is_empty() {
             programs.push("prof_calibrate");
         }
         let loaded = loader::load(&loader::Spec {
             programs: &programs,
             config: &config,
-            sizes: &[("records", ring_bytes), ("procs", plan.max_processes.max(1))],
+            sizes: &[
+                ("records", ring_bytes),
+                ("procs", plan.max_processes.max(1)),
+                ("proc_counts", plan.max_processes.max(1)),
+                ("thread_counts", plan.max_processes.saturating_mul(4).max(1)),
+                ("perf_events", (plan.counters.len() * possible).max(1) as u32),
+            ],
+            value_sizes: &value_sizes(plan.counters.len()),
             btf: plan.btf.as_deref(),
             reuse: None,
             cache: plan.cache.clone(),
@@ -183,6 +211,7 @@ impl Session {
                 limits.push(format!("task-clock is as of the last tick: no calibration: {e}"));
             }
         }
+        counters.install(loaded.map("perf_events")?, config.counter_cpus)?;
         fill_rules(&loaded, &plan.tables)?;
         let ring = Ring::new(loaded.map("records")?).context("ring buffer")?;
         let occupied = Occupied::new(loaded.map(".bss.occupied")?).context("table of tgids")?;
@@ -200,6 +229,7 @@ impl Session {
             cpus: possible,
             links: Vec::new(),
             _clocks: clocks,
+            _counters: counters,
             exec_counts: Vec::new(),
         };
         if plan.count_execs {
@@ -215,6 +245,10 @@ impl Session {
 
     /// Attaches, the exit hook first: whatever the others note, its end is seen.
     fn attach(&mut self) -> Result<()> {
+        if self.config.counters > 0 {
+            let hook = c"sched_switch";
+            self.attach_tracepoint("raw_switch", hook, Some(hook), "raw_tp")?;
+        }
         match self.backend {
             Backend::RawTp => {
                 for (prog, hook) in [
@@ -389,7 +423,7 @@ impl Session {
         Ok(sys::map_update(self.loaded.map(".bss")?, &0u32, &globals)?)
     }
 
-    fn iterate(&mut self, mode: IterMode) -> Result<Vec<AbiLive>> {
+    fn iterate(&mut self, mode: IterMode) -> Result<Vec<LiveThread>> {
         self.set_iter_mode(mode)?;
         let iterator = match self.iterator.take() {
             Some(loaded) => loaded,
@@ -397,6 +431,7 @@ impl Session {
                 programs: &["iter_tasks"],
                 config: &self.config,
                 sizes: &[],
+                value_sizes: &[],
                 btf: self.btf.as_deref(),
                 reuse: Some(&self.loaded),
                 cache: self.cache.clone(),
@@ -406,7 +441,17 @@ impl Session {
         let iterator = self.iterator.insert(iterator);
         let fd = sys::iter_open(iterator.prog("iter_tasks")?).context("task iterator")?;
         let bytes = sys::read_all(fd).context("task iterator")?;
-        Ok(bytes.chunks_exact(size_of::<AbiLive>()).filter_map(AbiLive::from_bytes).collect())
+        let counters = self.config.counters as usize;
+        let tail = if counters > 0 { 8 + counters * size_of::<AbiCount>() } else { 0 };
+        let one = |b: &[u8]| {
+            let (fixed, tail) = b.split_at_checked(size_of::<AbiLive>())?;
+            let task = AbiLive::from_bytes(fixed)?;
+            let known = task.has_counts != 0;
+            let counts = if known { abi::counts(tail.get(8..)?) } else { Vec::new() };
+            let counts_ns = if known { u64::from_bytes(tail)? } else { 0 };
+            Some(LiveThread { task, counts, counts_ns })
+        };
+        Ok(bytes.chunks_exact(size_of::<AbiLive>() + tail).filter_map(one).collect())
     }
 
     /// Detaches: from now on nothing is added.
@@ -433,13 +478,46 @@ impl Session {
         Ok(entries)
     }
 
+    /// Brings the counts of what runs now up to date, by interrupting the CPUs given.
+    pub fn refresh(&self, cpus: &[u32]) -> Result<()> {
+        if self.config.counters == 0 {
+            return Ok(());
+        }
+        let prog = self.loaded.prog("raw_refresh")?;
+        for cpu in cpus {
+            match sys::prog_run_on(prog, *cpu) {
+                // Gone offline.
+                Err(e) if e.raw_os_error() == Some(libc::ENXIO) => {}
+                other => other.with_context(|| format!("reading the counters of CPU {cpu}"))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts of the processes that are armed, but for those of live threads.
+    pub fn proc_counts(&self, pid: u32) -> Result<Vec<[AbiCount; 3]>> {
+        let mut bytes = vec![0u8; self.config.counters as usize * 72];
+        if bytes.is_empty() {
+            return Ok(Vec::new());
+        }
+        match sys::map_lookup_bytes(self.loaded.map("proc_counts")?, &pid, &mut bytes) {
+            Ok(()) => {
+                let counts = abi::counts(&bytes);
+                let (of_each, _) = counts.as_chunks::<3>();
+                Ok(of_each.to_vec())
+            }
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
+            Err(e) => Err(e).context("counts of a process"),
+        }
+    }
+
     /// Figures so far of every live thread of every armed process.
-    pub fn live(&mut self) -> Result<Vec<AbiLive>> {
+    pub fn live(&mut self) -> Result<Vec<LiveThread>> {
         self.iterate(IterMode::Read)
     }
 
     /// Live processes that a rule names, with the rules in `AbiLive::rules`.
-    pub fn matching(&mut self) -> Result<Vec<AbiLive>> {
+    pub fn matching(&mut self) -> Result<Vec<LiveThread>> {
         self.iterate(IterMode::List)
     }
 
@@ -553,6 +631,12 @@ fn ring_size(asked: u32) -> u32 {
     asked.clamp(page, 1 << 30).next_power_of_two()
 }
 
+/// Values of the maps of counts hold as many as are counted.
+fn value_sizes(counters: usize) -> [(&'static str, u32); 2] {
+    let n = counters.max(1) as u32;
+    [("thread_counts", 8 + n * 24), ("proc_counts", n * 72)]
+}
+
 /// How many records a CPU may write before it looks at how much is waiting: what
 /// all CPUs write unlooked-at is an eighth of the ring at most.
 fn ring_look(ring_bytes: u32, cpus: u32) -> u32 {
@@ -579,6 +663,8 @@ fn config(plan: &Plan, backend: Backend, cpus: usize, exact: bool, ring_bytes: u
         page_size: rustix::param::page_size() as u32,
         ring_wakeup: ring_bytes / 4,
         ring_look: ring_look(ring_bytes, cpus as u32),
+        counters: plan.counters.len() as u32,
+        counter_cpus: cpus as u32,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The few `bpf(2)` and perf calls, each behind a safe function.
 
 use std::ffi::CStr;
+use std::ffi::CString;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
@@ -13,6 +14,7 @@ use std::sync::atomic::Ordering;
 
 use libbpf_sys as bpf;
 use perf_event_open_sys as perf;
+use prof_events::Attr;
 
 use crate::abi;
 use crate::abi::Plain;
@@ -246,17 +248,92 @@ pub fn perf_open(spec: &PerfSpec) -> io::Result<OwnedFd> {
         perf::bindings::PERF_FORMAT_TOTAL_TIME_ENABLED
             | perf::bindings::PERF_FORMAT_TOTAL_TIME_RUNNING,
     );
-    open_attr(&mut attr, spec.pid, spec.cpu)
+    open_attr(&mut attr, spec.pid, spec.cpu, None)
+}
+
+/// What a counter counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// Whatever runs on a CPU, from now on.
+    Cpu(u32),
+    /// A process that has not executed yet, from its exec on, and its descendants.
+    Command(u32),
+}
+
+/// Opens a counter, in the group of `leader` if there is one.
+pub fn counter_open(
+    attr: &Attr,
+    of: Counted,
+    leader: Option<BorrowedFd<'_>>,
+) -> io::Result<OwnedFd> {
+    let mut a = perf::bindings::perf_event_attr {
+        size: size_of::<perf::bindings::perf_event_attr>() as u32,
+        type_: attr.type_,
+        config: attr.config,
+        bp_type: attr.bp_type,
+        ..Default::default()
+    };
+    a.__bindgen_anon_3.config1 = attr.config1;
+    a.__bindgen_anon_4.config2 = attr.config2;
+    a.config3 = attr.config3;
+    a.set_exclude_user(attr.exclude_user.into());
+    a.set_exclude_kernel(attr.exclude_kernel.into());
+    a.set_exclude_hv(attr.exclude_hv.into());
+    a.set_exclude_idle(attr.exclude_idle.into());
+    a.set_exclude_host(attr.exclude_host.into());
+    a.set_exclude_guest(attr.exclude_guest.into());
+    a.set_precise_ip(attr.precise_ip.into());
+    a.set_pinned(attr.pinned.into());
+    a.set_exclusive(attr.exclusive.into());
+    a.read_format = u64::from(
+        perf::bindings::PERF_FORMAT_TOTAL_TIME_ENABLED
+            | perf::bindings::PERF_FORMAT_TOTAL_TIME_RUNNING,
+    );
+    match of {
+        Counted::Cpu(cpu) => open_attr(&mut a, -1, cpu as i32, leader),
+        Counted::Command(pid) => {
+            a.set_inherit(1);
+            // A member of a group goes by its leader.
+            a.set_disabled(u64::from(leader.is_none()));
+            a.set_enable_on_exec(u64::from(leader.is_none()));
+            open_attr(&mut a, pid as i32, -1, leader)
+        }
+    }
+}
+
+/// Sets the filter of a tracepoint's counter.
+pub fn set_filter(fd: BorrowedFd<'_>, filter: &str) -> io::Result<()> {
+    let filter = CString::new(filter)?;
+    let request = perf::bindings::SET_FILTER;
+    // SAFETY: the filter ends in NUL and is copied within the call.
+    if unsafe { libc::ioctl(fd.as_raw_fd(), request.into(), filter.as_ptr()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Runs a raw tracepoint's program on a CPU, which is interrupted for it.
+pub fn prog_run_on(prog: BorrowedFd<'_>, cpu: u32) -> io::Result<()> {
+    let mut opts = bpf::bpf_test_run_opts {
+        sz: size_of::<bpf::bpf_test_run_opts>() as u64,
+        flags: bpf::BPF_F_TEST_RUN_ON_CPU,
+        cpu,
+        ..Default::default()
+    };
+    // SAFETY: the options carry their size, and name no buffers.
+    check(unsafe { bpf::bpf_prog_test_run_opts(prog.as_raw_fd(), &mut opts) })
 }
 
 fn open_attr(
     attr: &mut perf::bindings::perf_event_attr,
     pid: i32,
     cpu: i32,
+    leader: Option<BorrowedFd<'_>>,
 ) -> io::Result<OwnedFd> {
     let flags = perf::bindings::PERF_FLAG_FD_CLOEXEC;
+    let group = leader.map_or(-1, |l| l.as_raw_fd());
     // SAFETY: `attr` is a whole attribute that carries its size.
-    let fd = unsafe { perf::perf_event_open(attr, pid, cpu, -1, flags.into()) };
+    let fd = unsafe { perf::perf_event_open(attr, pid, cpu, group, flags.into()) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -292,7 +369,7 @@ pub fn kprobe_open(
     };
     // config1 is the address of the function's name, config2 the offset in it.
     attr.__bindgen_anon_3.config1 = function.as_ptr() as u64;
-    let fd = open_attr(&mut attr, -1, 0)?;
+    let fd = open_attr(&mut attr, -1, 0, None)?;
     // SAFETY: the descriptors are open; SET_BPF takes the program's by value.
     let set =
         unsafe { libc::ioctl(fd.as_raw_fd(), perf::bindings::SET_BPF.into(), prog.as_raw_fd()) };

@@ -6,6 +6,9 @@
 
 use std::fmt;
 
+use crate::counters::Count;
+use crate::counters::Item;
+
 /// Cumulative figures as the kernel half reports them: times in ns, sizes in
 /// bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -323,7 +326,7 @@ impl fmt::Display for Event {
 }
 
 /// A set of events; iterates in the order of the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EventSet(u32);
 
 impl EventSet {
@@ -352,6 +355,11 @@ impl EventSet {
     /// Whether it is empty.
     pub fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// How many are in it.
+    pub fn len(self) -> usize {
+        self.0.count_ones() as usize
     }
 
     /// Those in it.
@@ -478,22 +486,37 @@ impl Value {
 
 /// The figures of a window, by event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Figures([Value; NR_EVENTS]);
+pub struct Figures {
+    kept: [Value; NR_EVENTS],
+    /// Counts of perf events, in the order of the header's table; empty if none
+    /// were counted.
+    pub counts: Vec<Count>,
+}
 
 impl Figures {
     /// All absent, for this reason.
     pub fn absent(reason: &'static str) -> Self {
-        Self(std::array::from_fn(|_| Value::Absent(reason)))
+        Self { kept: std::array::from_fn(|_| Value::Absent(reason)), counts: Vec::new() }
     }
 
     /// The figure of an event.
     pub fn get(&self, e: Event) -> &Value {
-        &self.0[e as usize]
+        &self.kept[e as usize]
+    }
+
+    /// A figure or an estimate of a count.
+    pub fn item(&self, item: Item) -> Value {
+        match item {
+            Item::Figure(e) => self.get(e).clone(),
+            Item::Counter(i) => {
+                self.counts.get(i).map_or(Value::Absent(NOT_COUNTED), Count::estimate)
+            }
+        }
     }
 
     /// Sets it.
     pub fn set(&mut self, e: Event, v: Value) {
-        self.0[e as usize] = v;
+        self.kept[e as usize] = v;
     }
 
     /// Adds the figures of another process. Absent plus something is the
@@ -502,18 +525,28 @@ impl Figures {
     pub fn add(&mut self, o: &Figures) {
         for info in &EVENTS {
             let i = info.event as usize;
-            let sum = match (self.0[i].get(), o.0[i].get()) {
+            let sum = match (self.kept[i].get(), o.kept[i].get()) {
                 (Some(a), Some(b)) if info.additive => Value::Is(a.saturating_add(b)),
                 (Some(a), Some(b)) => Value::Is(a.max(b)),
                 (None, Some(b)) => Value::Is(b),
                 // The latest reason says more than that nothing came yet.
-                (None, None) => o.0[i].clone(),
+                (None, None) => o.kept[i].clone(),
                 (Some(_), None) => continue,
             };
-            self.0[i] = sum;
+            self.kept[i] = sum;
+        }
+        if self.counts.is_empty() {
+            self.counts = o.counts.clone();
+        } else {
+            for (sum, more) in self.counts.iter_mut().zip(&o.counts) {
+                *sum = sum.plus(more);
+            }
         }
     }
 }
+
+/// There is no count for a process.
+const NOT_COUNTED: &str = "not counted for this process";
 
 /// What there is to know about raw figures before they can be shown.
 #[derive(Debug, Clone, Copy)]
@@ -544,6 +577,7 @@ impl Quality {
     pub const ARGS_CUT: u16 = 0x20;
     pub const PATH_CUT: u16 = 0x40;
     pub const NO_MM_END: u16 = 0x80;
+    pub const COUNTS_PART: u16 = 0x100;
 
     pub fn has(self, bit: u16) -> bool {
         self.0 & bit != 0

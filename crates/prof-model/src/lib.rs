@@ -8,6 +8,7 @@
 //!
 //! Nothing here does I/O or asks the kernel; everything can be tested anywhere.
 
+pub mod counters;
 pub mod figures;
 pub mod record;
 pub mod rules;

@@ -1,5 +1,7 @@
 //! The records of the stream: `header`, `prof`, `profile`, `loss`, `end`.
 
+use crate::counters::Count;
+use crate::counters::Table;
 use crate::figures::EventSet;
 use crate::figures::Figures;
 use crate::figures::RawFigures;
@@ -243,6 +245,8 @@ pub struct ThreadFigures {
     pub start_ns: u64,
     /// Its part.
     pub raw: RawFigures,
+    /// Its part of the counts, in the order of the header's table.
+    pub counts: Vec<Count>,
 }
 
 /// The figures of one window of one process.
@@ -280,7 +284,7 @@ pub struct Attached {
 }
 
 /// First record of a stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Header {
     /// CLOCK_REALTIME, ns.
     pub time_ns: u64,
@@ -296,6 +300,8 @@ pub struct Header {
     pub cpus: u32,
     /// Events of this stream.
     pub events: EventSet,
+    /// Perf events of this stream, and what is computed from them.
+    pub counters: Table,
     /// Rules as given, by bit.
     pub rules: Vec<RuleName>,
     /// What is attached.
@@ -413,7 +419,7 @@ impl End {
 }
 
 /// Any record.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Record {
     /// First.
     Header(Box<Header>),

@@ -8,6 +8,7 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
+use crate::counters::Item;
 use crate::figures::Event;
 use crate::figures::EventSet;
 use crate::figures::Figures;
@@ -80,6 +81,7 @@ pub struct Sum {
     /// Sums, and the largest where a sum means nothing.
     pub figures: Figures,
     over: [u64; NR_EVENTS],
+    counted: Vec<u64>,
 }
 
 impl Default for Sum {
@@ -88,6 +90,7 @@ impl Default for Sum {
             processes: 0,
             figures: Figures::absent("no process was profiled"),
             over: [0; NR_EVENTS],
+            counted: Vec::new(),
         }
     }
 }
@@ -105,11 +108,18 @@ impl Sum {
         for e in Event::all() {
             self.over[e as usize] += u64::from(f.get(e).get().is_some());
         }
+        self.counted.resize(self.counted.len().max(f.counts.len()), 0);
+        for (n, count) in self.counted.iter_mut().zip(&f.counts) {
+            *n += u64::from(count.estimate().get().is_some());
+        }
     }
 
     /// How many of the processes have this figure.
-    pub fn over(&self, e: Event) -> u64 {
-        self.over[e as usize]
+    pub fn over(&self, item: impl Into<Item>) -> u64 {
+        match item.into() {
+            Item::Figure(e) => self.over[e as usize],
+            Item::Counter(i) => self.counted.get(i).copied().unwrap_or(0),
+        }
     }
 }
 
@@ -126,16 +136,18 @@ pub struct Group {
 
 impl Group {
     /// Its part of `total` (of a [`Sum`] over everything), 0 to 1; `None` where
-    /// either was not measured or a sum of `e` means nothing.
-    pub fn share(&self, e: Event, total: &Sum) -> Option<f64> {
-        share(self.sum.figures.get(e).get()?, e, total)
+    /// either was not measured or a sum of `item` means nothing.
+    pub fn share(&self, item: impl Into<Item>, total: &Sum) -> Option<f64> {
+        let item = item.into();
+        share(self.sum.figures.item(item).get()?, item, total)
     }
 }
 
-/// `part` of the total of `e`, 0 to 1.
-pub fn share(part: u64, e: Event, total: &Sum) -> Option<f64> {
-    let whole = total.figures.get(e).get()?;
-    (e.info().additive && whole > 0).then(|| part as f64 / whole as f64)
+/// `part` of the total of `item`, 0 to 1.
+pub fn share(part: u64, item: impl Into<Item>, total: &Sum) -> Option<f64> {
+    let item = item.into();
+    let whole = total.figures.item(item).get()?;
+    (item.additive() && whole > 0).then(|| part as f64 / whole as f64)
 }
 
 /// Processes, one node each, in the order in which their first record came.
@@ -281,13 +293,14 @@ impl Tree {
         sum
     }
 
-    /// The `n` processes with most of `e`, most first; those without the figure
+    /// The `n` processes with most of `item`, most first; those without the figure
     /// come last, equals in the order in which they started.
-    pub fn top(&self, e: Event, n: usize) -> Vec<usize> {
+    pub fn top(&self, item: impl Into<Item>, n: usize) -> Vec<usize> {
+        let item = item.into();
         let key = |i: &usize| {
             let node = &self.nodes[*i];
             // None is less than any Some.
-            (Reverse(node.figures.get(e).get()), node.start_ns, node.pid)
+            (Reverse(node.figures.item(item).get()), node.start_ns, node.pid)
         };
         let mut all: Vec<usize> = (0..self.nodes.len()).collect();
         if n == 0 {
@@ -301,9 +314,10 @@ impl Tree {
         all
     }
 
-    /// Processes by executable (that of the last image), most of `e` first,
+    /// Processes by executable (that of the last image), most of `item` first,
     /// equals by name.
-    pub fn groups(&self, e: Event) -> Vec<Group> {
+    pub fn groups(&self, item: impl Into<Item>) -> Vec<Group> {
+        let item = item.into();
         let mut by_name: HashMap<&[u8], Group> = HashMap::new();
         for n in &self.nodes {
             let name = self.exe(n).unwrap_or(&n.comm);
@@ -317,7 +331,7 @@ impl Tree {
         }
         let mut groups: Vec<Group> = by_name.into_values().collect();
         groups.sort_by(|a, b| {
-            let key = |g: &Group| Reverse(g.sum.figures.get(e).get());
+            let key = |g: &Group| Reverse(g.sum.figures.item(item).get());
             key(a).cmp(&key(b)).then_with(|| a.name.cmp(&b.name))
         });
         groups

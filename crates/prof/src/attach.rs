@@ -15,6 +15,7 @@ use crate::cli::AttachArgs;
 use crate::output;
 use crate::output::Outputs;
 use crate::rules;
+use crate::select;
 use crate::signals::Stop;
 use crate::stream;
 use crate::stream::Stream;
@@ -34,10 +35,12 @@ pub fn main(args: &AttachArgs) -> Result<ExitCode> {
     let follow = if args.follow { " follow" } else { "" };
     set.push(Rule::parse(&format!("attach: pid={}{follow}", list.join(",")), "attach")?)?;
     let rules = rules::compiled(&set)?;
-    let outputs = Outputs::open(&args.shared, Format::Table, output::Default::Stdout)?;
+    let selected = select::from_options(&args.shared)?;
+    let to = output::Default::Stdout;
+    let outputs = Outputs::open(&args.shared, selected.sort, Format::Table, to)?;
     let stop = Stop::install()?;
-    let session = Session::open(&stream::plan(&args.shared, &rules, false))?;
-    let mut stream = Stream::begin(session, outputs, &args.shared, &rules, None);
+    let session = Session::open(&stream::plan(&args.shared, &selected, &rules, false))?;
+    let mut stream = Stream::begin(session, outputs, &selected, &rules, None);
     let wanted: Vec<_> = args.pids.iter().map(|p| (*p, rules.tables.rules)).collect();
     let attached = stream.attach(&wanted, rules.tables.follow)?;
     if attached.is_empty() {

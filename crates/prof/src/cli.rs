@@ -14,8 +14,6 @@ use clap::Subcommand;
 use clap::ValueEnum;
 use prof_export::OutputSpec;
 use prof_kernel::session::Backend;
-use prof_model::figures::Event;
-use prof_model::figures::EventSet;
 
 use crate::attach;
 use crate::doctor;
@@ -118,10 +116,19 @@ impl Color {
 /// Options that all verbs share which profile.
 #[derive(Debug, Clone, Args)]
 pub struct Shared {
-    /// Events to report: names with commas between, `-name` to leave one out, `*`
-    /// at either end (see `prof events`)
-    #[arg(short, long, value_name = "LIST", default_value = "default", value_parser = events)]
-    pub events: EventSet,
+    /// Events, in perf's syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`,
+    /// `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`,
+    /// `+cycles` and `-name` for changes to the default; see `prof events`
+    #[arg(short, long, value_name = "LIST", allow_hyphen_values = true)]
+    pub events: Vec<String>,
+
+    /// Count only hits of the tracepoints for which this holds, as in `prio < 100`
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+
+    /// Leave out events that this machine does not have instead of stopping
+    #[arg(long)]
+    pub keep_going: bool,
 
     /// Output, FORMAT[:FILE]: table, summary, json or tracee; may be repeated
     #[arg(short, long, value_name = "FORMAT[:FILE]", value_parser = output)]
@@ -169,8 +176,8 @@ pub struct Shared {
     pub top: usize,
 
     /// Sort the processes of a summary by an event instead of showing the tree
-    #[arg(long, value_name = "EVENT", value_parser = event)]
-    pub sort: Option<Event>,
+    #[arg(long, value_name = "EVENT")]
+    pub sort: Option<String>,
 
     /// Group the processes of a summary by program
     #[arg(long, conflicts_with = "sort")]
@@ -297,19 +304,6 @@ pub enum ListFormat {
     Json,
 }
 
-fn events(list: &str) -> Result<EventSet, String> {
-    prof_model::figures::parse_events(list).map_err(|e| e.to_string())
-}
-
-fn event(name: &str) -> Result<Event, String> {
-    let set = prof_model::figures::parse_events(name).map_err(|e| e.to_string())?;
-    let mut events = set.iter();
-    match (events.next(), events.next()) {
-        (Some(e), None) => Ok(e),
-        _ => Err("one event, not several".into()),
-    }
-}
-
 fn output(spec: &str) -> Result<OutputSpec, String> {
     OutputSpec::parse(spec).map_err(|e| e.to_string())
 }
@@ -362,7 +356,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
-            let usage = e.downcast_ref::<prof_model::rules::RuleError>().is_some();
+            let usage = e.is::<prof_model::rules::RuleError>() || e.is::<prof_events::EventError>();
             let stderr = io::stderr();
             let head = if stderr.is_terminal() { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
             eprintln!("{head} {e:#}");

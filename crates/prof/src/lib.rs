@@ -3,6 +3,7 @@
 //! - [`cli`]: the command line, from which help, man pages and completions come
 //! - [`run`], [`watch`], [`attach`], [`events`], [`doctor`]: one module a verb
 //! - [`stream`]: a session's records on their way to the outputs
+//! - [`select`]: events from the command line, what this machine has of them
 //! - [`output`]: where they go
 //! - [`rules`]: rules from the command line, names resolved
 //! - [`signals`]: how a person stops it
@@ -14,6 +15,7 @@ pub mod events;
 pub mod output;
 pub mod rules;
 pub mod run;
+pub mod select;
 pub mod signals;
 pub mod stream;
 pub mod watch;

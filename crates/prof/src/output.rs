@@ -14,6 +14,7 @@ use prof_export::OutputSpec;
 use prof_export::Sink;
 use prof_export::summary::Mode;
 use prof_kernel::clock;
+use prof_model::counters::Item;
 use prof_model::record::Record;
 
 use crate::cli::Shared;
@@ -47,7 +48,12 @@ impl std::fmt::Debug for Outputs {
 
 impl Outputs {
     /// Opens what `-o` asks for, or `format` if it asks for nothing.
-    pub fn open(shared: &Shared, format: Format, default: Default) -> Result<Self> {
+    pub fn open(
+        shared: &Shared,
+        sort: Option<Item>,
+        format: Format,
+        default: Default,
+    ) -> Result<Self> {
         let asked = if shared.output.is_empty() {
             vec![OutputSpec { format, sink: Sink::Default }]
         } else {
@@ -77,9 +83,9 @@ impl Outputs {
                 color,
                 width,
                 top: if shared.top == 0 { usize::MAX } else { shared.top },
-                mode: match (shared.sort, shared.by_exe) {
+                mode: match (sort, shared.by_exe) {
                     (_, true) => Mode::GroupByExe,
-                    (Some(event), _) => Mode::Sort(event),
+                    (Some(item), _) => Mode::Sort(item),
                     _ => Mode::Tree,
                 },
                 boot_offset_ns: clock::boot_realtime_ns(),

@@ -36,6 +36,8 @@ use crate::output;
 use crate::output::Outputs;
 use crate::rules;
 use crate::rules::Rules;
+use crate::select;
+use crate::select::Selected;
 use crate::signals::Stop;
 use crate::stream;
 use crate::stream::Stream;
@@ -44,27 +46,29 @@ use crate::stream::Stream;
 pub fn main(args: &RunArgs) -> Result<ExitCode> {
     // Everything that can be wrong is found out before the command begins.
     let set = rules::from_options(&args.which)?;
-    let outputs = Outputs::open(&args.shared, Format::Summary, output::Default::Stderr)?;
+    let selected = select::from_options(&args.shared)?;
+    let to = output::Default::Stderr;
+    let outputs = Outputs::open(&args.shared, selected.sort, Format::Summary, to)?;
     let waiting = spawn::fork_waiting(&args.command)?;
     let rules = rules::compiled(&rules_of_run(args, set, waiting.pid())?)?;
     let stop = Stop::install()?;
     if args.unprivileged {
         let reason = "--unprivileged: the command is counted as a whole".to_owned();
-        return without_privileges(args, waiting, outputs, &stop, reason);
+        return without_privileges(args, &selected, waiting, outputs, &stop, reason);
     }
     if !host::sees_host_pids() && may_do_without(args) {
         let reason = "each process needs the host's pid namespace: run prof on the host".to_owned();
-        return without_privileges(args, waiting, outputs, &stop, reason);
+        return without_privileges(args, &selected, waiting, outputs, &stop, reason);
     }
-    match Session::open(&stream::plan(&args.shared, &rules, false)) {
-        Ok(session) => with_session(args, session, &rules, waiting, outputs, &stop),
+    match Session::open(&stream::plan(&args.shared, &selected, &rules, false)) {
+        Ok(session) => with_session(args, &selected, session, &rules, waiting, outputs, &stop),
         Err(e) if may_do_without(args) => {
             let reason = format!(
                 "each process, run-queue wait and bytes need CAP_BPF and CAP_PERFMON \
                  (`sudo setcap cap_bpf,cap_perfmon+ep prof`, or run as root): {}",
                 first_line(&e)
             );
-            without_privileges(args, waiting, outputs, &stop, reason)
+            without_privileges(args, &selected, waiting, outputs, &stop, reason)
         }
         Err(e) => Err(e),
     }
@@ -106,6 +110,7 @@ fn command_line(args: &RunArgs) -> Vec<Vec<u8>> {
 
 fn with_session(
     args: &RunArgs,
+    selected: &Selected,
     session: Session,
     rules: &Rules,
     waiting: Waiting,
@@ -113,7 +118,7 @@ fn with_session(
     stop: &Stop,
 ) -> Result<ExitCode> {
     let command = Some(command_line(args));
-    let mut stream = Stream::begin(session, outputs, &args.shared, rules, command);
+    let mut stream = Stream::begin(session, outputs, selected, rules, command);
     let running = waiting.go()?;
     let deadline = args.shared.duration.map(|d| Instant::now() + d);
     let mut told = Told::default();
@@ -170,6 +175,7 @@ const WHOLE_COMMAND: &str =
 
 fn without_privileges(
     args: &RunArgs,
+    selected: &Selected,
     waiting: Waiting,
     mut outputs: Outputs,
     stop: &Stop,
@@ -180,7 +186,7 @@ fn without_privileges(
     let path = waiting.path().to_owned();
     let attached = vec![Attached { hook: "enable_on_exec".into(), how: "perf_event, inherited" }];
     let header =
-        stream::header(&args.shared, &[], &attached, vec![reason], Some(command_line(args)));
+        stream::header(selected, &[], &attached, vec![reason], Some(command_line(args)));
     outputs.write(&[Record::Header(Box::new(header))]);
     let began = Instant::now();
     let start_ns = clock::now_ns(ClockId::Monotonic);
@@ -193,7 +199,7 @@ fn without_privileges(
             cpu: 0,
             process: process.clone(),
             flags: Flags(flags),
-            events: args.shared.events,
+            events: selected.events,
             rules: 0,
             hook,
         }))
@@ -227,7 +233,7 @@ fn without_privileges(
         time_ns: clock::now_ns(ClockId::Realtime),
         process: process.clone(),
         flags,
-        events: args.shared.events,
+        events: selected.events,
         rules: 0,
         figures: figures.clone(),
         threads: Vec::new(),

@@ -12,6 +12,7 @@ use prof_kernel::clock;
 use prof_kernel::collect::Collector;
 use prof_kernel::host;
 use prof_kernel::prepared;
+use prof_kernel::session::LiveThread;
 use prof_kernel::session::Plan;
 use prof_kernel::session::Session;
 use prof_model::record::Attached;
@@ -28,6 +29,7 @@ use rustix::time::ClockId;
 use crate::cli::Shared;
 use crate::output::Outputs;
 use crate::rules::Rules;
+use crate::select::Selected;
 
 /// Records are fetched at least this often: 20 times a second is no load, and no
 /// person sees the delay.
@@ -54,7 +56,7 @@ fn default_buffer() -> u32 {
 }
 
 /// The plan of a session that these options and rules make.
-pub fn plan(shared: &Shared, rules: &Rules, count_execs: bool) -> Plan {
+pub fn plan(shared: &Shared, selected: &Selected, rules: &Rules, count_execs: bool) -> Plan {
     Plan {
         backend: shared.hooks.backend(),
         btf: shared.btf.clone(),
@@ -65,17 +67,19 @@ pub fn plan(shared: &Shared, rules: &Rules, count_execs: bool) -> Plan {
         read_args: !shared.no_args,
         per_thread: shared.per_thread,
         count_execs,
+        counters: selected.specs.clone(),
     }
 }
 
 /// The header of a stream.
 pub fn header(
-    shared: &Shared,
+    selected: &Selected,
     rules: &[RuleName],
     attached: &[Attached],
-    limits: Vec<String>,
+    mut limits: Vec<String>,
     command: Option<Vec<Vec<u8>>>,
 ) -> Header {
+    limits.extend(selected.left_out.iter().cloned());
     let (host, kernel, machine) = host::uname();
     Header {
         time_ns: clock::now_ns(ClockId::Realtime),
@@ -84,7 +88,8 @@ pub fn header(
         kernel,
         machine,
         cpus: host::online_cpus().map_or(1, |c| c.len()) as u32,
-        events: shared.events,
+        events: selected.events,
+        counters: selected.table.clone(),
         rules: rules.to_vec(),
         attached: attached.to_vec(),
         limits,
@@ -106,6 +111,8 @@ pub struct Stream {
     malformed: u64,
     /// Processes that user space switched on.
     attached: u64,
+    /// CPUs that may be interrupted to bring counts up to date.
+    refreshable: Vec<u32>,
 }
 
 impl Stream {
@@ -113,15 +120,15 @@ impl Stream {
     pub fn begin(
         session: Session,
         outputs: Outputs,
-        shared: &Shared,
+        selected: &Selected,
         rules: &Rules,
         command: Option<Vec<Vec<u8>>>,
     ) -> Self {
         let header =
-            header(shared, &rules.names, session.attached(), session.limits().to_vec(), command);
+            header(selected, &rules.names, session.attached(), session.limits().to_vec(), command);
         let mut stream = Self {
             session,
-            collector: Collector::new(shared.events, host::keeps()),
+            collector: Collector::new(selected.events, host::keeps()),
             outputs,
             records: vec![Record::Header(Box::new(header))],
             began: Instant::now(),
@@ -129,6 +136,7 @@ impl Stream {
             seen: [0; NR_COUNTERS],
             malformed: 0,
             attached: 0,
+            refreshable: host::interruptible_cpus(),
         };
         stream.emit();
         stream.outputs.flush();
@@ -140,7 +148,8 @@ impl Stream {
         let attached = self.session.attach_to(pids, follow)?;
         let mut live = self.session.live()?;
         for l in &mut live {
-            l.rules = pids.iter().find(|(p, _)| *p == l.id.pid).map_or(0, |(_, r)| *r);
+            let task = &mut l.task;
+            task.rules = pids.iter().find(|(p, _)| *p == task.id.pid).map_or(0, |(_, r)| *r);
         }
         self.attached += self.collector.attached(&live, &attached, &mut self.records);
         self.emit();
@@ -209,6 +218,12 @@ impl Stream {
         Ok(())
     }
 
+    /// Figures of every live thread, counts as of now where a CPU may be interrupted.
+    fn live_now(&mut self) -> Result<Vec<LiveThread>> {
+        self.session.refresh(&self.refreshable)?;
+        self.session.live()
+    }
+
     /// Processes that are being profiled, as far as was told.
     pub fn live(&self) -> usize {
         self.collector.live()
@@ -218,12 +233,13 @@ impl Stream {
     pub fn finish(mut self) -> Result<()> {
         // Read while the hooks are still there: what exits afterwards is not seen
         // to do so, and its figures are gone with it.
-        let live =
-            if self.session.armed()?.is_empty() { Vec::new() } else { self.session.live()? };
+        let live = if self.session.armed()?.is_empty() { Vec::new() } else { self.live_now()? };
         self.session.detach();
         self.drain()?;
         let armed = self.session.armed()?;
-        self.collector.running(&armed, &live, &mut self.records);
+        let exited = |pid| self.session.proc_counts(pid).unwrap_or_default();
+        let profiles = self.collector.running(&armed, &live, exited);
+        self.collector.count_running(profiles, &mut self.records);
         let running = armed.len() as u64;
         self.emit();
         self.check_losses()?;

@@ -12,6 +12,7 @@ use crate::cli::WatchArgs;
 use crate::output;
 use crate::output::Outputs;
 use crate::rules;
+use crate::select;
 use crate::signals::Stop;
 use crate::stream;
 use crate::stream::Stream;
@@ -23,18 +24,20 @@ pub fn main(args: &WatchArgs) -> Result<ExitCode> {
         set.push(Rule::parse("all: comm=*", "all")?)?;
     }
     let rules = rules::compiled(&set)?;
-    let outputs = Outputs::open(&args.shared, Format::Table, output::Default::Stdout)?;
+    let selected = select::from_options(&args.shared)?;
+    let to = output::Default::Stdout;
+    let outputs = Outputs::open(&args.shared, selected.sort, Format::Table, to)?;
     let stop = Stop::install()?;
-    let session = Session::open(&stream::plan(&args.shared, &rules, true))?;
-    let mut stream = Stream::begin(session, outputs, &args.shared, &rules, None);
+    let session = Session::open(&stream::plan(&args.shared, &selected, &rules, true))?;
+    let mut stream = Stream::begin(session, outputs, &selected, &rules, None);
     if args.existing {
         let me = std::process::id();
         let alive: Vec<_> = stream
             .session
             .matching()?
             .iter()
-            .filter(|l| l.id.pid != me)
-            .map(|l| (l.id.pid, l.rules))
+            .filter(|l| l.task.id.pid != me)
+            .map(|l| (l.task.id.pid, l.task.rules))
             .collect();
         stream.attach(&alive, rules.tables.follow)?;
     }

@@ -101,10 +101,11 @@ fn open(rules: &[String], backend: Backend) -> Result<Session> {
         cache: None,
         tables: compile(&set, &NoNames)?,
         ring_bytes: 32 << 20,
-        max_processes: 1 << 16,
+        max_processes: 1 << 14,
         read_args: true,
         per_thread: false,
         count_execs: false,
+        counters: Vec::new(),
     })
 }
 

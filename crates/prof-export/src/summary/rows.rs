@@ -3,7 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use prof_model::counters::Item;
 use prof_model::figures::Event;
+use prof_model::figures::Figures;
 use prof_model::figures::Value;
 use prof_model::text;
 use prof_model::tree::Forest;
@@ -34,22 +36,40 @@ const FIGURES: [(Event, u8); 5] = [
 const RANK_BAR: u8 = 7;
 const RANK_PID: u8 = 4;
 const RANK_SHARE: u8 = 1;
+/// Counts and what is computed from them were asked for: they go last.
+const RANK_COUNT: u8 = 1;
 
 impl View<'_> {
     /// The event that decides which rows are shown and what the bars measure.
-    fn lead(&self) -> Option<Event> {
+    fn lead(&self) -> Option<Item> {
         match self.mode {
-            Mode::Sort(e) => Some(e),
+            Mode::Sort(item) => Some(item),
             _ => [Event::TaskClock, Event::WallTime]
                 .into_iter()
                 .find(|e| self.events.contains(*e))
-                .or_else(|| self.events.iter().next()),
+                .map(Item::Figure)
+                .or_else(|| self.table.shown().map(|(i, _)| Item::Counter(i)).next())
+                .or_else(|| self.events.iter().map(Item::Figure).next()),
         }
     }
 
     /// Figures with a column after that of the leading event.
-    fn others(&self, lead: Event) -> Vec<(Event, u8)> {
-        FIGURES.into_iter().filter(|(e, _)| *e != lead && self.events.contains(*e)).collect()
+    fn others(&self, lead: Item) -> Vec<(Item, u8)> {
+        let figures = FIGURES.into_iter().filter(|(e, _)| self.events.contains(*e));
+        let counters = self.table.shown().map(|(i, _)| (Item::Counter(i), RANK_COUNT));
+        let all = counters.chain(figures.map(|(e, rank)| (Item::Figure(e), rank)));
+        all.filter(|(item, _)| *item != lead).collect()
+    }
+
+    fn metric_columns(&self) -> impl Iterator<Item = Column> {
+        self.table.metrics.iter().map(|m| Column::right(m.name.to_ascii_uppercase(), RANK_COUNT))
+    }
+
+    fn metric_cells(&self, figures: &Figures) -> impl Iterator<Item = Cell> {
+        self.table.metrics.iter().map(|m| match self.table.metric(m, figures) {
+            Some(v) => Cell::plain(human::metric(v, m.unit)),
+            None => Cell::new(layout::DIM, "-"),
+        })
     }
 
     /// The table, and what it leaves out.
@@ -66,10 +86,10 @@ impl View<'_> {
         }
     }
 
-    fn as_tree(&mut self, lead: Event, out: &mut String) {
+    fn as_tree(&mut self, lead: Item, out: &mut String) {
         let forest = self.tree.link();
         let nodes = self.tree.nodes();
-        let weight = |i: usize| nodes[i].figures.get(lead).get().unwrap_or(0);
+        let weight = |i: usize| nodes[i].figures.item(lead).get().unwrap_or(0);
         let weights = forest.subtree_sums(weight);
         let shown = heaviest(&forest, &weights, self.top);
         let sizes = forest.subtree_sums(|_| 1);
@@ -126,25 +146,27 @@ impl View<'_> {
         text::for_terminal(&name)
     }
 
-    fn table_of(&mut self, lead: Event, named: Vec<(usize, Cell)>, out: &mut String) {
+    fn table_of(&mut self, lead: Item, named: Vec<(usize, Cell)>, out: &mut String) {
         let others = self.others(lead);
         let mut columns = vec![Column::left("PROCESS", 0), Column::right("PID", RANK_PID)];
-        columns.extend(lead_columns(lead));
-        columns.extend(others.iter().map(|(e, rank)| Column::right(human::title(*e), *rank)));
+        columns.extend(self.lead_columns(lead));
+        columns.extend(others.iter().map(|(e, rank)| Column::right(human::title(*e, self.table), *rank)));
+        columns.extend(self.metric_columns());
         columns.push(Column::right("EXIT", 0));
         let left_out = self.tree.len() - named.len();
-        let of = |(i, _): &(usize, Cell)| self.tree.nodes()[*i].figures.get(lead).get();
+        let of = |(i, _): &(usize, Cell)| self.tree.nodes()[*i].figures.item(lead).get();
         let most = named.iter().filter_map(of).max().unwrap_or(0);
         let mut shown = 0u64;
         let mut rows = Vec::with_capacity(named.len());
         for (i, name) in named {
             let node = &self.tree.nodes()[i];
-            let value = node.figures.get(lead).get();
+            let value = node.figures.item(lead).get();
             shown = shown.saturating_add(value.unwrap_or(0));
             let mut row = vec![name, Cell::plain(node.pid.to_string())];
             row.push(self.cell(node, lead));
             row.extend(self.share_cells(lead, value, most));
             row.extend(others.iter().map(|(e, _)| self.cell(node, *e)));
+            row.extend(self.metric_cells(&node.figures));
             row.push(exit_cell(node));
             self.footnotes.core |= node.exit.is_some_and(|e| e.core());
             rows.push(row);
@@ -153,15 +175,16 @@ impl View<'_> {
         self.fold_line(lead, left_out, shown, "process", "processes", out);
     }
 
-    fn cell(&mut self, node: &Node, e: Event) -> Cell {
-        self.footnotes.figure(e, node.figures.get(e), !node.partial.contains(e))
+    fn cell(&mut self, node: &Node, item: Item) -> Cell {
+        let whole = !matches!(item, Item::Figure(e) if node.partial.contains(e));
+        self.footnotes.figure(self.table, item, &node.figures.item(item), whole)
     }
 
     /// The part of the total (where there is a total), and a bar that is full for
     /// the row that has most.
-    fn share_cells(&self, lead: Event, value: Option<u64>, most: u64) -> Vec<Cell> {
+    fn share_cells(&self, lead: Item, value: Option<u64>, most: u64) -> Vec<Cell> {
         let mut cells = Vec::with_capacity(2);
-        if lead.info().additive {
+        if lead.additive() {
             let part = value.and_then(|v| share(v, lead, &self.total));
             cells.push(Cell::plain(part.map(human::percent).unwrap_or_default()));
         }
@@ -176,7 +199,7 @@ impl View<'_> {
     /// What the rows do not show.
     fn fold_line(
         &self,
-        lead: Event,
+        lead: Item,
         left_out: usize,
         shown: u64,
         one: &str,
@@ -191,34 +214,36 @@ impl View<'_> {
             human::count(left_out as u64),
             if left_out == 1 { one } else { many }
         );
-        let total = self.total.figures.get(lead).get().unwrap_or(0);
+        let total = self.total.figures.item(lead).get().unwrap_or(0);
         if let Some(part) = share(total.saturating_sub(shown), lead, &self.total) {
+            let lead = human::name(lead, self.table);
             line += &format!(", {} of {lead}", human::percent(part));
         }
         out.push_str(&self.paint(layout::DIM, &line));
         out.push('\n');
     }
 
-    fn as_groups(&mut self, lead: Event, out: &mut String) {
+    fn as_groups(&mut self, lead: Item, out: &mut String) {
         let groups = self.tree.groups(lead);
         let others = self.others(lead);
         let mut name = Column::left("EXECUTABLE", 0);
         name.align = Align::LeftKeepEnd;
         let mut columns = vec![name, Column::right("PROCESSES", 0)];
-        columns.extend(lead_columns(lead));
+        columns.extend(self.lead_columns(lead));
         columns.push(Column::right("MEAN", RANK_PID));
         columns.extend(others.iter().map(|(e, rank)| match e {
-            Event::PeakRss => Column::right("MAX RSS", *rank),
-            _ => Column::right(human::title(*e), *rank),
+            Item::Figure(Event::PeakRss) => Column::right("MAX RSS", *rank),
+            _ => Column::right(human::title(*e, self.table), *rank),
         }));
+        columns.extend(self.metric_columns());
         columns.push(Column::right("FAILED", 1));
         let shown = groups.len().min(self.top);
-        let of = |g: &Group| g.sum.figures.get(lead).get();
+        let of = |g: &Group| g.sum.figures.item(lead).get();
         let most = groups[..shown].iter().filter_map(of).max().unwrap_or(0);
         let mut sum = 0u64;
         let mut rows = Vec::with_capacity(shown);
         for g in &groups[..shown] {
-            let value = g.sum.figures.get(lead).get();
+            let value = g.sum.figures.item(lead).get();
             sum = sum.saturating_add(value.unwrap_or(0));
             let mut row = vec![
                 Cell::plain(text::for_terminal(&g.name)),
@@ -226,8 +251,9 @@ impl View<'_> {
             ];
             row.push(self.group_cell(g, lead));
             row.extend(self.share_cells(lead, value, most));
-            row.push(mean(g, lead));
+            row.push(self.mean(g, lead));
             row.extend(others.iter().map(|(e, _)| self.group_cell(g, *e)));
+            row.extend(self.metric_cells(&g.sum.figures));
             row.push(match g.failed {
                 0 => Cell::new(layout::DIM, "0"),
                 n => Cell::new(layout::BAD, human::count(n)),
@@ -238,28 +264,29 @@ impl View<'_> {
         self.fold_line(lead, groups.len() - shown, sum, "executable", "executables", out);
     }
 
-    fn group_cell(&mut self, g: &Group, e: Event) -> Cell {
-        self.footnotes.figure(e, g.sum.figures.get(e), g.sum.over(e) == g.sum.processes)
+    fn group_cell(&mut self, g: &Group, item: Item) -> Cell {
+        let whole = g.sum.over(item) == g.sum.processes;
+        self.footnotes.figure(self.table, item, &g.sum.figures.item(item), whole)
     }
-}
 
-/// Those of the leading event: value, part of the total if there is one, bar.
-fn lead_columns(lead: Event) -> Vec<Column> {
-    let mut columns = vec![Column::right(human::title(lead), 0)];
-    if lead.info().additive {
-        columns.push(Column::right("%", RANK_SHARE));
-    }
-    columns.push(Column::left("", RANK_BAR));
-    columns
-}
-
-/// Of those processes that have the figure.
-fn mean(g: &Group, e: Event) -> Cell {
-    match (g.sum.figures.get(e), g.sum.over(e)) {
-        (Value::Is(v), n) if n > 0 && e.info().additive => {
-            Cell::plain(human::figure(v / n, e.info().unit))
+    /// Those of the leading item: value, part of the total if there is one, bar.
+    fn lead_columns(&self, lead: Item) -> Vec<Column> {
+        let mut columns = vec![Column::right(human::title(lead, self.table), 0)];
+        if lead.additive() {
+            columns.push(Column::right("%", RANK_SHARE));
         }
-        _ => Cell::default(),
+        columns.push(Column::left("", RANK_BAR));
+        columns
+    }
+
+    /// Of those processes that have the figure.
+    fn mean(&self, g: &Group, item: Item) -> Cell {
+        match (g.sum.figures.item(item), g.sum.over(item)) {
+            (Value::Is(v), n) if n > 0 && item.additive() => {
+                Cell::plain(human::item(v / n, item, self.table))
+            }
+            _ => Cell::default(),
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The block of totals, in the manner of `perf stat`.
 
+use prof_model::counters::Item;
 use prof_model::figures::Event;
+use prof_model::figures::Figures;
 use prof_model::figures::Unit;
 use prof_model::figures::Value;
 use prof_model::record::End;
@@ -40,6 +42,7 @@ impl View<'_> {
                 out.push('\n');
             }
         }
+        self.counts(out, end);
         if let Some(e) = end {
             let seconds = e.duration_ns as f64 / 1e9;
             out.push_str(&format!("\n{seconds:>VALUE$.6} seconds time elapsed\n"));
@@ -61,14 +64,64 @@ impl View<'_> {
     /// The total that the stream gives; without its last record, what the
     /// processes seen add up to.
     fn sum_of(&self, e: Event, end: Option<&End>) -> Value {
-        end.map_or(&self.total.figures, |end| &end.totals).get(e).clone()
+        self.sums(end).get(e).clone()
+    }
+
+    fn sums<'b>(&'b self, end: Option<&'b End>) -> &'b Figures {
+        end.map_or(&self.total.figures, |end| &end.totals)
+    }
+
+    /// Counts, and what is computed from them.
+    fn counts(&mut self, out: &mut String, end: Option<&End>) {
+        let table = self.table;
+        for (i, counter) in table.shown() {
+            let item = Item::Counter(i);
+            let line = match self.sums(end).item(item) {
+                Value::Is(v) => {
+                    let value = human::item(v, item, table);
+                    let comment = self.count_comment(i, v, end);
+                    let comment = comment.map(|c| self.paint(layout::DIM, &format!("# {c}")));
+                    let comment = comment.unwrap_or_default();
+                    format!("{value:>VALUE$} {:NAME$} {comment}", counter.name)
+                }
+                Value::Absent(reason) => {
+                    let mark = self.footnotes.absent(item, reason);
+                    let value = format!("{mark:>VALUE$}");
+                    format!("{} {}", self.paint(layout::DIM, &value), counter.name)
+                }
+            };
+            out.push_str(line.trim_end());
+            out.push('\n');
+        }
+        for m in &table.metrics {
+            let value = table.metric(m, self.sums(end));
+            let value = value.map_or_else(|| "-".into(), |v| human::metric(v, m.unit));
+            let about = self.paint(layout::DIM, &format!("# {}", m.about));
+            let line = format!("{value:>VALUE$} {:NAME$} {about}", m.name);
+            out.push_str(line.trim_end());
+            out.push('\n');
+        }
+    }
+
+    /// How much a second on a CPU, as perf has it, and how much of the time it was
+    /// really counted.
+    fn count_comment(&self, i: usize, v: u64, end: Option<&End>) -> Option<String> {
+        let sums = self.sums(end);
+        let count = sums.counts.get(i)?;
+        let clock = sums.get(Event::TaskClock).get().filter(|c| *c > 0);
+        let mut comment = clock.map(|c| rate(v as f64 / c as f64 * 1e9)).unwrap_or_default();
+        if count.is_scaled() {
+            let part = count.running_ns as f64 / count.enabled_ns as f64;
+            comment += &format!("  (scaled: counted {} of the time)", human::percent(part));
+        }
+        (!comment.is_empty()).then_some(comment)
     }
 
     fn total_line(&mut self, e: Event, end: Option<&End>) -> String {
         let (value, comment) = match self.sum_of(e, end) {
             Value::Is(v) => (exact(v, e), self.comment(e, v, end)),
             Value::Absent(reason) => {
-                let mark = self.footnotes.absent(e, reason);
+                let mark = self.footnotes.absent(Item::Figure(e), reason);
                 let value = format!("{mark:>VALUE$}");
                 return format!("{} {e}", self.paint(layout::DIM, &value));
             }

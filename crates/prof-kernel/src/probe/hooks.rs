@@ -88,6 +88,7 @@ fn plan(backend: Backend, options: &ProbeOptions) -> Plan {
         tables: Tables::default(),
         ring_bytes: 1 << 16,
         max_processes: 64,
+        counters: Vec::new(),
         read_args: true,
         per_thread: false,
         count_execs: false,

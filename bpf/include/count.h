@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Counts that the kernel does not keep per task: perf events of each CPU, read
+ * where an armed task begins or ceases to run, and the difference added to it.
+ *
+ * A switch between two tasks of which none is armed reads nothing. The counters
+ * are read once where one armed task gives way to another, so no count is charged
+ * to two tasks or to none. What is noted at the beginning of a slice is used only
+ * if it was noted for the task that is now running.
+ *
+ *   fork    an entry for the new thread of an armed process
+ *   window  counts begin, or are brought up to date: the base line of the image
+ *   switch  the one that goes gets what was counted, the one that comes begins
+ *   exit    brought up to date, added to the process, and the entry removed
+ */
+#ifndef PROF_COUNT_H
+#define PROF_COUNT_H
+
+static __always_inline bool counts(void)
+{
+	return config.counters != 0;
+}
+
+static __always_inline struct prof_thread_counts *thread_counts_of(u64 task)
+{
+	return bpf_map_lookup_elem(&thread_counts, &task);
+}
+
+static __always_inline struct prof_proc_counts *proc_counts_of(u32 tgid)
+{
+	return bpf_map_lookup_elem(&proc_counts, &tgid);
+}
+
+static __always_inline void add_count(struct prof_count *to, const struct prof_count *from)
+{
+	/* Threads of a process exit at the same time. */
+	__sync_fetch_and_add(&to->value, from->value);
+	__sync_fetch_and_add(&to->enabled, from->enabled);
+	__sync_fetch_and_add(&to->running, from->running);
+}
+
+static __always_inline void sub_count(struct prof_count *from, const struct prof_count *less)
+{
+	from->value -= less->value;
+	from->enabled -= less->enabled;
+	from->running -= less->running;
+}
+
+/*
+ * Reads the counters of this CPU. What was counted since they were last read goes to
+ * `out`, if there is one; from here on it is `next`'s, a task's address or 0.
+ */
+static __always_inline void turn_counts(struct prof_cpu *c, struct prof_thread_counts *out, u64 next)
+{
+	u32 cpu = bpf_get_smp_processor_id();
+
+	c->busy = 1;
+	for (u32 i = 0; i < PROF_MAX_COUNTERS; i++) {
+		struct bpf_perf_event_value v = {};
+		struct prof_count *start, *to;
+		long err;
+
+		if (i >= config.counters)
+			break;
+		err = bpf_perf_event_read_value(&perf_events, i * config.counter_cpus + cpu, &v,
+						sizeof(v));
+		start = &c->start[i];
+		if (err) {
+			/* An empty slot: the event does not exist on this CPU. */
+			if (err != -PROF_ENOENT)
+				c->counters[PROF_C_COUNTER_FAILED]++;
+			continue;
+		}
+		if (out) {
+			barrier_var(out);
+			to = &out->c[i];
+			to->value += v.counter - start->value;
+			to->enabled += v.enabled - start->enabled;
+			to->running += v.running - start->running;
+		}
+		start->value = v.counter;
+		start->enabled = v.enabled;
+		start->running = v.running;
+	}
+	if (out)
+		out->time_ns = bpf_ktime_get_ns();
+	c->counting = next;
+	c->busy = 0;
+}
+
+/* Brings the counts of the running task up to date, or begins them. */
+static __always_inline void update_counts(struct prof_cpu *c, u64 task, struct prof_thread_counts *tc)
+{
+	turn_counts(c, c->counting == task ? tc : 0, task);
+}
+
+/* The task begins to be counted where it next runs. */
+static __always_inline bool add_thread_counts(struct prof_cpu *c, u64 task)
+{
+	if (!bpf_map_update_elem(&thread_counts, &task, &no_counts, BPF_ANY))
+		return 1;
+	c->counters[PROF_C_LOST_COUNTS]++;
+	return 0;
+}
+
+static __always_inline bool add_proc_counts(struct prof_cpu *c, u32 tgid)
+{
+	if (!bpf_map_update_elem(&proc_counts, &tgid, &no_counts, BPF_ANY))
+		return 1;
+	c->counters[PROF_C_LOST_COUNTS]++;
+	return 0;
+}
+
+/* Start of a window: the counts so far are the base line of the image to come. */
+static __always_inline void open_counts(struct task_struct *t, struct prof_cpu *c, u16 *quality)
+{
+	struct prof_thread_counts *tc;
+	struct prof_proc_counts *pc;
+	u64 task = (u64)t;
+
+	tc = thread_counts_of(task);
+	if (!tc && add_thread_counts(c, task))
+		tc = thread_counts_of(task);
+	pc = proc_counts_of(t->tgid);
+	if (!pc && add_proc_counts(c, t->tgid))
+		pc = proc_counts_of(t->tgid);
+	if (!tc || !pc) {
+		*quality |= PROF_Q_COUNTS_PART;
+		return;
+	}
+	barrier_var(tc);
+	barrier_var(pc);
+	update_counts(c, task, tc);
+	for (u32 i = 0; i < PROF_MAX_COUNTERS; i++) {
+		if (i >= config.counters)
+			break;
+		pc->c[i].next = tc->c[i];
+	}
+}
+
+/* The next image takes over. */
+static __always_inline void begin_counts(u32 tgid)
+{
+	struct prof_proc_counts *pc = proc_counts_of(tgid);
+
+	if (!pc)
+		return;
+	barrier_var(pc);
+	for (u32 i = 0; i < PROF_MAX_COUNTERS; i++) {
+		if (i >= config.counters)
+			break;
+		pc->c[i].base = pc->c[i].next;
+		__builtin_memset(&pc->c[i].acc, 0, sizeof(pc->c[i].acc));
+	}
+}
+
+/* The thread's counts are the process's from now on. */
+static __always_inline void fold_counts(struct task_struct *t)
+{
+	struct prof_thread_counts *tc;
+	struct prof_proc_counts *pc;
+	u64 task = (u64)t;
+
+	tc = thread_counts_of(task);
+	pc = proc_counts_of(t->tgid);
+	if (tc && pc) {
+		barrier_var(tc);
+		barrier_var(pc);
+		for (u32 i = 0; i < PROF_MAX_COUNTERS; i++) {
+			if (i >= config.counters)
+				break;
+			add_count(&pc->c[i].acc, &tc->c[i]);
+		}
+	}
+	if (tc)
+		bpf_map_delete_elem(&thread_counts, &task);
+}
+
+/* No image of the process is armed any more. */
+static __always_inline void drop_counts(struct task_struct *t, struct prof_cpu *c)
+{
+	u64 task = (u64)t;
+	u32 tgid = t->tgid;
+
+	if (c->counting == task)
+		c->counting = 0;
+	bpf_map_delete_elem(&thread_counts, &task);
+	bpf_map_delete_elem(&proc_counts, &tgid);
+}
+
+static __always_inline void clear_counts(struct prof_count *to)
+{
+	for (u32 i = 0; i < PROF_MAX_COUNTERS; i++) {
+		if (i >= config.counters)
+			break;
+		__builtin_memset(&to[i], 0, sizeof(to[i]));
+	}
+}
+
+/* Counts of the window that ends, at `to`: of the threads that have exited, and, at an
+ * exec, of the one that goes on. */
+static __always_inline void copy_counts(u32 tgid, bool exec, struct prof_count *to)
+{
+	struct prof_proc_counts *pc = proc_counts_of(tgid);
+
+	if (!pc) {
+		clear_counts(to);
+		return;
+	}
+	/* Or the compiler takes addresses in it before the check. */
+	barrier_var(pc);
+	for (u32 i = 0; i < PROF_MAX_COUNTERS; i++) {
+		if (i >= config.counters)
+			break;
+		to[i] = pc->c[i].acc;
+		if (exec) {
+			to[i].value += pc->c[i].next.value;
+			to[i].enabled += pc->c[i].next.enabled;
+			to[i].running += pc->c[i].next.running;
+		}
+		sub_count(&to[i], &pc->c[i].base);
+	}
+}
+
+static __always_inline void copy_thread_counts(struct task_struct *t, struct prof_count *to)
+{
+	struct prof_thread_counts *tc = thread_counts_of((u64)t);
+	struct prof_proc_counts *pc = proc_counts_of(t->tgid);
+
+	if (!tc || !pc) {
+		clear_counts(to);
+		return;
+	}
+	barrier_var(tc);
+	barrier_var(pc);
+	for (u32 i = 0; i < PROF_MAX_COUNTERS; i++) {
+		if (i >= config.counters)
+			break;
+		to[i] = tc->c[i];
+		/* The thread that executed the program had a life before. */
+		if (t->pid == t->tgid)
+			sub_count(&to[i], &pc->c[i].base);
+	}
+}
+
+static __always_inline int on_switch(u64 next)
+{
+	struct task_struct *prev = bpf_get_current_task_btf();
+	struct prof_thread_counts *out = 0;
+	struct prof_cpu *c = this_cpu();
+	bool armed;
+
+	if (!c)
+		return 0;
+	armed = *(volatile u32 *)occupied_at(READ((struct task_struct *)next, tgid));
+	if (armed)
+		armed = !!thread_counts_of(next);
+	if (!c->counting) {
+		if (armed)
+			turn_counts(c, 0, next);
+		return 0;
+	}
+	if (c->counting == (u64)prev)
+		out = thread_counts_of((u64)prev);
+	turn_counts(c, out, armed ? next : 0);
+	return 0;
+}
+
+#endif /* PROF_COUNT_H */

@@ -1,0 +1,140 @@
+//! Perf events of each CPU, which the kernel half attributes to tasks.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd as _;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::anyhow;
+use anyhow::bail;
+use prof_events::Attr;
+
+use crate::abi::MAX_COUNTERS;
+use crate::sys;
+
+/// An event to count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CounterSpec {
+    /// For messages.
+    pub name: String,
+    /// What to open.
+    pub attr: Attr,
+    /// CPUs on which it exists; `None`: all.
+    pub cpus: Option<Vec<u32>>,
+    /// The first counter of its group, if it is in one: the kernel counts all of a
+    /// group or none.
+    pub leader: Option<usize>,
+    /// A filter of the tracepoint, in the kernel's syntax.
+    pub filter: Option<String>,
+}
+
+/// Open events: counter by counter, with the CPU of each.
+#[derive(Debug, Default)]
+pub struct Counters {
+    fds: Vec<Vec<(u32, OwnedFd)>>,
+}
+
+impl Counters {
+    /// Opens `specs` on each of the CPUs on which they exist. What cannot be opened
+    /// anywhere is an error that names the cause and the cure.
+    pub fn open(specs: &[CounterSpec], online: &[u32]) -> Result<Self> {
+        if specs.len() > MAX_COUNTERS {
+            bail!("{} events to count; {MAX_COUNTERS} at a time is the most", specs.len());
+        }
+        let mut fds: Vec<Vec<(u32, OwnedFd)>> = Vec::with_capacity(specs.len());
+        for (i, spec) in specs.iter().enumerate() {
+            let wanted = |cpu: &&u32| spec.cpus.as_ref().is_none_or(|c| c.contains(cpu));
+            let mut open = Vec::new();
+            for cpu in online.iter().filter(wanted) {
+                let leader = match spec.leader.filter(|l| *l != i) {
+                    Some(l) => Some(
+                        fds.get(l)
+                            .and_then(|fds| fds.iter().find(|(c, _)| c == cpu))
+                            .map(|(_, fd)| fd.as_fd())
+                            .ok_or_else(|| anyhow!("{}: its group is not on CPU {cpu}", spec.name))?,
+                    ),
+                    None => None,
+                };
+                let of = sys::Counted::Cpu(*cpu);
+                let fd = open_counter(&spec.attr, of, leader)
+                    .map_err(|e| refused(&spec.name, &spec.attr, &e))?;
+                if let Some(filter) = &spec.filter {
+                    sys::set_filter(fd.as_fd(), filter).map_err(|e| {
+                        anyhow!("{}: the kernel does not take the filter '{filter}': {e}", spec.name)
+                    })?;
+                }
+                open.push((*cpu, fd));
+            }
+            if open.is_empty() {
+                bail!("{}: none of the CPUs that have this event is online", spec.name);
+            }
+            fds.push(open);
+        }
+        Ok(Self { fds })
+    }
+
+    /// Puts the events where the kernel half looks for them.
+    pub fn install(&self, map: BorrowedFd<'_>, stride: u32) -> Result<()> {
+        for (i, fds) in (0u32..).zip(&self.fds) {
+            for (cpu, fd) in fds {
+                let slot = i * stride + cpu;
+                sys::map_update(map, &slot, &(fd.as_raw_fd() as u32))
+                    .with_context(|| format!("event on CPU {cpu}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether this event can be counted on this machine by this user: tried, and closed.
+pub fn probe(name: &str, attr: &Attr, cpu: u32) -> Result<()> {
+    open_counter(attr, sys::Counted::Cpu(cpu), None)
+        .map(drop)
+        .map_err(|e| refused(name, attr, &e))
+}
+
+/// As perf does: a PMU that cannot tell hosts from guests counts both.
+fn open_counter(
+    attr: &Attr,
+    of: sys::Counted,
+    leader: Option<BorrowedFd<'_>>,
+) -> io::Result<OwnedFd> {
+    match sys::counter_open(attr, of, leader) {
+        Err(e)
+            if e.raw_os_error() == Some(libc::EINVAL)
+                && (attr.exclude_guest || attr.exclude_host) =>
+        {
+            let both = Attr { exclude_guest: false, exclude_host: false, ..*attr };
+            sys::counter_open(&both, of, leader)
+        }
+        other => other,
+    }
+}
+
+/// Why an event could not be opened, and what helps.
+pub fn refused(name: &str, attr: &Attr, e: &io::Error) -> anyhow::Error {
+    let why = match e.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP) if attr.type_ != 2 => {
+            "this machine does not have it (no such hardware counter, or no PMU in this \
+             virtual machine)"
+                .to_owned()
+        }
+        Some(libc::EACCES | libc::EPERM) => {
+            let paranoid = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid");
+            let paranoid = paranoid.as_deref().map_or("?", str::trim);
+            format!(
+                "not permitted: needs CAP_PERFMON (or root), or a lower \
+                 kernel.perf_event_paranoid (now {paranoid}; \
+                 sysctl kernel.perf_event_paranoid=-1)"
+            )
+        }
+        Some(libc::EMFILE) => "too many open files: raise `ulimit -n`".to_owned(),
+        Some(libc::EINVAL) => format!("the kernel does not take it: {e}"),
+        Some(libc::EBUSY) => "the counter is taken by another user for itself".to_owned(),
+        _ => e.to_string(),
+    };
+    anyhow!("event {name}: {why}")
+}

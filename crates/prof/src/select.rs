@@ -1,0 +1,174 @@
+//! `-e`: from a list to what is counted.
+
+use anyhow::Result;
+use anyhow::bail;
+use prof_events::Catalogue;
+use prof_events::Event;
+use prof_events::Host;
+use prof_events::Request;
+use prof_events::Selection;
+use prof_events::Source;
+use prof_kernel::counters;
+use prof_kernel::counters::CounterSpec;
+use prof_kernel::host;
+use prof_model::counters::Counter;
+use prof_model::counters::Item;
+use prof_model::counters::Metric;
+use prof_model::counters::Table;
+use prof_model::figures::EventSet;
+
+use crate::cli::Shared;
+
+/// What was asked for, as far as this machine has it.
+#[derive(Debug, Clone, Default)]
+pub struct Selected {
+    /// Figures that the kernel keeps.
+    pub events: EventSet,
+    /// Perf events, and what is computed.
+    pub table: Table,
+    /// The same events, to be opened.
+    pub specs: Vec<CounterSpec>,
+    /// What was left out, and why.
+    pub left_out: Vec<String>,
+    /// What `--sort` names.
+    pub sort: Option<Item>,
+}
+
+/// Reads the options. With `--keep-going` what this machine lacks is left out, else
+/// it is an error, before anything is started.
+pub fn from_options(shared: &Shared) -> Result<Selected> {
+    let mut request = Request::default();
+    for list in &shared.events {
+        request.add("-e", list)?;
+        for filter in &shared.filter {
+            request.filter("--filter", filter)?;
+        }
+    }
+    if shared.events.is_empty() && !shared.filter.is_empty() {
+        bail!("--filter is for tracepoints: name them with -e");
+    }
+    let catalogue = catalogue();
+    let (selection, errors) = if shared.keep_going {
+        request.resolve_what_is_there(&catalogue)
+    } else {
+        (request.resolve(&catalogue)?, Vec::new())
+    };
+    let mut selected = Selected {
+        events: selection.figures(),
+        left_out: errors.iter().map(|e| e.message.clone()).collect(),
+        ..Selected::default()
+    };
+    selected.add_counters(&selection, shared.keep_going)?;
+    if selected.events.is_empty() && selected.specs.is_empty() {
+        bail!("none of the events can be counted here: {}", selected.left_out.join("; "));
+    }
+    if let Some(name) = &shared.sort {
+        selected.sort = Some(selected.find(name)?);
+    }
+    Ok(selected)
+}
+
+/// What can be counted here.
+pub fn catalogue() -> Catalogue {
+    Catalogue::new(Host::here())
+}
+
+impl Selected {
+    fn add_counters(&mut self, selection: &Selection, keep_going: bool) -> Result<()> {
+        let online = host::online_cpus()?;
+        let mut places = vec![None; selection.events.len()];
+        for group in &selection.groups {
+            let mut leader = None;
+            for &i in &group.events {
+                let event = &selection.events[i];
+                if let Source::Figure(figure) = event.source {
+                    places[i] = Some(Item::Figure(figure));
+                    continue;
+                }
+                match spec(event, &online) {
+                    Ok(mut spec) => {
+                        let place = self.specs.len();
+                        if group.braces && !group.weak {
+                            spec.leader = Some(*leader.get_or_insert(place));
+                        }
+                        places[i] = Some(Item::Counter(place));
+                        self.table.counters.push(self.counter(event));
+                        self.specs.push(spec);
+                    }
+                    Err(e) if keep_going => self.left_out.push(format!("{e:#}")),
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        for m in &selection.metrics {
+            let (Some(above), Some(below)) = (places[m.above], places[m.below]) else { continue };
+            let (unit, about, factor) = (m.info.unit, m.info.about, m.info.factor);
+            let name = match &m.pmu {
+                Some(pmu) => format!("{}@{pmu}", m.name),
+                None => m.name.clone(),
+            };
+            self.table.metrics.push(Metric { name, unit, about, factor, above, below });
+        }
+        Ok(())
+    }
+
+    /// Names are keys in the records: a second event of a name gets a number.
+    fn counter(&self, event: &Event) -> Counter {
+        let mut name = event.name.clone();
+        let mut n = 1;
+        while self.table.counters.iter().any(|c| c.name == name) {
+            n += 1;
+            name = format!("{}#{n}", event.name);
+        }
+        Counter {
+            name,
+            perf_id: event.id(),
+            unit: event.unit.clone(),
+            scale: event.scale,
+            about: event.description.clone(),
+            for_metric: event.for_metric,
+        }
+    }
+
+    /// The item of that name.
+    fn find(&self, name: &str) -> Result<Item> {
+        let counters = self.table.counters.iter().position(|c| c.name == name);
+        let figures = prof_model::figures::EVENTS.iter();
+        let mut figures = figures.filter(|e| e.name == name || e.aliases.contains(&name));
+        match (counters, figures.next()) {
+            (Some(i), _) => Ok(Item::Counter(i)),
+            (None, Some(info)) => Ok(Item::Figure(info.event)),
+            (None, None) => {
+                let names = self.events.iter().map(|e| e.info().name.to_owned());
+                let counters = self.table.counters.iter().map(|c| c.name.clone());
+                let names: Vec<_> = names.chain(counters).collect();
+                bail!("--sort: '{name}' is not among the events: {}", names.join(", "))
+            }
+        }
+    }
+}
+
+/// What to open for an event; tried, so that a command does not start in vain.
+fn spec(event: &Event, online: &[u32]) -> Result<CounterSpec> {
+    let Some(attr) = event.attr else {
+        bail!("event {}: nothing to open", event.name);
+    };
+    if !event.per_task {
+        bail!(
+            "event {}: the PMU {} counts for the whole machine, not for a process",
+            event.name,
+            event.pmu.as_deref().unwrap_or("")
+        );
+    }
+    let cpus: Option<Vec<u32>> = event
+        .cpus
+        .as_ref()
+        .map(|set| online.iter().copied().filter(|c| set.contains(*c)).collect());
+    let first = cpus.as_ref().map_or(online.first(), |c| c.first());
+    let Some(first) = first else {
+        bail!("event {}: none of the CPUs that have it is online", event.name);
+    };
+    counters::probe(&event.name, &attr, *first)?;
+    let filter = event.tracepoint.as_ref().and_then(|t| t.filter.clone());
+    Ok(CounterSpec { name: event.name.clone(), attr, cpus, leader: None, filter })
+}
