@@ -48,6 +48,10 @@ pub struct Attr {
 
 impl Attr {
     /// As `perf stat` counts without modifiers: all but guests.
+    ///
+    /// PMUs that cannot leave anything out (`msr`, `power`, most uncore ones)
+    /// answer `EINVAL` to that. perf then tries again without `exclude_guest` and
+    /// `exclude_host`, and so should who opens this; other bits were asked for.
     pub fn counting(type_: u32, config: u64) -> Self {
         Self { type_, config, exclude_guest: true, ..Self::default() }
     }

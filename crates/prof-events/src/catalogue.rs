@@ -14,7 +14,9 @@ use crate::error::EventError;
 use crate::glob;
 use crate::host;
 use crate::host::Host;
+use crate::pmu::Format;
 use crate::pmu::Pmu;
+use crate::pmu::Scope;
 use crate::tables::cache;
 use crate::tables::generic::GENERIC;
 use crate::tables::metrics::METRICS;
@@ -271,6 +273,44 @@ impl Catalogue {
             }
         }
         Ok(entries)
+    }
+}
+
+/// A way to name events by number: what `entries` cannot list one by one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Form {
+    /// How it is spelled, with what varies in capitals or as a range.
+    pub spelling: String,
+    /// What it names.
+    pub description: String,
+}
+
+impl Catalogue {
+    /// Raw events, breakpoints, and the terms of each PMU with their ranges.
+    pub fn forms(&self) -> Vec<Form> {
+        let form = |spelling: &str, about: &str| Form {
+            spelling: spelling.into(),
+            description: about.into(),
+        };
+        let mut forms = vec![
+            form("rHEX", "the CPU's own event of that number"),
+            form("TYPE:CONFIG", "as perf_event_attr has them"),
+            form("mem:ADDRESS[/LENGTH][:rwx]", "accesses to an address"),
+        ];
+        for pmu in self.pmus().filter(|p| !p.formats.is_empty()) {
+            let range = |(name, format): (&String, &Format)| match format.max() {
+                1 => name.clone(),
+                max => format!("{name}=0-{max:#x}"),
+            };
+            let terms: Vec<_> = pmu.formats.iter().map(range).collect();
+            let about = match pmu.scope {
+                Scope::Core => "events of the cores",
+                Scope::Uncore => "events beside the cores, not per task",
+                Scope::Other => "events of that PMU",
+            };
+            forms.push(form(&format!("{}/{}/", pmu.name, terms.join(",")), about));
+        }
+        forms
     }
 }
 

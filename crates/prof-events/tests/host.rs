@@ -52,6 +52,11 @@ fn everything_that_can_be_counted_is_listed() {
             assert_eq!(event.id(), Some(id), "{}", e.name);
         }
     }
+    let forms = catalogue.forms();
+    let power = forms.iter().find(|f| f.spelling == "power/event=0-0xff/").unwrap();
+    assert!(power.description.contains("not per task"));
+    assert!(forms.iter().any(|f| f.spelling.starts_with("cpu/any,cmask=0-0xff,edge,event=0-0xff")));
+
     let here = Tree::named("here");
     let points = Catalogue::new(here.host()).tracepoints().unwrap();
     assert!(points.iter().any(|e| e.name == "sched:sched_wakeup" && e.source == "sched"));

@@ -54,6 +54,7 @@ impl Context<'_> {
                 on_top(modifiers, &mut events);
                 weak |= modifiers.as_str().contains('W');
             }
+            check_leader(&events)?;
             groups.push(DraftGroup { name: spec.name.clone(), events, braces: true, weak });
         }
         Ok(groups)
@@ -93,6 +94,20 @@ fn on_top(modifiers: &Modifiers, events: &mut [Event]) {
         modifiers.apply(attr, &mut e.wishes, true);
         if i > 0 {
             (attr.pinned, attr.exclusive) = (pinned, exclusive);
+        }
+    }
+}
+
+/// The kernel takes a group only if no member but the leader asks to be pinned or
+/// exclusive.
+fn check_leader(events: &[Event]) -> Result<(), Fault> {
+    let asks = |e: &&Event| e.attr.is_some_and(|a| a.pinned || a.exclusive);
+    match events.iter().skip(1).find(asks) {
+        None => Ok(()),
+        Some(e) => {
+            let message = format!("'{}' does not lead the group, so takes neither D nor e", e.name);
+            Err(Fault::new(ErrorKind::Modifier, e.span, message)
+                .help("they stand behind the leader, or the group: {…}:D"))
         }
     }
 }

@@ -157,6 +157,7 @@ impl Context<'_> {
         depth: usize,
     ) -> Result<Vec<Term>, Fault> {
         let mut out = Vec::new();
+        let mut first: Option<&str> = None;
         for term in terms {
             let name = match &term.value {
                 _ if OWN.contains(&term.name.as_str()) => None,
@@ -170,6 +171,11 @@ impl Context<'_> {
                 out.push(term.clone());
                 continue;
             };
+            if let Some(first) = first {
+                let message = format!("one event is counted, not '{first}' and another");
+                return Err(Fault::new(ErrorKind::Combination, term.span(), message));
+            }
+            first = Some(&term.name);
             if depth == MAX_DEPTH {
                 let message = format!("'{}' stands for itself", term.name);
                 return Err(Fault::new(ErrorKind::Host, term.span(), message));
