@@ -130,7 +130,7 @@ fn names_in_errors_carry_no_control_characters() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn no_host_panics(

@@ -223,6 +223,21 @@ fn a_hybrid_machine_counts_on_each_sort_of_core() {
     }
     assert_eq!(s.groups.len(), 2);
 
+    let s = ok("hybrid", "r1c2:u,mem-loads/ldat=3/k,cycles/period=7/,cycles/name=c/");
+    assert_eq!(
+        names(&s),
+        [
+            "cpu_atom/r1c2/u",
+            "cpu_core/r1c2/u",
+            "cpu_atom/mem-loads,ldat=0x3/k",
+            "cpu_core/mem-loads,ldat=0x3/k",
+            "cpu_atom/cycles,period=0x7/",
+            "cpu_core/cycles,period=0x7/",
+            "cpu_atom/c/",
+            "cpu_core/c/",
+        ]
+    );
+
     // Two sorts of Arm cores are no different.
     let arm = Tree::of(
         "pmu/armv8_cortex_a53/type: 8\npmu/armv8_cortex_a53/cpus: 0-3\n\

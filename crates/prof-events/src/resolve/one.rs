@@ -166,31 +166,34 @@ impl Context<'_> {
             if let Some(attr) = &mut event.attr {
                 attr.config |= u64::from(pmu.type_) << EXTENDED_TYPE_SHIFT;
             }
-            self.on(&mut event, spec, pmu);
+            self.on(&mut event, spec, pmu, Some(self.word(spec)));
             event
         };
         Ok(cores.into_iter().map(one).collect())
     }
 
-    /// Says that an event is of that PMU, of several that could be meant.
-    fn on(&self, event: &mut Event, spec: &EventSpec, pmu: &Pmu) {
+    /// Says that an event is of that PMU, of several that could be meant. `head` is
+    /// the event, where the list does not name the PMU.
+    fn on(&self, event: &mut Event, spec: &EventSpec, pmu: &Pmu, head: Option<&str>) {
         event.pmu = Some(pmu.name.clone());
         event.cpus.clone_from(&pmu.cpus);
         event.per_task = pmu.scope != Scope::Uncore;
-        let named = spec.terms.iter().flatten().any(|t| t.name == "name");
-        event.name = match &spec.body {
-            _ if named => format!("{}/{}/", pmu.name, event.name),
-            Body::Name(name) if spec.terms.is_none() => {
-                with_modifiers(&format!("{}/{name}/", pmu.name), &spec.modifiers, '/')
-            }
-            // pmu/terms/ or event/terms/: what stands between the slashes is shown.
-            _ => {
-                let spelled = self.spelled(spec.span);
-                let terms = spelled.split_once('/').map_or(spelled, |(_, t)| t);
-                let terms = terms.rsplit_once('/').map_or(terms, |(t, _)| t);
-                with_modifiers(&format!("{}/{terms}/", pmu.name), &spec.modifiers, '/')
-            }
-        };
+        if spec.terms.iter().flatten().any(|t| t.name == "name") {
+            event.name = format!("{}/{}/", pmu.name, event.name);
+            return;
+        }
+        let mut shown: Vec<String> = head.map(str::to_owned).into_iter().collect();
+        shown.extend(spec.terms.iter().flatten().map(ToString::to_string));
+        let full = format!("{}/{}/", pmu.name, shown.join(","));
+        event.name = with_modifiers(&full, &spec.modifiers, '/');
+    }
+
+    /// The name that an event is listed by; of a wildcard, one that it stands for.
+    fn word<'a>(&'a self, spec: &'a EventSpec) -> &'a str {
+        match &spec.body {
+            Body::Name(name) => name,
+            _ => self.spelled(spec.body_span),
+        }
     }
 
     /// An event with what its terms came to.
@@ -231,8 +234,7 @@ impl Context<'_> {
         }
         let one = |pmu: &Pmu| {
             let mut event = event.clone();
-            self.on(&mut event, spec, pmu);
-            event.name = with_modifiers(&format!("{}/{word}/", pmu.name), &spec.modifiers, '/');
+            self.on(&mut event, spec, pmu, Some(word));
             event.attr.as_mut().into_iter().for_each(|a| a.type_ = pmu.type_);
             event
         };
@@ -245,15 +247,12 @@ impl Context<'_> {
             let pmu = pmu.map_err(|e| Fault::new(ErrorKind::Host, spec.body_span, e))?;
             return Ok(vec![self.on_pmu(spec, pmu, terms)?]);
         }
-        let meant = |p: &&Pmu| match glob::is_glob(name) {
-            true => glob::matches(name, &p.name),
-            false => of_block(&p.name, name),
+        let meant = |n: &&str| match glob::is_glob(name) {
+            true => glob::matches(name, n),
+            false => of_block(n, name),
         };
-        let pmus = self.catalogue.pmu_names().filter(|n| {
-            if glob::is_glob(name) { glob::matches(name, n) } else { of_block(n, name) }
-        });
-        let pmus: Vec<&Pmu> =
-            pmus.filter_map(|n| self.catalogue.pmu(n)?.ok()).filter(meant).collect();
+        let pmus = self.catalogue.pmu_names().filter(meant);
+        let pmus: Vec<&Pmu> = pmus.filter_map(|n| self.catalogue.pmu(n)?.ok()).collect();
         if pmus.is_empty() {
             return match self.by_name(spec, name, terms) {
                 Err(f) if f.kind == ErrorKind::UnknownEvent => Err(self.unknown_pmu(spec, name)),
@@ -266,7 +265,7 @@ impl Context<'_> {
             match self.on_pmu(spec, pmu, terms) {
                 Ok(mut event) => {
                     if pmus.len() > 1 {
-                        self.on(&mut event, spec, pmu);
+                        self.on(&mut event, spec, pmu, None);
                     }
                     events.push(event);
                 }
@@ -326,7 +325,7 @@ impl Context<'_> {
             let c = self.configured(pmu, &all)?;
             let mut event = self.made(spec, Source::Pmu, c, Some(pmu));
             if pmus.len() > 1 {
-                self.on(&mut event, spec, pmu);
+                self.on(&mut event, spec, pmu, Some(name));
             }
             events.push(event);
         }
@@ -361,7 +360,7 @@ impl Context<'_> {
         let several = events.len() > 1;
         let shown = |(pmu, mut event): (&Pmu, Event)| {
             if several {
-                self.on(&mut event, spec, pmu);
+                self.on(&mut event, spec, pmu, Some(name));
             }
             event
         };

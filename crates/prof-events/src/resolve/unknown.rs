@@ -1,5 +1,7 @@
 //! Names that there are, and those that were perhaps meant.
 
+use std::collections::HashSet;
+
 use prof_model::figures;
 
 use super::Context;
@@ -19,9 +21,9 @@ impl Context<'_> {
     pub(super) fn names_like(&self, pattern: &str) -> Vec<String> {
         let fits = |names: &[&str]| names.iter().any(|n| glob::matches(pattern, n));
         let mut names: Vec<String> = Vec::new();
+        let mut seen = HashSet::new();
         let mut add = |name: &str, aliases: &[&str]| {
-            let is_new = !names.iter().any(|n| n == name);
-            if is_new && (fits(&[name]) || fits(aliases)) {
+            if (fits(&[name]) || fits(aliases)) && seen.insert(name.to_owned()) {
                 names.push(name.to_owned());
             }
         };
