@@ -6,6 +6,7 @@ mod command;
 mod completions;
 mod generated;
 mod man;
+mod pmu_events;
 mod scratch;
 mod vm;
 mod vm_test;
@@ -32,6 +33,7 @@ enum Task {
     Bpf(bpf::BpfArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
+    PmuEvents(pmu_events::PmuEventsArgs),
     Vm(vm::VmArgs),
     VmTest(vm_test::VmTestArgs),
 }
@@ -58,6 +60,7 @@ fn run(cli: &Cli) -> Result<()> {
         Task::Bpf(args) => bpf::run(args),
         Task::Completions(args) => completions::run(args),
         Task::Man(args) => man::run(args),
+        Task::PmuEvents(args) => pmu_events::run(args),
         Task::Vm(args) => vm::run(args),
         Task::VmTest(args) => vm_test::run(args),
     }
