@@ -73,7 +73,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__attach)
-            opts="-e -o -h -V --events --output --hooks --btf --duration --per-thread --no-args --buffer --max-processes --no-cache --color --top --sort --by-exe --follow --help --version"
+            opts="-e -o -h -V --events --filter --keep-going --output --hooks --btf --duration --per-thread --no-args --buffer --max-processes --no-cache --color --top --sort --by-exe --follow --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -84,6 +84,10 @@ _prof() {
                     return 0
                     ;;
                 -e)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --filter)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -277,7 +281,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__run)
-            opts="-e -o -s -h -V --events --output --hooks --btf --duration --per-thread --no-args --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --no-follow --follow --unprivileged --help --version"
+            opts="-e -o -s -h -V --events --filter --keep-going --output --hooks --btf --duration --per-thread --no-args --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --no-follow --follow --unprivileged --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -288,6 +292,10 @@ _prof() {
                     return 0
                     ;;
                 -e)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --filter)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -355,7 +363,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__watch)
-            opts="-e -o -s -h -V --events --output --hooks --btf --duration --per-thread --no-args --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --existing --help --version"
+            opts="-e -o -s -h -V --events --filter --keep-going --output --hooks --btf --duration --per-thread --no-args --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --existing --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -366,6 +374,10 @@ _prof() {
                     return 0
                     ;;
                 -e)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --filter)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

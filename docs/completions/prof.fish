@@ -32,7 +32,8 @@ complete -c prof -n "__fish_prof_needs_command" -f -a "attach" -d 'Profile proce
 complete -c prof -n "__fish_prof_needs_command" -f -a "events" -d 'List the events that can be counted'
 complete -c prof -n "__fish_prof_needs_command" -f -a "doctor" -d 'Show what of this machine prof can use, and what would make the rest work'
 complete -c prof -n "__fish_prof_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c prof -n "__fish_prof_using_subcommand run" -s e -l events -d 'Events to report: names with commas between, `-name` to leave one out, `*` at either end (see `prof events`)' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -s e -l events -d 'Events, in perf\'s syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`, `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`, `+cycles` and `-name` for changes to the default; see `prof events`' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -l filter -d 'Count only hits of the tracepoints for which this holds, as in `prio < 100`' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; may be repeated' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l hooks -d 'How to attach to the kernel' -r -f -a "auto\t'The cheapest that this kernel has'
 tp_btf\t'Tracepoints with typed arguments'
@@ -50,6 +51,7 @@ complete -c prof -n "__fish_prof_using_subcommand run" -l sort -d 'Sort the proc
 complete -c prof -n "__fish_prof_using_subcommand run" -s s -l scope -d 'Only processes that this names: comm=, exe=, uid=, gid=, pid=, tree=, cgroup=, mntns=, pidns=, container, not-container, follow; `!=`; a `*` at either end of a name; commas mean or, several options mean and' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l rule -d 'One more rule, `[NAME:] EXPR…`; each event tells which rules matched' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l rules -d 'Rules from a file, one a line, `#` for comments' -r -F
+complete -c prof -n "__fish_prof_using_subcommand run" -l keep-going -d 'Leave out events that this machine does not have instead of stopping'
 complete -c prof -n "__fish_prof_using_subcommand run" -l per-thread -d 'Report each thread (in json)'
 complete -c prof -n "__fish_prof_using_subcommand run" -l no-args -d 'Do not report arguments: they can hold secrets'
 complete -c prof -n "__fish_prof_using_subcommand run" -l no-cache -d 'Do not keep the programs prepared for this kernel (in /var/cache/prof, or $PROF_CACHE_DIR) for a faster next start'
@@ -59,7 +61,8 @@ complete -c prof -n "__fish_prof_using_subcommand run" -l follow -d 'Profile wha
 complete -c prof -n "__fish_prof_using_subcommand run" -l unprivileged -d 'Count as an ordinary user would: the command as a whole, no processes'
 complete -c prof -n "__fish_prof_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c prof -n "__fish_prof_using_subcommand run" -s V -l version -d 'Print version'
-complete -c prof -n "__fish_prof_using_subcommand watch" -s e -l events -d 'Events to report: names with commas between, `-name` to leave one out, `*` at either end (see `prof events`)' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -s e -l events -d 'Events, in perf\'s syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`, `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`, `+cycles` and `-name` for changes to the default; see `prof events`' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -l filter -d 'Count only hits of the tracepoints for which this holds, as in `prio < 100`' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; may be repeated' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l hooks -d 'How to attach to the kernel' -r -f -a "auto\t'The cheapest that this kernel has'
 tp_btf\t'Tracepoints with typed arguments'
@@ -77,6 +80,7 @@ complete -c prof -n "__fish_prof_using_subcommand watch" -l sort -d 'Sort the pr
 complete -c prof -n "__fish_prof_using_subcommand watch" -s s -l scope -d 'Only processes that this names: comm=, exe=, uid=, gid=, pid=, tree=, cgroup=, mntns=, pidns=, container, not-container, follow; `!=`; a `*` at either end of a name; commas mean or, several options mean and' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l rule -d 'One more rule, `[NAME:] EXPR…`; each event tells which rules matched' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l rules -d 'Rules from a file, one a line, `#` for comments' -r -F
+complete -c prof -n "__fish_prof_using_subcommand watch" -l keep-going -d 'Leave out events that this machine does not have instead of stopping'
 complete -c prof -n "__fish_prof_using_subcommand watch" -l per-thread -d 'Report each thread (in json)'
 complete -c prof -n "__fish_prof_using_subcommand watch" -l no-args -d 'Do not report arguments: they can hold secrets'
 complete -c prof -n "__fish_prof_using_subcommand watch" -l no-cache -d 'Do not keep the programs prepared for this kernel (in /var/cache/prof, or $PROF_CACHE_DIR) for a faster next start'
@@ -84,7 +88,8 @@ complete -c prof -n "__fish_prof_using_subcommand watch" -l by-exe -d 'Group the
 complete -c prof -n "__fish_prof_using_subcommand watch" -l existing -d 'Attach to the processes that run already and match, too'
 complete -c prof -n "__fish_prof_using_subcommand watch" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c prof -n "__fish_prof_using_subcommand watch" -s V -l version -d 'Print version'
-complete -c prof -n "__fish_prof_using_subcommand attach" -s e -l events -d 'Events to report: names with commas between, `-name` to leave one out, `*` at either end (see `prof events`)' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -s e -l events -d 'Events, in perf\'s syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`, `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`, `+cycles` and `-name` for changes to the default; see `prof events`' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -l filter -d 'Count only hits of the tracepoints for which this holds, as in `prio < 100`' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; may be repeated' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l hooks -d 'How to attach to the kernel' -r -f -a "auto\t'The cheapest that this kernel has'
 tp_btf\t'Tracepoints with typed arguments'
@@ -99,6 +104,7 @@ always\t'Always'
 never\t'Never'"
 complete -c prof -n "__fish_prof_using_subcommand attach" -l top -d 'Rows of a summary; 0 for all' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l sort -d 'Sort the processes of a summary by an event instead of showing the tree' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -l keep-going -d 'Leave out events that this machine does not have instead of stopping'
 complete -c prof -n "__fish_prof_using_subcommand attach" -l per-thread -d 'Report each thread (in json)'
 complete -c prof -n "__fish_prof_using_subcommand attach" -l no-args -d 'Do not report arguments: they can hold secrets'
 complete -c prof -n "__fish_prof_using_subcommand attach" -l no-cache -d 'Do not keep the programs prepared for this kernel (in /var/cache/prof, or $PROF_CACHE_DIR) for a faster next start'

@@ -69,7 +69,15 @@ impl Table {
             }
             figures.retain(|(e, ..)| *e != goes);
         }
-        Self { color: options.color, width, wide, figures, rules: Vec::new(), counters: counters::Table::default(), headed: false }
+        Self {
+            color: options.color,
+            width,
+            wide,
+            figures,
+            rules: Vec::new(),
+            counters: counters::Table::default(),
+            headed: false,
+        }
     }
 
     fn header(&self, h: &Header) -> String {

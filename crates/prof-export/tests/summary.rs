@@ -8,6 +8,7 @@ mod common;
 use prof_export::Format;
 use prof_export::Options;
 use prof_export::summary::Mode;
+use prof_model::counters::Item;
 use prof_model::figures::Event;
 use prof_model::figures::EventSet;
 use prof_model::record::Header;
@@ -37,7 +38,8 @@ fn a_build_as_a_tree() {
 #[test]
 fn a_build_by_an_event_and_by_executable() {
     let records = common::stream(common::build(60), Vec::new());
-    let sorted = |e| Options { width: 120, top: 6, mode: Mode::Sort(e), ..Options::default() };
+    let sorted =
+        |e| Options { width: 120, top: 6, mode: Mode::Sort(Item::Figure(e)), ..Options::default() };
     common::snapshot("sort-faults", &summary(&sorted(Event::PageFaults), &records));
     common::snapshot("sort-peak-rss", &summary(&sorted(Event::PeakRss), &records));
     let group = Options { width: 100, top: 4, mode: Mode::GroupByExe, ..Options::default() };
@@ -102,7 +104,7 @@ fn nothing_profiled_and_a_stream_that_broke_off() {
 
 #[test]
 fn what_a_target_says_does_no_harm() {
-    for mode in [Mode::Tree, Mode::Sort(Event::TaskClock), Mode::GroupByExe] {
+    for mode in [Mode::Tree, Mode::Sort(Item::Figure(Event::TaskClock)), Mode::GroupByExe] {
         let options = Options { width: 200, mode, ..Options::default() };
         let text = summary(&options, &common::stream(vec![common::hostile()], Vec::new()));
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");

@@ -304,7 +304,11 @@ impl Collector {
     pub fn attached(&mut self, live: &[LiveThread], pids: &[u32], out: &mut Vec<Record>) -> u64 {
         let now = clock::now_ns(rustix::time::ClockId::Monotonic);
         let mut n = 0;
-        for l in live.iter().map(|l| &l.task).filter(|l| l.id.tid == l.id.pid && pids.contains(&l.id.pid)) {
+        for l in live
+            .iter()
+            .map(|l| &l.task)
+            .filter(|l| l.id.tid == l.id.pid && pids.contains(&l.id.pid))
+        {
             let ident = Ident::from(&l.id);
             let process = Process {
                 exe: host::exe_of(ident.pid),

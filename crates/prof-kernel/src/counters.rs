@@ -54,7 +54,9 @@ impl Counters {
                         fds.get(l)
                             .and_then(|fds| fds.iter().find(|(c, _)| c == cpu))
                             .map(|(_, fd)| fd.as_fd())
-                            .ok_or_else(|| anyhow!("{}: its group is not on CPU {cpu}", spec.name))?,
+                            .ok_or_else(|| {
+                                anyhow!("{}: its group is not on CPU {cpu}", spec.name)
+                            })?,
                     ),
                     None => None,
                 };
@@ -63,7 +65,10 @@ impl Counters {
                     .map_err(|e| refused(&spec.name, &spec.attr, &e))?;
                 if let Some(filter) = &spec.filter {
                     sys::set_filter(fd.as_fd(), filter).map_err(|e| {
-                        anyhow!("{}: the kernel does not take the filter '{filter}': {e}", spec.name)
+                        anyhow!(
+                            "{}: the kernel does not take the filter '{filter}': {e}",
+                            spec.name
+                        )
                     })?;
                 }
                 open.push((*cpu, fd));
@@ -91,9 +96,7 @@ impl Counters {
 
 /// Whether this event can be counted on this machine by this user: tried, and closed.
 pub fn probe(name: &str, attr: &Attr, cpu: u32) -> Result<()> {
-    open_counter(attr, sys::Counted::Cpu(cpu), None)
-        .map(drop)
-        .map_err(|e| refused(name, attr, &e))
+    open_counter(attr, sys::Counted::Cpu(cpu), None).map(drop).map_err(|e| refused(name, attr, &e))
 }
 
 /// As perf does: a PMU that cannot tell hosts from guests counts both.

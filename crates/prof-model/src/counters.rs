@@ -35,8 +35,7 @@ pub struct Count {
 }
 
 /// Why a count says nothing.
-const NO_COUNTER: &str =
-    "not counted: other events had the hardware counters as long as it ran";
+const NO_COUNTER: &str = "not counted: other events had the hardware counters as long as it ran";
 
 impl Count {
     /// Sum of both.

@@ -368,103 +368,6 @@ impl EventSet {
     }
 }
 
-/// An event list that cannot be read, and where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EventError {
-    /// The list as given.
-    pub list: String,
-    /// Byte offset of the word at fault.
-    pub at: usize,
-    /// Length of the word.
-    pub len: usize,
-    /// What is wrong, and what was perhaps meant.
-    pub message: String,
-}
-
-impl fmt::Display for EventError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        crate::text::caret(f, &self.message, &self.list, self.at, self.len)
-    }
-}
-
-impl std::error::Error for EventError {}
-
-/// Reads a list as `-e` takes it: names with commas between, `default` or `all`,
-/// `+name` to add to the default, `-name` to take away, `*` at either end.
-pub fn parse_events(list: &str) -> Result<EventSet, EventError> {
-    let words = || {
-        let mut at = 0;
-        list.split(',').map(move |w| {
-            let here = at;
-            at += w.len() + 1;
-            (here + (w.len() - w.trim_start().len()), w.trim())
-        })
-    };
-    // A list of changes only starts from everything.
-    let changes_only = words().all(|(_, w)| w.starts_with(['+', '-']));
-    let mut set = if changes_only { EventSet::ALL } else { EventSet::EMPTY };
-    for (at, word) in words() {
-        let (take_away, name) = match word.strip_prefix('-') {
-            Some(rest) => (true, rest),
-            None => (false, word.strip_prefix('+').unwrap_or(word)),
-        };
-        let found = lookup(name);
-        if found.is_empty() {
-            let message = if name.is_empty() {
-                "an event name is missing".to_owned()
-            } else {
-                format!("unknown event '{name}'{}", suggest(name))
-            };
-            return Err(EventError { list: list.into(), at, len: word.len().max(1), message });
-        }
-        for e in found {
-            set = if take_away { set.without(e) } else { set.with(e) };
-        }
-    }
-    if set.is_empty() {
-        let message = "no event is left".to_owned();
-        return Err(EventError { list: list.into(), at: 0, len: list.len().max(1), message });
-    }
-    Ok(set)
-}
-
-fn lookup(name: &str) -> Vec<Event> {
-    let name = name.to_ascii_lowercase();
-    let matches = |candidate: &str| match (name.strip_prefix('*'), name.strip_suffix('*')) {
-        (Some(rest), Some(_)) if rest.len() > 1 => candidate.contains(rest.trim_end_matches('*')),
-        (Some(suffix), None) => candidate.ends_with(suffix),
-        (None, Some(prefix)) => candidate.starts_with(prefix),
-        _ => candidate == name,
-    };
-    if name == "default" || name == "all" {
-        return Event::all().collect();
-    }
-    if name.is_empty() {
-        return Vec::new();
-    }
-    EVENTS
-        .iter()
-        .filter(|e| matches(e.name) || e.aliases.iter().any(|a| matches(a)))
-        .map(|e| e.event)
-        .collect()
-}
-
-/// `; did you mean …?`, or where to look.
-fn suggest(name: &str) -> String {
-    let mut near: Vec<_> = EVENTS
-        .iter()
-        .map(|e| (crate::text::distance(name, e.name), e.name))
-        .filter(|(d, n)| *d <= n.len() / 3 + 1)
-        .collect();
-    near.sort();
-    near.truncate(3);
-    if near.is_empty() {
-        return "; `prof events` lists what there is".into();
-    }
-    let names: Vec<_> = near.iter().map(|(_, n)| *n).collect();
-    format!("; did you mean {}?", names.join(" or "))
-}
-
 /// A figure: a value, or why there is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
@@ -672,29 +575,6 @@ mod tests {
                 assert_ne!(e.name, other.name);
             }
         }
-    }
-
-    #[test]
-    fn lists_add_take_away_and_expand() {
-        let set = |l| parse_events(l).unwrap();
-        assert_eq!(set("default"), EventSet::ALL);
-        assert_eq!(set("cs"), EventSet::EMPTY.with(Event::ContextSwitches));
-        assert_eq!(set("-peak-rss"), EventSet::ALL.without(Event::PeakRss));
-        assert_eq!(set("+cs"), EventSet::ALL);
-        assert_eq!(
-            set("*-faults,-major-faults"),
-            EventSet::EMPTY.with(Event::PageFaults).with(Event::MinorFaults)
-        );
-    }
-
-    #[test]
-    fn an_unknown_event_is_shown_with_a_caret_and_the_nearest_name() {
-        let e = parse_events("task-clock, page-falts").unwrap_err();
-        assert_eq!((e.at, e.len), (12, 10));
-        assert!(e.message.contains("page-faults"), "{}", e.message);
-        assert!(parse_events("").is_err());
-        assert!(parse_events("cs,").is_err());
-        assert!(parse_events("cs,-cs").is_err());
     }
 
     const CX: Context = Context {

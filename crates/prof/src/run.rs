@@ -185,8 +185,7 @@ fn without_privileges(
     let pid = waiting.pid();
     let path = waiting.path().to_owned();
     let attached = vec![Attached { hook: "enable_on_exec".into(), how: "perf_event, inherited" }];
-    let header =
-        stream::header(selected, &[], &attached, vec![reason], Some(command_line(args)));
+    let header = stream::header(selected, &[], &attached, vec![reason], Some(command_line(args)));
     outputs.write(&[Record::Header(Box::new(header))]);
     let began = Instant::now();
     let start_ns = clock::now_ns(ClockId::Monotonic);

@@ -150,7 +150,9 @@ impl View<'_> {
         let others = self.others(lead);
         let mut columns = vec![Column::left("PROCESS", 0), Column::right("PID", RANK_PID)];
         columns.extend(self.lead_columns(lead));
-        columns.extend(others.iter().map(|(e, rank)| Column::right(human::title(*e, self.table), *rank)));
+        columns.extend(
+            others.iter().map(|(e, rank)| Column::right(human::title(*e, self.table), *rank)),
+        );
         columns.extend(self.metric_columns());
         columns.push(Column::right("EXIT", 0));
         let left_out = self.tree.len() - named.len();

@@ -133,6 +133,7 @@ pub fn header() -> Header {
         machine: "x86_64".into(),
         cpus: 4,
         events: EventSet::ALL,
+        counters: prof_model::counters::Table::default(),
         rules: vec![RuleName { name: "run".into(), text: "tree=1200".into() }],
         attached: vec![
             Attached { hook: "sched_process_exec".into(), how: "tp_btf" },
@@ -279,6 +280,7 @@ pub fn odd_stream() -> Vec<Record> {
                 comm: b"worker\xff".to_vec(),
                 start_ns: BOOT,
                 raw: RawFigures { task_clock: 5, min_flt: 1, ..RawFigures::default() },
+                counts: Vec::new(),
             }];
             p
         },
