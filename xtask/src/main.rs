@@ -1,9 +1,11 @@
 //! What the project needs done besides `cargo build` and `cargo test`.
 
+mod arch;
 mod bench;
 mod bpf;
 mod command;
 mod completions;
+mod cross;
 mod generated;
 mod man;
 mod pmu_events;
@@ -31,6 +33,7 @@ struct Cli {
 enum Task {
     Bench(bench::BenchArgs),
     Bpf(bpf::BpfArgs),
+    Build(cross::BuildArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
     PmuEvents(pmu_events::PmuEventsArgs),
@@ -58,6 +61,7 @@ fn run(cli: &Cli) -> Result<()> {
     match &cli.task {
         Task::Bench(args) => bench::run(args),
         Task::Bpf(args) => bpf::run(args),
+        Task::Build(args) => cross::run(args),
         Task::Completions(args) => completions::run(args),
         Task::Man(args) => man::run(args),
         Task::PmuEvents(args) => pmu_events::run(args),

@@ -1,13 +1,10 @@
 //! The live tests, under other kernels.
 
-use std::path::Path;
 use std::path::PathBuf;
-use std::process::Command;
 
-use anyhow::Context as _;
 use anyhow::Result;
 
-use crate::command::status;
+use crate::cross::Target;
 use crate::scratch::Scratch;
 use crate::vm;
 use crate::vm::GuestFile;
@@ -45,14 +42,16 @@ pub struct VmTestArgs {
 
 /// Builds what goes into the guests, and boots them.
 pub fn run(args: &VmTestArgs) -> Result<()> {
-    let prof = workspace::build(&["build", "--release", "-p", "prof"], "prof")?;
-    let prof_target =
-        workspace::build(&["build", "--release", "-p", "prof-testkit"], "prof-target")?;
-    let live = workspace::build(&["test", "-p", "prof", "--test", "live", "--no-run"], "live")?;
+    let target = Target::new(args.host.arch, false)?;
+    let build = |cargo: &[&str], name: &str| workspace::build_for(&target, cargo, name);
+    let prof = build(&["build", "--release", "-p", "prof"], "prof")?;
+    let prof_target = build(&["build", "--release", "-p", "prof-testkit"], "prof-target")?;
+    let live = build(&["test", "-p", "prof", "--test", "live", "--no-run"], "live")?;
 
     let scratch = Scratch::create(&args.host.cache)?;
     let stripped = scratch.path.join("live");
-    strip(&live, &stripped)?;
+    // The guest holds its files in memory.
+    target.strip(&live, &stripped)?;
 
     let guest = |name: &str| format!("{GUEST_BIN}/{name}");
     let file = |host: PathBuf, name: &str| GuestFile { host, guest: guest(name).into() };
@@ -78,13 +77,6 @@ pub fn run(args: &VmTestArgs) -> Result<()> {
         host: args.host.clone(),
         command,
     })
-}
-
-/// A copy without DWARF, most of a test binary: the guest holds its files in
-/// memory.
-fn strip(from: &Path, to: &Path) -> Result<()> {
-    status(Command::new("strip").arg("--strip-debug").arg("-o").arg(to).arg(from))
-        .context("Debian package binutils")
 }
 
 /// Runs the test binary, `$0`, once for each kind of hook, and shows how each run

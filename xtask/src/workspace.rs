@@ -12,6 +12,7 @@ use anyhow::ensure;
 use serde_json::Value;
 
 use crate::command::output;
+use crate::cross::Target;
 
 /// Directory of the workspace.
 pub fn root() -> Result<PathBuf> {
@@ -55,14 +56,25 @@ pub fn dependency(metadata: &Value, name: &str) -> Result<(String, PathBuf)> {
 
 /// Runs cargo with `args` and returns the executable that it built as `name`.
 pub fn build(args: &[&str], name: &str) -> Result<PathBuf> {
-    let build = cargo()
-        .args(args)
+    executable(cargo().args(args), name)
+}
+
+/// The same, for another architecture or this one.
+pub fn build_for(target: &Target, args: &[&str], name: &str) -> Result<PathBuf> {
+    let mut cargo = cargo();
+    target.apply(cargo.args(args));
+    executable(&mut cargo, name)
+}
+
+fn executable(cargo: &mut Command, name: &str) -> Result<PathBuf> {
+    let args: Vec<_> = cargo.get_args().map(|arg| arg.to_string_lossy()).collect();
+    let line = args.join(" ");
+    let build = cargo
         .arg("--message-format=json-render-diagnostics")
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
         .context("cannot run cargo")?;
-    let line = args.join(" ");
     ensure!(build.status.success(), "cargo {line} failed: {}", build.status);
     String::from_utf8_lossy(&build.stdout)
         .lines()

@@ -10,6 +10,7 @@ use std::process::Command;
 use anyhow::Context as _;
 use anyhow::Result;
 
+use crate::arch::Arch;
 use crate::command::output;
 use crate::command::require_program;
 use crate::command::status;
@@ -41,24 +42,9 @@ pub const FLAGS: [&str; 10] = [
 pub const REPRODUCIBLE: [&str; 2] =
     ["-fno-asynchronous-unwind-tables", "-fdebug-compilation-dir=."];
 
-/// An architecture to build for.
-#[derive(Debug, Clone, Copy)]
-pub struct Arch {
-    /// As Rust calls it, and the directory.
-    pub name: &'static str,
-    /// As `bpf_tracing.h` calls it.
-    define: &'static str,
-}
-
-/// All of them.
-pub const ARCHES: [Arch; 2] =
-    [Arch { name: "x86_64", define: "x86" }, Arch { name: "aarch64", define: "arm64" }];
-
-impl Arch {
-    /// Path of the object in a directory of objects.
-    pub fn object(self) -> String {
-        format!("{}/lifecycle.bpf.o", self.name)
-    }
+/// Path of an architecture's object in a directory of objects.
+pub fn object(arch: Arch) -> String {
+    format!("{}/lifecycle.bpf.o", arch.name())
 }
 
 /// Compiler and headers.
@@ -94,8 +80,8 @@ impl Tools {
             symlink(&self.headers, &link)
                 .with_context(|| format!("cannot create {}", link.display()))?;
         }
-        for arch in ARCHES {
-            let object = objects.join(arch.object());
+        for arch in Arch::ALL {
+            let object = objects.join(object(arch));
             if let Some(dir) = object.parent() {
                 fs::create_dir_all(dir)
                     .with_context(|| format!("cannot create {}", dir.display()))?;
@@ -107,7 +93,7 @@ impl Tools {
                     .current_dir(&root)
                     .args(FLAGS)
                     .args(REPRODUCIBLE)
-                    .arg(format!("-D__TARGET_ARCH_{}", arch.define))
+                    .arg(format!("-D{}", arch.bpf_define()))
                     .arg(joined("-ffile-prefix-map=", &root, "=."))
                     .arg(joined("-ffile-prefix-map=", &include, "=libbpf"))
                     .arg(joined("-I", &include, ""))

@@ -9,11 +9,12 @@ use anyhow::Context as _;
 use anyhow::Result;
 
 use super::MANIFEST;
-use super::build::ARCHES;
 use super::build::FLAGS;
 use super::build::REPRODUCIBLE;
 use super::build::Tools;
+use super::build::object;
 use super::build::sources;
+use crate::arch::Arch;
 use crate::command::sha256;
 use crate::scratch::Scratch;
 
@@ -32,8 +33,8 @@ impl Manifest {
             ("libbpf-sys".to_owned(), libbpf.to_owned()),
             ("sources".to_owned(), hash_sources(root)?),
         ];
-        for arch in ARCHES {
-            let object = arch.object();
+        for arch in Arch::ALL {
+            let object = object(arch);
             let sum = sha256(&objects.join(&object))?;
             lines.push((object, sum));
         }

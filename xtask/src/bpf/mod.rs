@@ -15,9 +15,9 @@ use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::bail;
 
+use crate::arch::Arch;
 use crate::scratch::Scratch;
 use crate::workspace;
-use build::ARCHES;
 use build::Tools;
 use manifest::Manifest;
 
@@ -63,8 +63,8 @@ fn check(tools: &Tools, libbpf: &str, target: &Path) -> Result<()> {
     tools.build(&elsewhere.path, &elsewhere.path.join("headers"), &there)?;
 
     let mut faults = Vec::new();
-    for arch in ARCHES {
-        let object = arch.object();
+    for arch in Arch::ALL {
+        let object = build::object(arch);
         let fresh = read(&here.join(&object))?;
         if fresh != read(&there.join(&object))? {
             faults.push(format!("{object}: the bytes depend on the directory it is built in"));

@@ -1,4 +1,4 @@
-//! Debian's kernel images, through apt.
+//! Debian's packages, through apt.
 
 use std::ffi::OsStr;
 use std::ffi::OsString;
@@ -12,6 +12,8 @@ use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::ensure;
 
+use super::Host;
+use crate::arch::Arch;
 use crate::command::output;
 use crate::command::require_program;
 
@@ -23,14 +25,41 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const SUITES: [(&str, &str); 2] =
     [("debian", "bookworm"), ("debian-security", "bookworm-security")];
 
+/// Packages for a guest; nothing is downloaded before something is needed.
+pub struct Debian<'a> {
+    host: &'a Host,
+    /// For what is not complete.
+    pub scratch: &'a Path,
+    apt: Option<Apt>,
+}
+
+impl<'a> Debian<'a> {
+    /// For the guest that `host` describes.
+    pub fn new(host: &'a Host, scratch: &'a Path) -> Self {
+        Self { host, scratch, apt: None }
+    }
+
+    /// The package indexes, downloaded on first use.
+    pub fn apt(&mut self) -> Result<&Apt> {
+        match &mut self.apt {
+            Some(apt) => Ok(apt),
+            none => {
+                let dir = self.scratch.join("apt");
+                Ok(none.insert(Apt::open(&dir, &self.host.mirror, self.host.arch)?))
+            }
+        }
+    }
+}
+
 /// Package indexes of their own, apart from the host's.
 pub struct Apt {
     dir: PathBuf,
+    arch: Arch,
 }
 
 impl Apt {
     /// Downloads the package indexes of [`SUITES`] into `dir`.
-    pub fn open(dir: &Path, mirror: &str) -> Result<Self> {
+    pub fn open(dir: &Path, mirror: &str, arch: Arch) -> Result<Self> {
         require_program("apt-get", "apt")?;
         require_program("dpkg-deb", "dpkg")?;
         ensure!(
@@ -46,13 +75,14 @@ impl Apt {
         for (archive, suite) in SUITES {
             writeln!(
                 sources,
-                "deb [arch=amd64 signed-by={KEYRING}] {mirror}/{archive} {suite} main"
+                "deb [arch={} signed-by={KEYRING}] {mirror}/{archive} {suite} main",
+                arch.debian()
             )?;
         }
         fs::write(dir.join("sources.list"), sources).context("cannot write sources.list")?;
 
-        let apt = Self { dir };
-        eprintln!("vm: downloading package indexes from {mirror}");
+        let apt = Self { dir, arch };
+        eprintln!("vm: downloading package indexes of {} from {mirror}", arch.debian());
         output(apt.command("apt-get").args(["--quiet", "update"]))?;
         Ok(apt)
     }
@@ -77,7 +107,8 @@ impl Apt {
         option("Dir::State::Lists", lists.as_os_str());
         option("Dir::State::Status", OsStr::new("/dev/null"));
         option("Dir::Cache", self.dir.as_os_str());
-        option("APT::Architecture", OsStr::new("amd64"));
+        option("APT::Architecture", OsStr::new(self.arch.debian()));
+        option("APT::Architectures", OsStr::new(self.arch.debian()));
         // A partial index would make a kernel look as if it did not exist.
         option("APT::Update::Error-Mode", OsStr::new("any"));
         // As root, apt would drop to a user who may not write to this directory.
@@ -115,30 +146,53 @@ impl Apt {
         })
     }
 
-    /// Downloads a kernel package and returns the directory to which its
-    /// `/boot` was unpacked.
-    pub fn download(&self, name: &str, version: &str) -> Result<PathBuf> {
-        eprintln!("vm: downloading {name} {version}");
-        let dir = self.dir.join(name);
-        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    /// Names and versions of packages and of all that they depend on.
+    pub fn closure(&self, names: &[&str]) -> Result<Vec<(String, String)>> {
+        let plan = output(
+            self.command("apt-get")
+                .args(["--simulate", "--no-install-recommends", "install"])
+                .args(names),
+        )?;
+        Ok(plan.lines().filter_map(planned).collect())
+    }
+
+    /// Downloads packages and unpacks them, one over the other, into `root`.
+    pub fn unpack(&self, packages: &[(String, String)], root: &Path) -> Result<()> {
+        for (name, version) in packages {
+            eprintln!("vm: downloading {name} {version}");
+        }
+        let debs = self.dir.join("debs");
+        fs::create_dir_all(&debs).with_context(|| format!("cannot create {}", debs.display()))?;
         output(
             self.command("apt-get")
                 .args(["--quiet", "download"])
-                .arg(format!("{name}={version}"))
-                .current_dir(&dir),
+                .args(packages.iter().map(|(name, version)| format!("{name}={version}")))
+                .current_dir(&debs),
         )?;
-        let mut package = None;
-        for entry in fs::read_dir(&dir).context("cannot list the download")? {
+        fs::create_dir_all(root).with_context(|| format!("cannot create {}", root.display()))?;
+        let mut unpacked = 0;
+        for entry in fs::read_dir(&debs).context("cannot list the download")? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "deb") {
-                package = Some(path);
+                output(Command::new("dpkg-deb").arg("-x").arg(&path).arg(root))?;
+                unpacked += 1;
             }
         }
-        let package = package.with_context(|| format!("apt-get downloaded no {name}"))?;
-        let root = dir.join("root");
-        output(Command::new("dpkg-deb").arg("-x").arg(package).arg(&root))?;
-        Ok(root.join("boot"))
+        ensure!(
+            unpacked == packages.len(),
+            "apt-get downloaded {unpacked} of {} packages",
+            packages.len()
+        );
+        fs::remove_dir_all(&debs).with_context(|| format!("cannot remove {}", debs.display()))
     }
+}
+
+/// Name and version in a line of a simulated installation,
+/// `Inst NAME (VERSION ORIGIN [ARCH])`.
+fn planned(line: &str) -> Option<(String, String)> {
+    let (name, rest) = line.strip_prefix("Inst ")?.split_once(" (")?;
+    let (version, _) = rest.split_once(' ')?;
+    Some((name.to_owned(), version.to_owned()))
 }
 
 /// Whether a package holds a kernel of the wanted version and flavour. The
@@ -183,5 +237,12 @@ mod tests {
         assert!(!is_image(newer, "6.12", "amd64"));
         assert!(!is_image("linux-image-6.12-amd64", "6.12", "amd64"));
         assert!(is_image("linux-image-6.1.0-47-amd64", "6.1.0-47", "amd64"));
+    }
+
+    #[test]
+    fn simulated_installation() {
+        let line = "Inst libelf1 (0.188-2.1 Debian:12.11/oldstable [arm64])";
+        assert_eq!(planned(line), Some(("libelf1".to_owned(), "0.188-2.1".to_owned())));
+        assert_eq!(planned("Conf libelf1 (0.188-2.1 Debian:12.11/oldstable [arm64])"), None);
     }
 }

@@ -16,7 +16,8 @@ use anyhow::Result;
 use anyhow::bail;
 use anyhow::ensure;
 
-use super::libraries::shared_libraries;
+use super::GuestFile;
+use super::libraries::Libraries;
 
 /// Contents of an initramfs, keyed by path without the leading slash. The map's
 /// order puts every directory before what is in it, as the kernel requires.
@@ -78,13 +79,14 @@ impl Archive {
     }
 
     /// Adds a file and, if it is a dynamically linked program, its libraries.
-    pub fn add_program(&mut self, host: &Path, guest: &Path) -> Result<()> {
+    pub fn add_program(&mut self, file: &GuestFile, libraries: &Libraries) -> Result<()> {
+        let host = &file.host;
         let metadata = fs::metadata(host).with_context(|| format!("no file {}", host.display()))?;
         ensure!(metadata.is_file(), "{} is not a file", host.display());
-        for library in shared_libraries(host)? {
-            self.add(&library, Node::File(library.clone()))?;
+        for library in libraries.of(host)? {
+            self.add(&library.guest, Node::File(library.host))?;
         }
-        self.add(guest, Node::File(host.to_owned()))
+        self.add(&file.guest, Node::File(host.clone()))
     }
 
     /// Writes the archive as a `newc` cpio, the format the kernel unpacks.

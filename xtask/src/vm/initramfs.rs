@@ -5,15 +5,16 @@ use std::path::Path;
 use anyhow::Context as _;
 use anyhow::Result;
 
-use super::BUSYBOX;
 use super::VmArgs;
 use super::archive::Archive;
 use super::archive::Node;
+use super::libraries::Libraries;
+use super::userland::Userland;
 
 const GUEST_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin";
 
 /// Packs it, with an init that prints `marker` and the status of the command.
-pub fn build(args: &VmArgs, marker: &str, path: &Path) -> Result<()> {
+pub fn build(args: &VmArgs, userland: &Userland, marker: &str, path: &Path) -> Result<()> {
     let mut archive = Archive::default();
     for dir in [
         "dev",
@@ -41,14 +42,13 @@ pub fn build(args: &VmArgs, marker: &str, path: &Path) -> Result<()> {
     ] {
         archive.add(Path::new("etc").join(name), Node::Text(text.to_owned()))?;
     }
-    // Libraries keep their host paths, so the host's index of them is right.
+    // Libraries of this machine keep their paths, so its index of them is right.
     let ld_cache = Path::new("/etc/ld.so.cache");
-    if ld_cache.exists() {
+    if matches!(userland.libraries, Libraries::Host) && ld_cache.exists() {
         archive.add(ld_cache, Node::File(ld_cache.to_owned()))?;
     }
-    archive.add_program(Path::new(BUSYBOX), Path::new(BUSYBOX))?;
-    for file in &args.files {
-        archive.add_program(&file.host, &file.guest)?;
+    for file in userland.programs.iter().chain(&args.files) {
+        archive.add_program(file, &userland.libraries)?;
     }
     archive.add("init", Node::Text(init_script(args, marker)))?;
     archive.write(path).with_context(|| format!("cannot write {}", path.display()))

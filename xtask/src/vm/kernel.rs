@@ -1,7 +1,6 @@
 //! Kernels in the cache.
 
 use std::fs;
-use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -9,7 +8,7 @@ use anyhow::Result;
 use anyhow::ensure;
 
 use super::Host;
-use super::apt::Apt;
+use super::apt::Debian;
 
 /// What a guest kernel must have for a BPF profiler to be testable on it.
 const REQUIRED_CONFIG: [&str; 5] = [
@@ -31,19 +30,20 @@ pub struct Kernel {
 }
 
 /// Returns the cached kernel for `wanted`, downloading it first if need be.
-pub fn find(host: &Host, wanted: &str, scratch: &Path, apt: &mut Option<Apt>) -> Result<Kernel> {
+pub fn find(host: &Host, wanted: &str, debian: &mut Debian<'_>) -> Result<Kernel> {
     let is_version = wanted.starts_with(|c: char| c.is_ascii_digit())
         && wanted.chars().all(|c| c.is_ascii_alphanumeric() || ".+-~".contains(c));
     ensure!(is_version, "{wanted:?} is not a kernel version");
 
-    let dir = host.cache.join(format!("{wanted}-{}", host.flavour));
+    let flavour = host.flavour();
+    let dir = host.cache.join(format!("{wanted}-{flavour}"));
     if host.refresh || !dir.exists() {
-        let apt = match apt {
-            Some(apt) => apt,
-            None => apt.insert(Apt::open(&scratch.join("apt"), &host.mirror)?),
-        };
-        let (name, version) = apt.newest_image(wanted, &host.flavour)?;
-        let boot = apt.download(&name, &version)?;
+        let root = debian.scratch.join(&flavour).join(wanted);
+        let apt = debian.apt()?;
+        let image = apt.newest_image(wanted, &flavour)?;
+        apt.unpack(std::slice::from_ref(&image), &root)?;
+        let boot = root.join("boot");
+        let (name, version) = image;
         fs::write(boot.join("package"), format!("{name} {version}\n"))
             .context("cannot write the package name")?;
         // Moved into place only when complete, so that an interrupted run

@@ -10,6 +10,9 @@
 //! host's apt configuration and package state are read but never changed. The
 //! host needs the Debian packages `apt`, `dpkg`, `debian-archive-keyring`,
 //! `qemu-system-x86` and `busybox-static`.
+//!
+//! A guest may be of another architecture: then busybox and the libraries come
+//! as packages, too, and the host needs `qemu-system-arm` and `binutils`.
 
 mod apt;
 mod archive;
@@ -17,7 +20,9 @@ mod console;
 mod initramfs;
 mod kernel;
 mod libraries;
+mod machine;
 mod qemu;
+mod userland;
 
 use std::fs;
 use std::path::Path;
@@ -28,12 +33,13 @@ use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::ensure;
 
+use crate::arch::Arch;
 use crate::command::require_program;
 use crate::scratch::Scratch;
 use crate::scratch::nonce;
-
-const BUSYBOX: &str = "/bin/busybox";
-const QEMU: &str = "qemu-system-x86_64";
+use apt::Debian;
+use machine::Machine;
+use userland::Userland;
 
 /// Run a command as root in guests booted from Debian kernels
 #[derive(Debug, clap::Args)]
@@ -75,9 +81,18 @@ pub struct Host {
     #[arg(long, default_value_t = 2)]
     pub cpus: u32,
 
-    /// Debian kernel flavour, such as cloud-amd64 or amd64
-    #[arg(long, default_value = "cloud-amd64")]
-    pub flavour: String,
+    /// Architecture of the guest
+    #[arg(long, value_enum, default_value_t)]
+    pub arch: Arch,
+
+    /// Debian kernel flavour, such as cloud-amd64 (the default on x86_64) or amd64
+    #[arg(long)]
+    flavour: Option<String>,
+
+    /// Put the programs of a Debian package into a guest of another
+    /// architecture, together with the libraries they need; may be repeated
+    #[arg(long = "package", value_name = "NAME")]
+    pub packages: Vec<String>,
 
     /// Look for a newer build even if the kernel is already in the cache
     #[arg(long)]
@@ -90,6 +105,13 @@ pub struct Host {
     /// Directory in which kernels are kept
     #[arg(long, value_name = "DIR", default_value = "target/vm")]
     pub cache: PathBuf,
+}
+
+impl Host {
+    /// The kernel flavour to boot.
+    fn flavour(&self) -> String {
+        self.flavour.clone().unwrap_or_else(|| format!("cloud-{}", self.arch.debian()))
+    }
 }
 
 /// A file on the host, and where it goes in the guest.
@@ -126,23 +148,21 @@ fn parse_env(arg: &str) -> Result<(String, String), String> {
 /// Boots every requested kernel in turn; fails if the command failed on any.
 pub fn run(args: &VmArgs) -> Result<()> {
     let cache = &args.host.cache;
-    require_program(QEMU, "qemu-system-x86")?;
-    ensure!(
-        Path::new(BUSYBOX).exists(),
-        "{BUSYBOX} not found: install the Debian package busybox-static"
-    );
+    let machine = Machine::of(args.host.arch);
+    require_program(machine.qemu, machine.package)?;
     fs::create_dir_all(cache).with_context(|| format!("cannot create {}", cache.display()))?;
 
     let scratch = Scratch::create(cache)?;
     let marker = format!("vm-exit-{}", nonce()?);
     let initramfs = scratch.path.join("initramfs");
-    initramfs::build(args, &marker, &initramfs)?;
+    let mut debian = Debian::new(&args.host, &scratch.path);
+    let userland = Userland::find(&args.host, &mut debian)?;
+    initramfs::build(args, &userland, &marker, &initramfs)?;
 
-    let mut apt = None;
     let mut failed = Vec::new();
     for wanted in &args.kernels {
         let started = Instant::now();
-        let found = kernel::find(&args.host, wanted, &scratch.path, &mut apt);
+        let found = kernel::find(&args.host, wanted, &mut debian);
         let result = found.and_then(|kernel| {
             eprintln!("vm: booting {} ({})", kernel.release, kernel.package);
             let outcome = qemu::boot(args, &kernel, &initramfs, &marker)?;

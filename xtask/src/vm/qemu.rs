@@ -17,15 +17,10 @@ use anyhow::Result;
 use anyhow::bail;
 use anyhow::ensure;
 
-use super::QEMU;
 use super::VmArgs;
 use super::console::Console;
 use super::kernel::Kernel;
-
-/// `panic=-1` reboots at once, which QEMU's `-no-reboot` turns into an exit. The
-/// boot-time check that timer interrupts arrive is off, as it fails at random
-/// when a busy host delays an emulated CPU.
-const KERNEL_ARGS: &str = "quiet console=ttyS0 panic=-1 no_timer_check";
+use super::machine::Machine;
 
 /// How a guest's run ended.
 pub struct Outcome {
@@ -46,7 +41,7 @@ impl Outcome {
             bail!("guest kernel panicked: {panic}");
         }
         ensure!(!self.timed_out, "guest did not power off within {timeout} s; killed");
-        ensure!(self.qemu_status.success(), "{QEMU} failed: {}", self.qemu_status);
+        ensure!(self.qemu_status.success(), "qemu failed: {}", self.qemu_status);
         match self.command_status {
             Some(0) => Ok(()),
             Some(status) => bail!("command exited with status {status}"),
@@ -66,10 +61,12 @@ pub fn boot(args: &VmArgs, kernel: &Kernel, initramfs: &Path, marker: &str) -> R
     //
     // `-display none` with an explicit serial port, rather than `-nographic`,
     // which would make the firmware print its banner and escape sequences there.
+    let machine = Machine::of(args.host.arch);
     let mut qemu = Killed(
-        Command::new(QEMU)
+        Command::new(machine.qemu)
             .args(["-no-user-config", "-nodefaults", "-no-reboot"])
-            .args(["-accel", "tcg,thread=single", "-cpu", "max"])
+            .args(["-accel", "tcg,thread=single"])
+            .args(machine.args)
             .args(["-display", "none", "-serial", "stdio"])
             .args(["-smp", &args.host.cpus.to_string()])
             .args(["-m", &args.host.memory.to_string()])
@@ -77,11 +74,11 @@ pub fn boot(args: &VmArgs, kernel: &Kernel, initramfs: &Path, marker: &str) -> R
             .arg(&kernel.image)
             .arg("-initrd")
             .arg(initramfs)
-            .args(["-append", KERNEL_ARGS])
+            .args(["-append", machine.kernel_args])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
-            .with_context(|| format!("cannot run {QEMU}"))?,
+            .with_context(|| format!("cannot run {}", machine.qemu))?,
     );
     let mut serial = qemu.0.stdout.take().context("no pipe from the guest")?;
     let (sender, receiver) = mpsc::channel();
