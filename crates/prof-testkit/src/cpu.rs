@@ -1,5 +1,6 @@
 //! Using CPU time, or giving it up.
 
+use std::arch::asm;
 use std::hint::black_box;
 
 use crate::args::Args;
@@ -33,6 +34,51 @@ pub fn burn(mut args: Args) -> Result<()> {
     facts.add("cpu_ns", reached);
     facts.add_rusage()?;
     facts.print()
+}
+
+/// Instructions in one round of `loop`.
+const ROUND: u64 = 10;
+
+/// `loop N`
+///
+/// What a PMU counts as `instructions` in user mode, less that of another `N` of as many digits,
+/// is the difference of the two `loop_instructions`, to the instruction.
+pub fn count_down(mut args: Args) -> Result<()> {
+    let rounds = args.number("N")?;
+    args.finish()?;
+    if rounds > 0 {
+        spin_rounds(rounds);
+    }
+    let mut facts = Facts::with_pid();
+    facts.add("loop_instructions", rounds.saturating_mul(ROUND));
+    facts.print()
+}
+
+/// A round is eight instructions that do nothing, one that counts, and one that goes back while
+/// some of `rounds`, which must not be 0, are left.
+fn spin_rounds(rounds: u64) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: touches nothing but the register that it is given.
+    unsafe {
+        asm!(
+            "2: .rept 8; nop; .endr",
+            "dec {rounds}",
+            "jnz 2b",
+            rounds = inout(reg) rounds => _,
+            options(nomem, nostack),
+        );
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: touches nothing but the register that it is given.
+    unsafe {
+        asm!(
+            "2: .rept 8; nop; .endr",
+            "subs {rounds}, {rounds}, #1",
+            "b.ne 2b",
+            rounds = inout(reg) rounds => _,
+            options(nomem, nostack),
+        );
+    }
 }
 
 /// `sleep MS`

@@ -47,6 +47,8 @@ fn ends_as_told() {
 #[test]
 fn uses_what_it_says() {
     assert!(number(&facts(&["burn", "20"]), "cpu_ns") >= 20_000_000);
+    assert_eq!(number(&facts(&["loop", "1000"]), "loop_instructions"), 10_000);
+    assert_eq!(number(&facts(&["loop", "0"]), "loop_instructions"), 0);
     assert!(number(&facts(&["sleep", "5"]), "slept_ns") >= 5_000_000);
     assert!(number(&facts(&["switches", "50"]), "nvcsw") >= 50);
 

@@ -16,8 +16,8 @@ pub struct Machine {
 }
 
 /// `panic=-1` reboots at once, which QEMU's `-no-reboot` turns into an exit. The
-/// boot-time check of x86 that timer interrupts arrive is off, as it fails at
-/// random when a busy host delays an emulated CPU.
+/// boot-time check that timer interrupts arrive is off, as it fails at random when
+/// a busy host delays an emulated CPU.
 const X86_64: Machine = Machine {
     qemu: "qemu-system-x86_64",
     package: "qemu-system-x86",
@@ -25,11 +25,17 @@ const X86_64: Machine = Machine {
     kernel_args: "quiet console=ttyS0 panic=-1 no_timer_check",
 };
 
-/// Its PMU counts instructions, if the emulator does: that is `-icount`, which
-/// makes the clock follow from the instructions, at 2 ns for each (`shift=1`), so
-/// that both are the same in every run. Pointer authentication as the
-/// architecture has it takes half of the emulator's time: `pauth-impdef` is a
-/// cheaper algorithm.
+/// The one machine with a PMU. It counts instructions only if the emulator does,
+/// which is `-icount`: the guest's clock then follows from the instructions, 2 ns
+/// for each (`shift=1`), and jumps over the time in which all CPUs are idle
+/// (`sleep=off`). QEMU has one count for all CPUs, so a process's count is exact
+/// in a guest with one.
+///
+/// `norandmaps`: translated code is found by its virtual address. A program that
+/// is always mapped at the same one is translated once, not at each exec, which
+/// was most of the time; and what the loader does takes the same instructions
+/// each time. Pointer authentication as the architecture has it is slow to
+/// emulate, `pauth-impdef` is a cheaper algorithm.
 const AARCH64: Machine = Machine {
     qemu: "qemu-system-aarch64",
     package: "qemu-system-arm",
@@ -39,9 +45,9 @@ const AARCH64: Machine = Machine {
         "-cpu",
         "max,pmu=on,pauth-impdef=on",
         "-icount",
-        "shift=1",
+        "shift=1,sleep=off",
     ],
-    kernel_args: "quiet console=ttyAMA0 panic=-1",
+    kernel_args: "quiet console=ttyAMA0 panic=-1 norandmaps",
 };
 
 impl Machine {
