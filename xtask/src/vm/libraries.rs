@@ -74,10 +74,11 @@ fn of_sysroot(program: &Path, roots: &[PathBuf], triplet: &str) -> Result<Vec<Gu
         )
         .context("Debian package binutils")?;
         for needed in parse_readelf(&listing) {
-            let places = match needed {
-                Needed::Loader(path) => vec![PathBuf::from(path)],
+            let (name, places) = match needed {
+                Needed::Loader(path) => (path, vec![PathBuf::from(path)]),
                 Needed::Library(name) => {
-                    ["/usr/lib", "/lib"].map(|dir| Path::new(dir).join(triplet).join(name)).into()
+                    let dirs = ["/usr/lib", "/lib"];
+                    (name, dirs.map(|dir| Path::new(dir).join(triplet).join(name)).into())
                 }
             };
             let library = places
@@ -87,7 +88,12 @@ fn of_sysroot(program: &Path, roots: &[PathBuf], triplet: &str) -> Result<Vec<Gu
                     let host = roots.iter().map(|root| root.join(inside)).find(|p| p.exists())?;
                     Some(GuestFile { host, guest })
                 })
-                .with_context(|| format!("no {needed:?}: name its package with --package"))?;
+                .with_context(|| {
+                    format!(
+                        "{name} is not among the packages of the guest; if the program is for \
+                         {triplet}, add with --package the one that has it"
+                    )
+                })?;
             if !found.contains(&library) {
                 unread.push(library.host.clone());
                 found.push(library);
