@@ -10,6 +10,7 @@
 //! - [`perf`]: counting a command without privileges
 //! - [`probe`]: what of this machine can be used, found out by trying
 //! - [`sys`]: the system calls
+//! - [`usdt`]: the places where a program asks for its own profiling
 
 pub mod abi;
 pub mod clock;
@@ -23,3 +24,4 @@ pub mod probe;
 pub mod session;
 pub mod spawn;
 pub mod sys;
+pub mod usdt;
