@@ -11,6 +11,7 @@ mod exit;
 mod file_io;
 mod memory;
 mod namespaces;
+mod regions;
 mod report;
 mod storm;
 mod sys;
@@ -88,6 +89,18 @@ const COMMANDS: &[(&str, &str, &str, Run)] = &[
         "N MS",
         "run N processes at once that sleep MS ms; they end with this one",
         storm::herd,
+    ),
+    (
+        "regions",
+        "N MS",
+        "N times a region outer with a region inner in it, each using MS ms of CPU time of its own",
+        regions::regions,
+    ),
+    (
+        "selfswitch",
+        "MS",
+        "switch its own profiling off, use MS ms of CPU time, switch it on, use MS ms more",
+        regions::selfswitch,
     ),
     ("now", "", "tell the time of the monotonic clock, before anything else", cpu::now),
 ];

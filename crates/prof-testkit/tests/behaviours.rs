@@ -60,6 +60,21 @@ fn uses_what_it_says() {
 }
 
 #[test]
+fn has_regions() {
+    let facts = facts(&["regions", "3", "5"]);
+    let (inner, outer) = (number(&facts, "inner_cpu_ns"), number(&facts, "outer_cpu_ns"));
+    assert!(inner >= 15_000_000, "{inner}");
+    assert!(outer >= inner + 15_000_000, "{outer}");
+}
+
+#[test]
+fn switches_itself() {
+    let facts = facts(&["selfswitch", "10"]);
+    assert!(number(&facts, "off_cpu_ns") >= 10_000_000);
+    assert!(number(&facts, "on_cpu_ns") >= 10_000_000);
+}
+
+#[test]
 fn counts_its_io() {
     let path = format!("{}/io-target", env!("CARGO_TARGET_TMPDIR"));
     let _ = std::fs::remove_file(&path);
