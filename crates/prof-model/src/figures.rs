@@ -498,6 +498,25 @@ pub struct Keeps {
     pub io_bytes: bool,
 }
 
+impl Keeps {
+    /// Why this kernel does not keep the figure, if it does not.
+    pub fn lacks(&self, e: Event) -> Option<&'static str> {
+        let without = |kept: bool, why| (!kept).then_some(why);
+        match e {
+            Event::RunQueueWait => {
+                without(self.run_delay, "this kernel was built without CONFIG_SCHED_INFO")
+            }
+            Event::ReadBytes | Event::WrittenBytes => {
+                without(self.io_chars, "this kernel was built without CONFIG_TASK_XACCT")
+            }
+            Event::StorageReadBytes | Event::StorageWrittenBytes => {
+                without(self.io_bytes, "this kernel was built without CONFIG_TASK_IO_ACCOUNTING")
+            }
+            _ => None,
+        }
+    }
+}
+
 /// The kernel divides runtime by the ticks that fell in either mode; with no
 /// tick at all there is nothing to divide by.
 const NO_TICK: &str =
@@ -517,21 +536,16 @@ impl Figures {
         is(Event::InvoluntarySwitches, raw.nivcsw);
         is(Event::CpuMigrations, raw.migrations);
         is(Event::Threads, cx.threads.into());
-        let keeps = |kept: bool, v: u64, config: &'static str| {
-            if kept { Value::Is(v) } else { Value::Absent(config) }
-        };
-        let k = &cx.kernel;
-        f.set(
-            Event::RunQueueWait,
-            keeps(k.run_delay, raw.run_delay, "this kernel was built without CONFIG_SCHED_INFO"),
-        );
-        let xacct = "this kernel was built without CONFIG_TASK_XACCT";
-        f.set(Event::ReadBytes, keeps(k.io_chars, raw.rchar, xacct));
-        f.set(Event::WrittenBytes, keeps(k.io_chars, raw.wchar, xacct));
-        let io = "this kernel was built without CONFIG_TASK_IO_ACCOUNTING";
-        f.set(Event::StorageReadBytes, keeps(k.io_bytes, raw.read_bytes, io));
         let written = raw.write_bytes.saturating_sub(raw.cancelled_write_bytes);
-        f.set(Event::StorageWrittenBytes, keeps(k.io_bytes, written, io));
+        for (e, v) in [
+            (Event::RunQueueWait, raw.run_delay),
+            (Event::ReadBytes, raw.rchar),
+            (Event::WrittenBytes, raw.wchar),
+            (Event::StorageReadBytes, raw.read_bytes),
+            (Event::StorageWrittenBytes, written),
+        ] {
+            f.set(e, cx.kernel.lacks(e).map_or(Value::Is(v), Value::Absent));
+        }
         if let Some(wall) = cx.wall_ns {
             f.set(Event::WallTime, Value::Is(wall));
         }

@@ -1,57 +1,185 @@
-//! `prof events`.
+//! `prof events`: what can be counted here, each tried.
 
 use std::io;
-use std::io::Write as _;
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use prof_events::Catalogue;
+use prof_events::Request;
+use prof_events::Source;
+use prof_events::catalogue::Entry;
+use prof_events::catalogue::Kind;
+use prof_kernel::counters;
 use prof_kernel::host;
-use prof_model::figures::EVENTS;
-use prof_model::figures::Event;
-use prof_model::figures::EventInfo;
+use prof_model::figures;
 use prof_model::figures::Keeps;
+use prof_model::text;
 
 use crate::cli::EventsArgs;
 use crate::cli::ListFormat;
+use crate::select;
 
-/// Why this kernel does not keep the figure, if it does not.
-fn missing(e: Event, keeps: &Keeps) -> Option<&'static str> {
-    match e {
-        Event::RunQueueWait if !keeps.run_delay => Some("no CONFIG_SCHED_INFO"),
-        Event::ReadBytes | Event::WrittenBytes if !keeps.io_chars => Some("no CONFIG_TASK_XACCT"),
-        Event::StorageReadBytes | Event::StorageWrittenBytes if !keeps.io_bytes => {
-            Some("no CONFIG_TASK_IO_ACCOUNTING")
-        }
-        _ => None,
-    }
+/// To try a tracepoint changes the kernel's code for a moment, on every CPU: this
+/// many are tried, more are only listed.
+const TRACEPOINTS_TRIED: usize = 64;
+
+/// Whether an event works here.
+enum Works {
+    Yes,
+    No(String),
+    NotTried(&'static str),
 }
 
 /// Lists them.
 pub fn main(args: &EventsArgs) -> Result<ExitCode> {
-    let keeps = host::keeps();
-    let pattern = args.pattern.as_deref().unwrap_or_default().to_ascii_lowercase();
-    let wanted = |e: &&EventInfo| {
-        e.name.contains(&pattern)
-            || e.about.to_ascii_lowercase().contains(&pattern)
-            || e.aliases.iter().any(|a| a.contains(&pattern))
-    };
-    let mut out = io::stdout().lock();
-    for e in EVENTS.iter().filter(wanted) {
-        let why_not = missing(e.event, &keeps);
-        match args.format {
-            ListFormat::Json => {
-                let line = serde_json::json!({
-                    "name": e.name, "aliases": e.aliases, "id": e.id, "unit": e.unit.name(),
-                    "about": e.about, "works": why_not.is_none(), "reason": why_not,
-                });
-                writeln!(out, "{line}")?;
-            }
-            ListFormat::Text => {
-                let mark = why_not.map(|w| format!("  [not here: {w}]")).unwrap_or_default();
-                let (name, unit, id, about) = (e.name, e.unit.name(), e.id, e.about);
-                writeln!(out, "{name:<22} {unit:<6} {id:#010x}  {about}{mark}")?;
-            }
+    let catalogue = select::catalogue();
+    let pattern = args.pattern.as_deref().unwrap_or_default();
+    let wanted = |e: &Entry| pattern.is_empty() || e.is_named_by(pattern);
+    let mut entries: Vec<Entry> = catalogue.entries().into_iter().filter(wanted).collect();
+    let mut notes = catalogue.problems();
+    let json = args.format == ListFormat::Json;
+    match catalogue.tracepoints() {
+        // Thousands: a person asks for them by a pattern.
+        Ok(points) if pattern.is_empty() && !json => {
+            notes.push(format!("{} tracepoints: prof events 'sched:*'", points.len()));
+        }
+        Ok(points) => entries.extend(points.into_iter().filter(wanted)),
+        Err(e) => notes.push(e.to_string()),
+    }
+    if pattern.is_empty() && !json {
+        let vendor = entries.iter().filter(|e| e.kind == Kind::Vendor).count();
+        if vendor > 0 {
+            entries.retain(|e| e.kind != Kind::Vendor);
+            notes.push(format!("{vendor} events of the CPU's vendor: prof events l1d"));
         }
     }
-    Ok(ExitCode::SUCCESS)
+    let keeps = host::keeps();
+    let cpu = host::online_cpus()?.first().copied().unwrap_or(0);
+    let tracepoints = entries.iter().filter(|e| e.kind == Kind::Tracepoint).count();
+    let mut out = io::stdout().lock();
+    let mut heading = None;
+    let mut reasons = Reasons::default();
+    for e in &entries {
+        let works = if e.kind == Kind::Tracepoint && tracepoints > TRACEPOINTS_TRIED {
+            Works::NotTried("not tried: too many at once")
+        } else {
+            tried(e, &catalogue, &keeps, cpu)
+        };
+        if json {
+            writeln!(out, "{}", as_json(e, &works))?;
+            continue;
+        }
+        if heading != Some(e.kind) {
+            let gap = if heading.is_some() { "\n" } else { "" };
+            writeln!(out, "{gap}{}:", title(e.kind))?;
+            heading = Some(e.kind);
+        }
+        writeln!(out, "{}", line(e, &works, &mut reasons))?;
+    }
+    if !json {
+        let gap = if entries.is_empty() { "" } else { "\n" };
+        if entries.is_empty() {
+            writeln!(out, "no event is named by '{}'", text::for_terminal(pattern.as_bytes()))?;
+        }
+        notes.splice(0..0, reasons.lines());
+        for (i, note) in notes.iter().enumerate() {
+            let gap = if i == 0 { gap } else { "" };
+            writeln!(out, "{gap}{}", text::for_terminal(note.as_bytes()))?;
+        }
+    }
+    let found = !entries.is_empty();
+    Ok(if found { ExitCode::SUCCESS } else { ExitCode::from(crate::cli::FAILED) })
+}
+
+fn title(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Figure => "Figures that the kernel keeps for each process",
+        Kind::Metric => "Computed from events",
+        Kind::Hardware => "Hardware events",
+        Kind::Software => "Software events",
+        Kind::Cache => "Cache events",
+        Kind::Pmu => "Events that the kernel names for a PMU",
+        Kind::Vendor => "Events of the CPU's vendor",
+        Kind::Tracepoint => "Tracepoints",
+    }
+}
+
+/// Why events do not work: each reason once, with a number.
+#[derive(Default)]
+struct Reasons(Vec<String>);
+
+impl Reasons {
+    fn mark(&mut self, reason: &str) -> String {
+        let at = self.0.iter().position(|r| r == reason).unwrap_or_else(|| {
+            self.0.push(reason.to_owned());
+            self.0.len() - 1
+        });
+        format!("-[{}]", at + 1)
+    }
+
+    fn lines(&self) -> impl Iterator<Item = String> {
+        (1..).zip(&self.0).map(|(i, reason)| format!("-[{i}]  {reason}"))
+    }
+}
+
+fn line(e: &Entry, works: &Works, reasons: &mut Reasons) -> String {
+    let name = match e.aliases.is_empty() {
+        true => e.name.clone(),
+        false => format!("{} ({})", e.name, e.aliases.join(", ")),
+    };
+    let id = e.id.map_or_else(String::new, |id| format!("{id:#010x}"));
+    let mark = match works {
+        Works::Yes => "ok".to_owned(),
+        Works::No(why) => reasons.mark(&format!("not here: {why}")),
+        Works::NotTried(why) => reasons.mark(why),
+    };
+    let text = format!("  {mark:<5} {name:<36} {:<11} {id:<10}  {}", e.unit, e.description);
+    text::for_terminal(text.trim_end().as_bytes())
+}
+
+fn as_json(e: &Entry, works: &Works) -> serde_json::Value {
+    let s = |s: &str| text::for_json(s.as_bytes());
+    let (tried, reason) = match works {
+        Works::Yes => (Some(true), None),
+        Works::No(why) => (Some(false), Some(s(why))),
+        Works::NotTried(why) => (None, Some(s(why))),
+    };
+    let aliases: Vec<_> = e.aliases.iter().map(|a| s(a)).collect();
+    serde_json::json!({
+        "name": s(&e.name), "aliases": aliases, "kind": e.kind.name(), "source": s(&e.source),
+        "id": e.id, "unit": s(&e.unit), "about": s(&e.description), "works": tried,
+        "reason": reason,
+    })
+}
+
+/// Opens it, as `-e` would.
+fn tried(e: &Entry, catalogue: &Catalogue, keeps: &Keeps, cpu: u32) -> Works {
+    if e.kind == Kind::Figure {
+        let known = figures::EVENTS.iter().find(|f| f.name == e.name);
+        return match known.and_then(|f| keeps.lacks(f.event)) {
+            Some(why) => Works::No(why.to_owned()),
+            None => Works::Yes,
+        };
+    }
+    let mut request = Request::default();
+    let selection = request.add("", &e.name).and_then(|()| request.resolve(catalogue));
+    let selection = match selection {
+        Ok(selection) => selection,
+        Err(e) => return Works::No(e.message),
+    };
+    for event in selection.events.iter().filter(|e| !matches!(e.source, Source::Figure(_))) {
+        let Some(attr) = &event.attr else { continue };
+        let cpu = event.cpus.as_ref().and_then(|c| c.iter().next()).unwrap_or(cpu);
+        if let Err(e) = counters::probe(&event.name, attr, cpu) {
+            // The name stands in the same line already.
+            let why = format!("{e:#}");
+            let short = why.split_once(": ").map_or(why.as_str(), |(_, why)| why);
+            return Works::No(short.to_owned());
+        }
+        if !event.per_task {
+            return Works::No("counts for the whole machine, not for a process".to_owned());
+        }
+    }
+    Works::Yes
 }

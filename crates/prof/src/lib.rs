@@ -4,6 +4,7 @@
 //! - [`run`], [`watch`], [`attach`], [`events`], [`doctor`]: one module a verb
 //! - [`stream`]: a session's records on their way to the outputs
 //! - [`select`]: events from the command line, what this machine has of them
+//! - [`vendor`]: events by the names that the CPU's vendor gives them
 //! - [`output`]: where they go
 //! - [`rules`]: rules from the command line, names resolved
 //! - [`signals`]: how a person stops it
@@ -18,4 +19,5 @@ pub mod run;
 pub mod select;
 pub mod signals;
 pub mod stream;
+pub mod vendor;
 pub mod watch;

@@ -18,6 +18,7 @@ use prof_model::counters::Table;
 use prof_model::figures::EventSet;
 
 use crate::cli::Shared;
+use crate::vendor::Vendor;
 
 /// What was asked for, as far as this machine has it.
 #[derive(Debug, Clone, Default)]
@@ -70,7 +71,7 @@ pub fn from_options(shared: &Shared) -> Result<Selected> {
 
 /// What can be counted here.
 pub fn catalogue() -> Catalogue {
-    Catalogue::new(Host::here())
+    Catalogue::new(Host::here()).with_vendor_events(Box::new(Vendor::default()))
 }
 
 impl Selected {

@@ -354,7 +354,13 @@ impl Context<'_> {
             }
         }
         if let (Some(v), true) = (found.first(), events.is_empty()) {
-            let message = format!("'{name}' is counted by a PMU '{}', which is not here", v.pmu);
+            let message = match v.pmu.as_str() {
+                "cpu" | "default_core" => {
+                    "the CPU's own PMU counts it, which is not here (a virtual machine without one?)"
+                        .to_owned()
+                }
+                pmu => format!("the PMU '{pmu}' counts it, which is not here"),
+            };
             return Err(Fault::new(ErrorKind::UnknownPmu, spec.span, message));
         }
         let several = events.len() > 1;
