@@ -11,9 +11,12 @@ use anyhow::Result;
 use anyhow::anyhow;
 use anyhow::bail;
 use prof_events::Attr;
+use prof_model::counters::Count;
 
 use crate::abi::MAX_COUNTERS;
 use crate::sys;
+
+const PERF_TYPE_TRACEPOINT: u32 = 2;
 
 /// An event to count.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,9 +97,75 @@ impl Counters {
     }
 }
 
-/// Whether this event can be counted on this machine by this user: tried, and closed.
+/// Whether this event can be counted on this machine by this user, on a CPU or else on
+/// a command of the user's: tried, and closed.
 pub fn probe(name: &str, attr: &Attr, cpu: u32) -> Result<()> {
-    open_counter(attr, sys::Counted::Cpu(cpu), None).map(drop).map_err(|e| refused(name, attr, &e))
+    let on_cpu = open_counter(attr, sys::Counted::Cpu(cpu), None);
+    let opened = match on_cpu {
+        Err(e) if is_denied(&e) => open_on_command(attr, std::process::id(), None).map(|(fd, _)| fd),
+        other => other,
+    };
+    opened.map(drop).map_err(|e| refused(name, attr, &e))
+}
+
+fn is_denied(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EACCES | libc::EPERM))
+}
+
+/// Opens it on a command that has not executed yet; in user mode only, which is told,
+/// if the user may not count in the kernel.
+fn open_on_command(
+    attr: &Attr,
+    pid: u32,
+    leader: Option<BorrowedFd<'_>>,
+) -> io::Result<(OwnedFd, bool)> {
+    let of = sys::Counted::Command(pid);
+    match open_counter(attr, of, leader) {
+        Err(e) if is_denied(&e) && !attr.exclude_kernel && attr.type_ != PERF_TYPE_TRACEPOINT => {
+            let user = Attr { exclude_kernel: true, exclude_hv: true, ..*attr };
+            Ok((open_counter(&user, of, leader)?, true))
+        }
+        other => Ok((other?, false)),
+    }
+}
+
+/// Counters that a command and what it starts inherit: for who may not count per CPU.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    fds: Vec<OwnedFd>,
+    /// Names of those that count in user mode only.
+    pub user_only: Vec<String>,
+}
+
+impl Inherited {
+    /// Opens them on a child that waits for its exec.
+    pub fn open(specs: &[CounterSpec], pid: u32) -> Result<Self> {
+        let mut counters = Self::default();
+        for (i, spec) in specs.iter().enumerate() {
+            let leader = spec.leader.filter(|l| *l != i).and_then(|l| counters.fds.get(l));
+            let leader = leader.map(|fd| fd.as_fd());
+            let (fd, user_only) = open_on_command(&spec.attr, pid, leader)
+                .map_err(|e| refused(&spec.name, &spec.attr, &e))?;
+            if let Some(filter) = &spec.filter {
+                sys::set_filter(fd.as_fd(), filter)
+                    .map_err(|e| anyhow!("{}: filter '{filter}': {e}", spec.name))?;
+            }
+            if user_only {
+                counters.user_only.push(spec.name.clone());
+            }
+            counters.fds.push(fd);
+        }
+        Ok(counters)
+    }
+
+    /// Counts so far, of all that has ended and all that lives.
+    pub fn read(&self) -> io::Result<Vec<Count>> {
+        let of = |fd: &OwnedFd| {
+            let [value, enabled_ns, running_ns] = sys::perf_read(fd.as_fd())?;
+            Ok(Count { value, enabled_ns, running_ns })
+        };
+        self.fds.iter().map(of).collect()
+    }
 }
 
 /// As perf does: a PMU that cannot tell hosts from guests counts both.
@@ -120,7 +189,7 @@ fn open_counter(
 /// Why an event could not be opened, and what helps.
 pub fn refused(name: &str, attr: &Attr, e: &io::Error) -> anyhow::Error {
     let why = match e.raw_os_error() {
-        Some(libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP) if attr.type_ != 2 => {
+        Some(libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP) if attr.type_ != PERF_TYPE_TRACEPOINT => {
             "this machine does not have it (no such hardware counter, or no PMU in this \
              virtual machine)"
                 .to_owned()

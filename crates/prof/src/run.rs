@@ -5,9 +5,11 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use anyhow::Context as _;
 use anyhow::Result;
 use prof_export::Format;
 use prof_kernel::clock;
+use prof_kernel::counters::Inherited;
 use prof_kernel::host;
 use prof_kernel::perf;
 use prof_kernel::session::Session;
@@ -181,11 +183,19 @@ fn without_privileges(
     stop: &Stop,
     reason: String,
 ) -> Result<ExitCode> {
-    let counters = perf::open(waiting.pid());
     let pid = waiting.pid();
+    let inherited = Inherited::open(&selected.specs, pid)?;
+    let counters = perf::open(pid);
+    let mut limits = vec![reason];
+    if !inherited.user_only.is_empty() {
+        limits.push(format!(
+            "counted in user mode only: {} (kernel.perf_event_paranoid; CAP_PERFMON lifts it)",
+            inherited.user_only.join(", ")
+        ));
+    }
     let path = waiting.path().to_owned();
     let attached = vec![Attached { hook: "enable_on_exec".into(), how: "perf_event, inherited" }];
-    let header = stream::header(selected, &[], &attached, vec![reason], Some(command_line(args)));
+    let header = stream::header(selected, &[], &attached, limits, Some(command_line(args)));
     outputs.write(&[Record::Header(Box::new(header))]);
     let began = Instant::now();
     let start_ns = clock::now_ns(ClockId::Monotonic);
@@ -226,8 +236,10 @@ fn without_privileges(
         return status(None, finished);
     }
     let ended = running.wait()?;
-    let figures = counters.figures(&ended.usage, end_ns - start_ns);
-    let flags = Flags(Flags::EXIT | Flags::PARTIAL | Flags::INHERIT);
+    let mut figures = counters.figures(&ended.usage, end_ns - start_ns);
+    figures.counts = inherited.read().context("counters of the command")?;
+    let user_only = if inherited.user_only.is_empty() { 0 } else { Flags::NO_KERNEL };
+    let flags = Flags(Flags::EXIT | Flags::PARTIAL | Flags::INHERIT | user_only);
     let profile = Profile {
         time_ns: clock::now_ns(ClockId::Realtime),
         process: process.clone(),
