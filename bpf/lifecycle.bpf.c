@@ -154,15 +154,21 @@ static __always_inline void end_image(struct task_struct *t, struct prof_proc *p
 	/* exec folds the old image's peak into maxrss. */
 	u16 quality = p->next_maxrss <= p->base_maxrss ? PROF_Q_RSS_BOUND : 0;
 
-	if (p->state & PROF_S_ARMED)
+	/* Whoever takes the bit tells of it: a pause may come at the same time. */
+	if (__sync_fetch_and_and(&p->state, ~PROF_S_ARMED) & PROF_S_ARMED)
 		emit_disable(t, p, c, &p->next, p->next_t0, p->next_maxrss, 0, hook, PROF_F_EXEC,
 			     quality);
+}
+
+static __always_inline u32 armed_unless_paused(void)
+{
+	return *(volatile u32 *)&globals.paused ? PROF_S_PAUSED : PROF_S_ARMED;
 }
 
 /* The next image takes over the entry. */
 static __always_inline void begin_image(struct task_struct *t, struct prof_proc *p)
 {
-	p->state &= ~(PROF_S_PENDING | PROF_S_ARMED | PROF_S_ATTACHED);
+	p->state &= ~(PROF_S_PENDING | PROF_S_ARMED | PROF_S_ATTACHED | PROF_S_PAUSED);
 	p->rules = p->next_rules;
 	if (!p->rules)
 		return;
@@ -176,7 +182,7 @@ static __always_inline void begin_image(struct task_struct *t, struct prof_proc 
 	p->quality = p->next_quality;
 	p->start = p->next_start;
 	p->threads = 1;
-	p->state |= PROF_S_ARMED;
+	p->state |= armed_unless_paused();
 	read_ident(t, &p->id);
 }
 
@@ -199,7 +205,8 @@ static __always_inline void commit_exec(struct task_struct *t, struct prof_proc 
 			drop_entry(t->tgid);
 		return;
 	}
-	emit_enable(t, p, c, s, hook, PROF_F_EXEC | (inherited ? PROF_F_INHERIT : 0));
+	if (p->state & PROF_S_ARMED)
+		emit_enable(t, p, c, s, hook, PROF_F_EXEC | (inherited ? PROF_F_INHERIT : 0));
 }
 
 static __always_inline int on_exec(u16 hook)
@@ -254,7 +261,7 @@ static __always_inline int on_fork(struct task_struct *child, u16 hook)
 	if (tgid == parent->tgid) {
 		__sync_fetch_and_add(&p->live, 1);
 		__sync_fetch_and_add(&p->threads, 1);
-		if (counts() && (p->state & PROF_S_ARMED) && !add_thread_counts(c, (u64)child))
+		if (counts() && (p->state & (PROF_S_ARMED | PROF_S_PAUSED)) && !add_thread_counts(c, (u64)child))
 			p->quality |= PROF_Q_COUNTS_PART;
 		return 0;
 	}
@@ -273,7 +280,7 @@ static __always_inline int on_fork(struct task_struct *child, u16 hook)
 	kid->live = 1;
 	if (p->follow) {
 		kid->rules = p->follow;
-		kid->state = PROF_S_ARMED | PROF_S_INHERITED;
+		kid->state = armed_unless_paused() | PROF_S_INHERITED;
 		kid->t0 = bpf_ktime_get_ns();
 		kid->start = PROF_START_FORK;
 		kid->threads = 1;
@@ -291,7 +298,7 @@ static __always_inline int on_fork(struct task_struct *child, u16 hook)
 	    !(add_thread_counts(c, (u64)child) && add_proc_counts(c, tgid)))
 		kid->quality |= PROF_Q_COUNTS_PART;
 	if (put_entry(tgid, kid)) {
-		if (p->follow) {
+		if (kid->state & PROF_S_ARMED) {
 			c->counters[PROF_C_ENABLED]++;
 			c->counters[PROF_C_LOST_MAP_FULL]++;
 		} else {
@@ -300,7 +307,7 @@ static __always_inline int on_fork(struct task_struct *child, u16 hook)
 		return 0;
 	}
 	/* A child's counters all start at zero: so does its base line. */
-	if (p->follow)
+	if (kid->state & PROF_S_ARMED)
 		emit_enable_child(parent, kid, c, s, hook);
 	return 0;
 }
@@ -394,7 +401,7 @@ static __always_inline int on_exit(s32 code, int group_dead, u16 hook)
 		if (counts())
 			fold_counts(t);
 	}
-	if (p->state & PROF_S_ARMED) {
+	if (__sync_fetch_and_and(&p->state, ~PROF_S_ARMED) & PROF_S_ARMED) {
 		peak = peak_rss_pages(t, p->base_maxrss, &quality);
 		if (hook == PROF_HOOK_SCHED_PROCESS_EXIT && !exit_tells_group_dead())
 			quality |= PROF_Q_NO_MM_END;
@@ -594,6 +601,53 @@ static __always_inline void iter_attached(struct prof_proc *p)
 	__sync_fetch_and_add(&p->live, -1);
 }
 
+/* A PAUSED process is known, its threads are counted, so what is missing is the base
+ * line of each thread that was there before. */
+static __always_inline void iter_resume(struct task_struct *t, struct prof_proc *p)
+{
+	struct prof_figures f;
+	u64 key = (u64)t;
+
+	if (!(p->state & PROF_S_PAUSED) || t->start_boottime >= globals.resumed_boot_ns)
+		return;
+	read_figures(t, &f);
+	bpf_map_update_elem(&thread_base, &key, &f, BPF_ANY);
+	if (counts())
+		bpf_map_update_elem(&thread_counts, &key, &no_counts, BPF_ANY);
+}
+
+/* By the first of its threads that has a base line; true if it is armed by this. */
+static __always_inline bool iter_resumed(struct task_struct *t, struct prof_proc *p)
+{
+	u64 key = (u64)t;
+	u32 tgid = t->tgid;
+
+	if (!bpf_map_lookup_elem(&thread_base, &key) ||
+	    !(__sync_fetch_and_and(&p->state, ~PROF_S_PAUSED) & PROF_S_PAUSED))
+		return 0;
+	read_ident(t, &p->id);
+	p->attach_boot_ns = globals.resumed_boot_ns;
+	p->t0 = globals.resumed_ns;
+	p->start = PROF_START_ATTACH;
+	p->threads = p->live;
+	p->base_maxrss = READ(t, signal, maxrss);
+	p->quality = 0;
+	__builtin_memset(&p->base, 0, sizeof(p->base));
+	__builtin_memset(&p->acc, 0, sizeof(p->acc));
+	if (counts())
+		bpf_map_update_elem(&proc_counts, &tgid, &no_counts, BPF_ANY);
+	__sync_fetch_and_or(&p->state, PROF_S_ARMED | PROF_S_ATTACHED);
+	return 1;
+}
+
+static __always_inline bool iter_pause(struct prof_proc *p)
+{
+	if (!(__sync_fetch_and_and(&p->state, ~PROF_S_ARMED) & PROF_S_ARMED))
+		return 0;
+	__sync_fetch_and_or(&p->state, PROF_S_PAUSED);
+	return 1;
+}
+
 SEC("iter/task")
 int iter_tasks(struct bpf_iter__task *ctx)
 {
@@ -623,6 +677,15 @@ int iter_tasks(struct bpf_iter__task *ctx)
 			iter_attached(p);
 		return 0;
 	}
+	if (globals.iter_mode == PROF_ITER_RESUME) {
+		if (p)
+			iter_resume(t, p);
+		return 0;
+	}
+	if (globals.iter_mode == PROF_ITER_PAUSE && !(p && iter_pause(p)))
+		return 0;
+	if (globals.iter_mode == PROF_ITER_RESUMED && !(p && iter_resumed(t, p)))
+		return 0;
 	s = scratch_of(PROF_USER_ITER);
 	c = cpu_state_of(PROF_USER_ITER);
 	if (!s || !c)
@@ -634,13 +697,16 @@ int iter_tasks(struct bpf_iter__task *ctx)
 		rules = evaluate(t, t->comm, p, c, s);
 		if (!rules)
 			return 0;
-	} else if (!p || !(p->state & PROF_S_ARMED)) {
+	} else if (globals.iter_mode == PROF_ITER_READ && (!p || !(p->state & PROF_S_ARMED))) {
 		return 0;
 	}
 	l = &s->live;
 	__builtin_memset(l, 0, sizeof(*l));
 	read_ident(t, &l->id);
-	l->rules = rules;
+	l->rules = p && !rules ? p->rules : rules;
+	/* Without SMP there is no such field. */
+	if (bpf_core_field_exists(t->on_cpu))
+		l->on_cpu = READ(t, on_cpu);
 	l->thread_start_ns = t->start_boottime;
 	read_figures(t, &l->figures);
 	if (p && p->attach_boot_ns && t->start_boottime < p->attach_boot_ns) {

@@ -254,6 +254,7 @@ struct task_struct {
 	struct sched_info sched_info;
 	struct mm_struct *mm;
 	int exit_code;
+	int on_cpu;
 	unsigned int in_execve : 1;
 	int pid;
 	int tgid;

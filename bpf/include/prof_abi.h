@@ -11,7 +11,7 @@
 #ifndef PROF_ABI_H
 #define PROF_ABI_H
 
-#define PROF_ABI_VERSION 3
+#define PROF_ABI_VERSION 4
 
 #define PROF_COMM_LEN 16
 /* Rules are bits of a u64. */
@@ -209,6 +209,7 @@ enum prof_state {
 	PROF_S_ATTACHING = 0x8, /* user space is still taking the base line */
 	PROF_S_ATTACHED = 0x10, /* armed in mid-life */
 	PROF_S_THREADS_UNKNOWN = 0x20, /* `live` cannot be trusted: use the kernel's group_dead */
+	PROF_S_PAUSED = 0x40, /* would be armed if the session were not paused */
 };
 
 struct prof_proc {
@@ -247,7 +248,8 @@ struct prof_live {
 	__u64 thread_start_ns;
 	__u64 peak_rss; /* bytes, of the address space so far */
 	__u32 quality;
-	__u32 has_counts;
+	__u16 has_counts;
+	__u16 on_cpu; /* runs now, so that its clock and counts go on */
 	struct prof_figures figures;
 };
 
@@ -256,6 +258,9 @@ enum prof_iter_mode {
 	PROF_ITER_READ = 0, /* figures of every armed thread */
 	PROF_ITER_ATTACH = 1, /* base lines of the processes in state ATTACHING */
 	PROF_ITER_ATTACHED = 3, /* the attach is done */
+	PROF_ITER_PAUSE = 4, /* what is armed becomes PAUSED; writes whom */
+	PROF_ITER_RESUME = 5, /* base lines of the threads that are PAUSED */
+	PROF_ITER_RESUMED = 6, /* what is PAUSED becomes armed; writes whom */
 	PROF_ITER_LIST = 2, /* every thread group leader: which rules name it, no change */
 };
 
@@ -324,7 +329,10 @@ struct prof_globals {
 	__u64 clock_event[PROF_MAX_CPUS];
 	__u64 cursor; /* where prof_calibrate goes on; 0 when it is done */
 	__u32 iter_mode; /* enum prof_iter_mode; set before the iterator is read */
-	__u32 pad;
+	__u32 paused; /* nothing is armed; who would be is PAUSED */
+	/* When the session was resumed: ns since boot, and CLOCK_MONOTONIC. */
+	__u64 resumed_boot_ns;
+	__u64 resumed_ns;
 };
 
 /* Per-CPU counters, summed by user space. */
@@ -379,6 +387,6 @@ _Static_assert(sizeof(struct prof_str_key) == 260, "str_key");
 _Static_assert(sizeof(struct prof_config) == 16 + 8 * PROF_NR_DIMS + 56, "config");
 
 _Static_assert(sizeof(struct prof_cpu) == 8 * PROF_NR_COUNTERS + 48 + 64 + 24 * PROF_MAX_COUNTERS, "cpu");
-_Static_assert(sizeof(struct prof_globals) == 8 * PROF_MAX_CPUS + 16, "globals");
+_Static_assert(sizeof(struct prof_globals) == 8 * PROF_MAX_CPUS + 32, "globals");
 
 #endif /* PROF_ABI_H */

@@ -49,6 +49,12 @@ pub enum IterMode {
     List = 2,
     /// The attach is done.
     Attached = 3,
+    /// What is armed is so no more, until it is resumed; tells whom.
+    Pause = 4,
+    /// Base lines of those.
+    Resume = 5,
+    /// They are armed again; tells whom.
+    Resumed = 6,
 }
 
 /// `enum prof_counter`, in order.
@@ -166,7 +172,7 @@ plain! {
     /// `struct prof_live`.
     AbiLive = 208 => {
         id: AbiIdent, rules: u64, thread_start_ns: u64, peak_rss: u64, quality: u32,
-        has_counts: u32, figures: AbiFigures,
+        has_counts: u16, on_cpu: u16, figures: AbiFigures,
     }
     /// `struct prof_cpu`.
     AbiCpu = 8 * NR_COUNTERS + 112 + 24 * MAX_COUNTERS => {
@@ -206,10 +212,14 @@ pub struct Globals {
     pub cursor: u64,
     /// [`IterMode`].
     pub iter_mode: u32,
-    /// Nothing.
-    pub pad: u32,
+    /// Whether nothing is to be armed.
+    pub paused: u32,
+    /// When the session was resumed, ns since boot.
+    pub resumed_boot_ns: u64,
+    /// The same, CLOCK_MONOTONIC.
+    pub resumed_ns: u64,
 }
-const _: () = assert!(size_of::<Globals>() == 8 * MAX_CPUS + 16);
+const _: () = assert!(size_of::<Globals>() == 8 * MAX_CPUS + 32);
 // SAFETY: integers and arrays of them; the assertion shows there is no padding.
 unsafe impl Plain for Globals {}
 

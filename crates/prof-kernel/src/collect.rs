@@ -269,7 +269,7 @@ impl Collector {
             let more = n.saturating_sub(1);
             figures.set(Event::Threads, Value::Is(more));
         }
-        if profile.window.end == WindowEnd::Exec {
+        if matches!(profile.window.end, WindowEnd::Exec | WindowEnd::Request) {
             self.continued.insert((key.pid, key.start_ns));
         }
         self.totals.add(&figures);
@@ -304,11 +304,11 @@ impl Collector {
     pub fn attached(&mut self, live: &[LiveThread], pids: &[u32], out: &mut Vec<Record>) -> u64 {
         let now = clock::now_ns(rustix::time::ClockId::Monotonic);
         let mut n = 0;
-        for l in live
-            .iter()
-            .map(|l| &l.task)
-            .filter(|l| l.id.tid == l.id.pid && pids.contains(&l.id.pid))
-        {
+        for pid in pids {
+            let threads = || live.iter().map(|l| &l.task).filter(|l| l.id.pid == *pid);
+            // The leader may be gone.
+            let leader = threads().find(|l| l.id.tid == l.id.pid);
+            let Some(l) = leader.or_else(|| threads().next()) else { continue };
             let ident = Ident::from(&l.id);
             let process = Process {
                 exe: host::exe_of(ident.pid),
@@ -380,6 +380,28 @@ impl Collector {
             profiles.push(profile);
         }
         profiles
+    }
+
+    /// The session was paused: `profiles` are those of the processes that were being
+    /// profiled, up to now.
+    pub fn paused(&mut self, profiles: Vec<Profile>, out: &mut Vec<Record>) {
+        for mut p in profiles {
+            let key = p.process.ident.key();
+            p.window.end = WindowEnd::Request;
+            p.flags = Flags(p.flags.0 & !Flags::PARTIAL | Flags::REQUEST);
+            self.live.remove(&key);
+            self.disabled += 1;
+            out.push(Record::Prof(Box::new(ProfEvent {
+                time_ns: p.time_ns,
+                cpu: 0,
+                process: p.process.clone(),
+                flags: p.flags,
+                events: p.events,
+                rules: p.rules,
+                hook: hook_name(7),
+            })));
+            out.push(self.count(p));
+        }
     }
 
     /// The last word on processes that still run: in the totals from now on.

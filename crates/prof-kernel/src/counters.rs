@@ -102,7 +102,9 @@ impl Counters {
 pub fn probe(name: &str, attr: &Attr, cpu: u32) -> Result<()> {
     let on_cpu = open_counter(attr, sys::Counted::Cpu(cpu), None);
     let opened = match on_cpu {
-        Err(e) if is_denied(&e) => open_on_command(attr, std::process::id(), None).map(|(fd, _)| fd),
+        Err(e) if is_denied(&e) => {
+            open_on_command(attr, std::process::id(), None).map(|(fd, _)| fd)
+        }
         other => other,
     };
     opened.map(drop).map_err(|e| refused(name, attr, &e))
@@ -189,7 +191,9 @@ fn open_counter(
 /// Why an event could not be opened, and what helps.
 pub fn refused(name: &str, attr: &Attr, e: &io::Error) -> anyhow::Error {
     let why = match e.raw_os_error() {
-        Some(libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP) if attr.type_ != PERF_TYPE_TRACEPOINT => {
+        Some(libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP)
+            if attr.type_ != PERF_TYPE_TRACEPOINT =>
+        {
             "this machine does not have it (no such hardware counter, or no PMU in this \
              virtual machine)"
                 .to_owned()

@@ -97,6 +97,8 @@ pub struct LiveThread {
     pub counts: Vec<AbiCount>,
     /// When the counts were last brought up to date, CLOCK_MONOTONIC.
     pub counts_ns: u64,
+    /// Whether it runs now, so that its counts go on.
+    pub on_cpu: bool,
 }
 
 /// What a session is to do.
@@ -122,6 +124,8 @@ pub struct Plan {
     pub count_execs: bool,
     /// Perf events to attribute to processes.
     pub counters: Vec<CounterSpec>,
+    /// Whether to begin paused: see [`Session::resume`].
+    pub start_paused: bool,
 }
 
 /// A loaded and attached kernel half. Detaches when dropped.
@@ -236,6 +240,9 @@ impl Session {
             session.open_exec_counts(&online);
         }
         session.seed_tree(&plan.tables)?;
+        if plan.start_paused {
+            session.hold()?;
+        }
         session.attach()?;
         if !plan.tables.tree_roots.is_empty() {
             session.follow_descendants(&plan.tables)?;
@@ -418,13 +425,16 @@ impl Session {
             .collect()
     }
 
-    fn set_iter_mode(&self, mode: IterMode) -> Result<()> {
-        let globals = Globals { iter_mode: mode as u32, ..globals(&self.loaded)? };
+    /// Changes the globals of the kernel half. It writes there itself only while it
+    /// is calibrated.
+    fn set_globals(&self, change: impl FnOnce(&mut Globals)) -> Result<()> {
+        let mut globals = globals(&self.loaded)?;
+        change(&mut globals);
         Ok(sys::map_update(self.loaded.map(".bss")?, &0u32, &globals)?)
     }
 
     fn iterate(&mut self, mode: IterMode) -> Result<Vec<LiveThread>> {
-        self.set_iter_mode(mode)?;
+        self.set_globals(|g| g.iter_mode = mode as u32)?;
         let iterator = match self.iterator.take() {
             Some(loaded) => loaded,
             None => loader::load(&loader::Spec {
@@ -449,9 +459,34 @@ impl Session {
             let known = task.has_counts != 0;
             let counts = if known { abi::counts(tail.get(8..)?) } else { Vec::new() };
             let counts_ns = if known { u64::from_bytes(tail)? } else { 0 };
-            Some(LiveThread { task, counts, counts_ns })
+            Some(LiveThread { task, counts, counts_ns, on_cpu: task.on_cpu != 0 })
         };
         Ok(bytes.chunks_exact(size_of::<AbiLive>() + tail).filter_map(one).collect())
+    }
+
+    /// From now on nothing more is armed; what would be stays known.
+    pub fn hold(&mut self) -> Result<()> {
+        self.set_globals(|g| g.paused = 1)
+    }
+
+    /// After [`hold`](Self::hold): nothing is armed any more. Tells the processes that
+    /// were until now (pid and start), whose figures nobody will report but the
+    /// caller, from a reading in between.
+    pub fn pause(&mut self) -> Result<Vec<(u32, u64)>> {
+        let paused = self.iterate(IterMode::Pause)?;
+        Ok(paused.iter().map(|l| (l.task.id.pid, l.task.id.start_ns)).collect())
+    }
+
+    /// Arms what was not while the session was paused, from now on. Tells whom, a
+    /// thread of each.
+    pub fn resume(&mut self) -> Result<Vec<LiveThread>> {
+        self.set_globals(|g| {
+            g.paused = 0;
+            g.resumed_boot_ns = clock::now_ns(ClockId::Boottime);
+            g.resumed_ns = clock::now_ns(ClockId::Monotonic);
+        })?;
+        self.iterate(IterMode::Resume)?;
+        self.iterate(IterMode::Resumed)
     }
 
     /// Detaches: from now on nothing is added.

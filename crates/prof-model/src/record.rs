@@ -187,6 +187,8 @@ pub enum WindowEnd {
     DiedInExec,
     /// It still runs: figures up to now.
     Running,
+    /// Somebody asked for it: the process goes on without being profiled.
+    Request,
 }
 
 impl WindowEnd {
@@ -198,6 +200,7 @@ impl WindowEnd {
             Self::Exec => "exec",
             Self::DiedInExec => "died_in_exec",
             Self::Running => "running",
+            Self::Request => "request",
         }
     }
 }

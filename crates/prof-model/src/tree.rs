@@ -198,7 +198,7 @@ impl Tree {
                 node.running = false;
             }
             WindowEnd::Running => node.running = node.died_ns == u64::MAX,
-            WindowEnd::Exec => {}
+            WindowEnd::Exec | WindowEnd::Request => {}
         }
         if p.exit.is_some() {
             node.exit = p.exit;

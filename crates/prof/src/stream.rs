@@ -20,6 +20,7 @@ use prof_model::record::End;
 use prof_model::record::Header;
 use prof_model::record::Loss;
 use prof_model::record::LossReason;
+use prof_model::record::Profile;
 use prof_model::record::Record;
 use prof_model::record::RuleName;
 use rustix::event::PollFd;
@@ -68,6 +69,7 @@ pub fn plan(shared: &Shared, selected: &Selected, rules: &Rules, count_execs: bo
         per_thread: shared.per_thread,
         count_execs,
         counters: selected.specs.clone(),
+        start_paused: false,
     }
 }
 
@@ -216,6 +218,39 @@ impl Stream {
         }
         self.emit();
         Ok(())
+    }
+
+    /// Switches profiling off for all, until [`resume`](Self::resume).
+    pub fn pause(&mut self) -> Result<()> {
+        self.session.hold()?;
+        let profiles = self.so_far()?;
+        let paused = self.session.pause()?;
+        let is_paused = |p: &Profile| {
+            let ident = &p.process.ident;
+            paused.contains(&(ident.pid, ident.start_ns))
+        };
+        self.drain()?;
+        let profiles = profiles.into_iter().filter(is_paused).collect();
+        self.collector.paused(profiles, &mut self.records);
+        self.emit();
+        Ok(())
+    }
+
+    /// Switches profiling on again, from now on.
+    pub fn resume(&mut self) -> Result<()> {
+        let live = self.session.resume()?;
+        let pids: Vec<_> = live.iter().map(|l| l.task.id.pid).collect();
+        self.attached += self.collector.attached(&live, &pids, &mut self.records);
+        self.emit();
+        Ok(())
+    }
+
+    /// Figures so far of what is being profiled.
+    fn so_far(&mut self) -> Result<Vec<Profile>> {
+        let live = self.live_now()?;
+        let armed = self.session.armed()?;
+        let exited = |pid| self.session.proc_counts(pid).unwrap_or_default();
+        Ok(self.collector.running(&armed, &live, exited))
     }
 
     /// Figures of every live thread, counts as of now where a CPU may be interrupted.
