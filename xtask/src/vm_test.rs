@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use crate::arch::Arch;
 use crate::cross::Target;
 use crate::scratch::Scratch;
 use crate::vm;
@@ -62,6 +63,11 @@ pub fn run(args: &VmTestArgs) -> Result<()> {
         // Emulated CPUs are slow: storms are smaller there.
         ("PROF_VM", "1".to_owned()),
     ];
+    let mut env = Vec::from(env.map(|(key, value)| (key.to_owned(), value)));
+    // The one machine whose PMU counts exactly.
+    if args.host.arch == Arch::Aarch64 && args.host.cpus == 1 {
+        env.push(("PROF_PMU".to_owned(), "require".to_owned()));
+    }
     let mut command =
         vec!["sh".to_owned(), "-c".to_owned(), script(&args.hooks), guest("prof-live")];
     command.extend(args.runner.iter().cloned());
@@ -72,7 +78,7 @@ pub fn run(args: &VmTestArgs) -> Result<()> {
             file(prof_target, "prof-target"),
             file(stripped, "prof-live"),
         ],
-        env: env.map(|(key, value)| (key.to_owned(), value)).into(),
+        env,
         timeout: args.timeout,
         host: args.host.clone(),
         command,

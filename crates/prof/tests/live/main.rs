@@ -15,5 +15,6 @@ mod harness;
 mod lifecycle;
 mod loss;
 mod oracles;
+mod pmu;
 mod rules;
 mod unprivileged;
