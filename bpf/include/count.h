@@ -71,6 +71,9 @@ static __always_inline void turn_counts(struct prof_cpu *c, struct prof_thread_c
 				c->counters[PROF_C_COUNTER_FAILED]++;
 			continue;
 		}
+		/* Opened anew, its CPU has been away: it counts from 0 again. */
+		if (v.enabled < start->enabled)
+			start->value = start->enabled = start->running = 0;
 		if (out) {
 			barrier_var(out);
 			to = &out->c[i];

@@ -37,7 +37,10 @@ pub struct CounterSpec {
 /// Open events: counter by counter, with the CPU of each.
 #[derive(Debug, Default)]
 pub struct Counters {
+    specs: Vec<CounterSpec>,
     fds: Vec<Vec<(u32, OwnedFd)>>,
+    /// CPUs that were online when last looked.
+    online: Vec<u32>,
 }
 
 impl Counters {
@@ -47,51 +50,69 @@ impl Counters {
         if specs.len() > MAX_COUNTERS {
             bail!("{} events to count; {MAX_COUNTERS} at a time is the most", specs.len());
         }
-        let mut fds: Vec<Vec<(u32, OwnedFd)>> = Vec::with_capacity(specs.len());
-        for (i, spec) in specs.iter().enumerate() {
-            let wanted = |cpu: &&u32| spec.cpus.as_ref().is_none_or(|c| c.contains(cpu));
-            let mut open = Vec::new();
-            for cpu in online.iter().filter(wanted) {
-                let leader = match spec.leader.filter(|l| *l != i) {
-                    Some(l) => Some(
-                        fds.get(l)
-                            .and_then(|fds| fds.iter().find(|(c, _)| c == cpu))
-                            .map(|(_, fd)| fd.as_fd())
-                            .ok_or_else(|| {
-                                anyhow!("{}: its group is not on CPU {cpu}", spec.name)
-                            })?,
-                    ),
-                    None => None,
-                };
-                let of = sys::Counted::Cpu(*cpu);
-                let fd = open_counter(&spec.attr, of, leader)
-                    .map_err(|e| refused(&spec.name, &spec.attr, &e))?;
-                if let Some(filter) = &spec.filter {
-                    sys::set_filter(fd.as_fd(), filter).map_err(|e| {
-                        anyhow!(
-                            "{}: the kernel does not take the filter '{filter}': {e}",
-                            spec.name
-                        )
-                    })?;
-                }
-                open.push((*cpu, fd));
-            }
-            if open.is_empty() {
-                bail!("{}: none of the CPUs that have this event is online", spec.name);
-            }
-            fds.push(open);
+        let fds = specs.iter().map(|_| Vec::new()).collect();
+        let mut counters = Self { specs: specs.to_vec(), fds, online: online.to_vec() };
+        for cpu in online {
+            counters.open_on(*cpu)?;
         }
-        Ok(Self { fds })
+        let nowhere = counters.fds.iter().position(Vec::is_empty);
+        if let Some(spec) = nowhere.and_then(|i| specs.get(i)) {
+            bail!("{}: none of the CPUs that have this event is online", spec.name);
+        }
+        Ok(counters)
+    }
+
+    fn open_on(&mut self, cpu: u32) -> Result<()> {
+        for (i, spec) in self.specs.iter().enumerate() {
+            if spec.cpus.as_ref().is_some_and(|c| !c.contains(&cpu)) {
+                continue;
+            }
+            let leader = match spec.leader.filter(|l| *l != i) {
+                Some(l) => {
+                    let fds = self.fds.get(l).map_or(&[][..], Vec::as_slice);
+                    let leader = fds.iter().find(|(c, _)| *c == cpu);
+                    let missing = || anyhow!("{}: its group is not on CPU {cpu}", spec.name);
+                    Some(leader.map(|(_, fd)| fd.as_fd()).ok_or_else(missing)?)
+                }
+                None => None,
+            };
+            let fd = open_counter(&spec.attr, sys::Counted::Cpu(cpu), leader)
+                .map_err(|e| refused(&spec.name, &spec.attr, &e))?;
+            if let Some(filter) = &spec.filter {
+                sys::set_filter(fd.as_fd(), filter).map_err(|e| {
+                    anyhow!("{}: the kernel does not take the filter '{filter}': {e}", spec.name)
+                })?;
+            }
+            self.fds[i].retain(|(c, _)| *c != cpu);
+            self.fds[i].push((cpu, fd));
+        }
+        Ok(())
     }
 
     /// Puts the events where the kernel half looks for them.
     pub fn install(&self, map: BorrowedFd<'_>, stride: u32) -> Result<()> {
+        self.online.iter().try_for_each(|cpu| self.install_on(map, stride, *cpu))
+    }
+
+    fn install_on(&self, map: BorrowedFd<'_>, stride: u32, cpu: u32) -> Result<()> {
         for (i, fds) in (0u32..).zip(&self.fds) {
-            for (cpu, fd) in fds {
+            for (_, fd) in fds.iter().filter(|(c, _)| *c == cpu) {
                 let slot = i * stride + cpu;
                 sys::map_update(map, &slot, &(fd.as_raw_fd() as u32))
                     .with_context(|| format!("event on CPU {cpu}"))?;
             }
+        }
+        Ok(())
+    }
+
+    /// CPUs may have come since: their events are opened and installed. An event of a
+    /// CPU that went is dead, even when the CPU is back.
+    pub fn follow(&mut self, map: BorrowedFd<'_>, stride: u32, online: &[u32]) -> Result<()> {
+        let came: Vec<_> = online.iter().filter(|c| !self.online.contains(c)).copied().collect();
+        self.online = online.to_vec();
+        for cpu in came {
+            self.open_on(cpu)?;
+            self.install_on(map, stride, cpu)?;
         }
         Ok(())
     }

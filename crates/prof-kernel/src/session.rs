@@ -146,7 +146,7 @@ pub struct Session {
     /// Hooks stay attached, and clocks and counters open, as long as these are.
     links: Vec<OwnedFd>,
     _clocks: Vec<(u32, OwnedFd)>,
-    _counters: Counters,
+    counters: Counters,
     exec_counts: Vec<OwnedFd>,
 }
 
@@ -233,7 +233,7 @@ impl Session {
             cpus: possible,
             links: Vec::new(),
             _clocks: clocks,
-            _counters: counters,
+            counters,
             exec_counts: Vec::new(),
         };
         if plan.count_execs {
@@ -511,6 +511,16 @@ impl Session {
             key = Some(next);
         }
         Ok(entries)
+    }
+
+    /// CPUs may have come: to be called now and then.
+    pub fn follow_cpus(&mut self) -> Result<()> {
+        if self.config.counters == 0 {
+            return Ok(());
+        }
+        let online = host::online_cpus()?;
+        let map = self.loaded.map("perf_events")?;
+        self.counters.follow(map, self.config.counter_cpus, &online)
     }
 
     /// Brings the counts of what runs now up to date, by interrupting the CPUs given.

@@ -177,6 +177,7 @@ impl Stream {
             self.checked = Instant::now();
             self.check_losses()?;
             self.collector.resync();
+            self.session.follow_cpus()?;
         }
         self.outputs.flush();
         Ok(self.outputs.any_open())

@@ -12,6 +12,7 @@ mod commands;
 mod doctor;
 mod figures;
 mod harness;
+mod hotplug;
 mod lifecycle;
 mod loss;
 mod oracles;
