@@ -180,7 +180,6 @@ impl Session {
             ));
             Vec::new()
         });
-        let counters = Counters::open(&plan.counters, &online)?;
         let ring_bytes = ring_size(plan.ring_bytes);
         let config = config(plan, backend, possible, !clocks.is_empty(), ring_bytes);
 
@@ -215,6 +214,8 @@ impl Session {
                 limits.push(format!("task-clock is as of the last tick: no calibration: {e}"));
             }
         }
+        // After the calibration, which must not find them.
+        let counters = Counters::open(&plan.counters, &online)?;
         counters.install(loaded.map("perf_events")?, config.counter_cpus)?;
         fill_rules(&loaded, &plan.tables)?;
         let ring = Ring::new(loaded.map("records")?).context("ring buffer")?;

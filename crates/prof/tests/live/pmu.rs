@@ -41,7 +41,7 @@ fn instructions_are_those_of_each_process_though_they_share_a_cpu() {
     let target = target().display();
     let loops: Vec<_> = ROUNDS.iter().map(|n| format!("{target} loop {n} &")).collect();
     let script = format!("{} {target} loop 1000000; wait", loops.join(" "));
-    let run = run(&["-e", "instructions:u,cycles:u,ipc"], &["sh", "-c", &script]);
+    let run = run(&["-e", "instructions:u,cycles:u,ipc,task-clock"], &["sh", "-c", &script]);
     let profiles = run.records.profiles();
     let of = |rounds: u64| {
         let is = |p: &&&serde_json::Value| {
@@ -63,6 +63,10 @@ fn instructions_are_those_of_each_process_though_they_share_a_cpu() {
         assert!(count(p, "cycles:u") > 0);
     }
     run.records.assert_whole();
+    // Events of the same number as the clock's are not taken for it.
+    let end = run.records.end();
+    let clock = end["totals"]["task-clock"]["value"].as_u64().expect("task-clock");
+    assert!(clock <= end["duration_ns"].as_u64().expect("a duration"), "{end}");
     // The sum over all processes is what perf counts for the same command.
     if !has("perf", "linux-perf") {
         return;
