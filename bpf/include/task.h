@@ -5,21 +5,17 @@
 
 /*
  * Pointers are followed with READ(): plain loads (a fault reads as 0) where the
- * kernel lets a pointer be cast, from 6.2 on; BPF_CORE_READ, a helper call for
- * each step, before. Not by dereference of what is trusted: for each pointer that
+ * kernel lets a pointer be cast; BPF_CORE_READ, a helper call for each step, in the
+ * object for kernels before 6.4. Not by dereference of what is trusted: for each pointer that
  * is loaded from a trusted one, the verifier searches the kernel's whole BTF by
  * name, which made loading take a second. A cast pointer is not trusted.
  */
+#ifdef PROF_BEFORE_6_4
+#define READ BPF_CORE_READ
+#else
 #define CAST(p) ((typeof(p))bpf_rdonly_cast((p), bpf_core_type_id_kernel(typeof(*(p)))))
-#define READ(src, a, ...)                                               \
-	({                                                              \
-		___type((src), a, ##__VA_ARGS__) r_;                    \
-		if (bpf_ksym_exists(bpf_rdonly_cast))                   \
-			r_ = ___arrow(CAST(src), a, ##__VA_ARGS__);     \
-		else                                                    \
-			BPF_CORE_READ_INTO(&r_, (src), a, ##__VA_ARGS__); \
-		r_;                                                     \
-	})
+#define READ(src, a, ...) ___arrow(CAST(src), a, ##__VA_ARGS__)
+#endif
 
 /* Start of the process, ns since boot. */
 static __always_inline u64 process_start(struct task_struct *t)
@@ -255,17 +251,20 @@ static __always_inline void read_ident(struct task_struct *t, struct prof_ident 
  * body the verifier walks a few times at most; before, it walks every round, which
  * is what most of the time to load is then spent on, so fewer are given.
  */
+#ifdef PROF_BEFORE_6_4
+#define PROF_REPEAT(i, n, n_before_6_4, step)                            \
+	({                                                               \
+		for (int i = 0; i < (n_before_6_4); i++)                 \
+			if (step)                                        \
+				break;                                   \
+	})
+#else
 #define PROF_REPEAT(i, n, n_before_6_4, step)                            \
 	({                                                               \
 		int i;                                                   \
-		if (bpf_ksym_exists(bpf_iter_num_new)) {                 \
-			bpf_for(i, 0, n) if (step) break;                \
-		} else {                                                 \
-			for (i = 0; i < (n_before_6_4); i++)             \
-				if (step)                                \
-					break;                           \
-		}                                                        \
+		bpf_for(i, 0, n) if (step) break;                        \
 	})
+#endif
 
 struct prof_walk {
 	struct dentry *d;

@@ -29,12 +29,28 @@ use crate::prepared::PreparedMap;
 use crate::prepared::PreparedProg;
 use crate::sys;
 
+macro_rules! object {
+    ($name:literal) => {
+        Object {
+            name: $name,
+            #[cfg(target_arch = "x86_64")]
+            bytes: include_bytes!(concat!("../../../bpf/objects/x86_64/", $name)),
+            #[cfg(target_arch = "aarch64")]
+            bytes: include_bytes!(concat!("../../../bpf/objects/aarch64/", $name)),
+        }
+    };
+}
+
 /// The kernel half, as built by `cargo xtask bpf` and committed.
-#[cfg(target_arch = "x86_64")]
-pub static OBJECT: &[u8] = include_bytes!("../../../bpf/objects/x86_64/lifecycle.bpf.o");
-/// The kernel half, as built by `cargo xtask bpf` and committed.
-#[cfg(target_arch = "aarch64")]
-pub static OBJECT: &[u8] = include_bytes!("../../../bpf/objects/aarch64/lifecycle.bpf.o");
+#[derive(Debug)]
+struct Object {
+    name: &'static str,
+    bytes: &'static [u8],
+}
+
+/// For kernels of today, and for those before 6.4: which of them this is is found out
+/// by loading.
+static OBJECTS: [Object; 2] = [object!("lifecycle.bpf.o"), object!("lifecycle_before_6_4.bpf.o")];
 
 /// What the objects were made of, with their checksums: names the object without
 /// reading half a megabyte of it.
@@ -108,12 +124,38 @@ pub fn load(spec: &Spec<'_>) -> Result<Loaded> {
     {
         return Ok(loaded);
     }
-    let (loaded, prepared) = load_object(spec, key.clone().unwrap_or_default())?;
-    if let (Some(dir), Some(_), Some(prepared)) = (cache, &key, prepared) {
-        // A full or read-only disk costs the next start some time, no more.
-        let _ = prepared::save(dir, &prepared);
+    let mut first_error = None;
+    for object in &OBJECTS {
+        match load_object(object, spec, key.clone().unwrap_or_default()) {
+            Ok((loaded, prepared)) => {
+                if let (Some(dir), Some(_), Some(prepared)) = (cache, &key, prepared) {
+                    // A full or read-only disk costs the next start some time, no more.
+                    let _ = prepared::save(dir, &prepared);
+                }
+                return Ok(loaded);
+            }
+            // What the one for today says is told, unless the kernel is too old for
+            // it to say anything of use.
+            Err(e) => first_error = Some(e),
+        }
+        if has_casts_and_iterators(spec) {
+            break;
+        }
     }
-    Ok(loaded)
+    Err(first_error.unwrap_or_else(|| anyhow!("there is no object to load")))
+}
+
+/// Whether the kernel is one of today: then the other object would not do better, and
+/// the error is of the first.
+fn has_casts_and_iterators(spec: &Spec<'_>) -> bool {
+    let btf = match spec.btf {
+        Some(path) => libbpf_rs::btf::Btf::from_path(path),
+        None => libbpf_rs::btf::Btf::from_vmlinux(),
+    };
+    let needed = ["bpf_rdonly_cast", "bpf_iter_num_new"];
+    btf.is_ok_and(|btf| {
+        needed.iter().all(|f| btf.type_by_name::<libbpf_rs::btf::types::Func<'_>>(f).is_some())
+    })
 }
 
 fn load_prepared(spec: &Spec<'_>, prepared: &Prepared) -> Result<Loaded> {
@@ -230,7 +272,11 @@ fn log_tail() -> String {
     lines[lines.len().saturating_sub(12)..].join("\n")
 }
 
-fn load_object(spec: &Spec<'_>, key: Vec<u8>) -> Result<(Loaded, Option<Prepared>)> {
+fn load_object(
+    object: &Object,
+    spec: &Spec<'_>,
+    key: Vec<u8>,
+) -> Result<(Loaded, Option<Prepared>)> {
     libbpf_rs::set_print(Some((PrintLevel::Warn, keep)));
     let mut builder = ObjectBuilder::default();
     if let Some(btf) = spec.btf {
@@ -240,7 +286,9 @@ fn load_object(spec: &Spec<'_>, key: Vec<u8>) -> Result<(Loaded, Option<Prepared
         std::fs::metadata(btf).with_context(|| format!("BTF file {}", btf.display()))?;
         builder.btf_custom_path(btf)?;
     }
-    let mut open = builder.open_memory(OBJECT).context("the built-in BPF object")?;
+    let mut open = builder
+        .open_memory(object.bytes)
+        .with_context(|| format!("the built-in BPF object {}", object.name))?;
     for mut m in open.maps_mut() {
         let name = plain_name(m.name());
         if let Some(earlier) = spec.reuse {

@@ -124,6 +124,8 @@ pub struct Plan {
     pub count_execs: bool,
     /// Perf events to attribute to processes.
     pub counters: Vec<CounterSpec>,
+    /// Whether [`Session::attach_to`] or [`Session::resume`] will be called.
+    pub attaches: bool,
     /// Whether to begin paused: see [`Session::resume`].
     pub start_paused: bool,
 }
@@ -193,13 +195,7 @@ impl Session {
         let loaded = loader::load(&loader::Spec {
             programs: &programs,
             config: &config,
-            sizes: &[
-                ("records", ring_bytes),
-                ("procs", plan.max_processes.max(1)),
-                ("proc_counts", plan.max_processes.max(1)),
-                ("thread_counts", plan.max_processes.saturating_mul(4).max(1)),
-                ("perf_events", (plan.counters.len() * possible).max(1) as u32),
-            ],
+            sizes: &map_sizes(plan, backend, ring_bytes, possible),
             value_sizes: &value_sizes(plan.counters.len()),
             btf: plan.btf.as_deref(),
             reuse: None,
@@ -675,6 +671,32 @@ const EXEC_FUNCTIONS: &[&CStr] =
 fn ring_size(asked: u32) -> u32 {
     let page = rustix::param::page_size() as u32;
     asked.clamp(page, 1 << 30).next_power_of_two()
+}
+
+/// Each map as large as this session can need it: the kernel clears a bucket for each
+/// entry there may be, which is time before the command starts.
+fn map_sizes(
+    plan: &Plan,
+    backend: Backend,
+    ring_bytes: u32,
+    cpus: usize,
+) -> [(&'static str, u32); 9] {
+    let processes = plan.max_processes.max(1);
+    let threads = processes.saturating_mul(4);
+    let if_needed = |needed: bool, n: u32| if needed { n.max(1) } else { 1 };
+    let counts = !plan.counters.is_empty();
+    let entries = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).max(1);
+    [
+        ("records", ring_bytes),
+        ("procs", processes),
+        ("thread_base", if_needed(plan.attaches, threads)),
+        ("attempts", if_needed(backend == Backend::Kprobe, processes)),
+        ("match_num", entries(plan.tables.numbers.len())),
+        ("match_str", entries(plan.tables.strings.len())),
+        ("proc_counts", if_needed(counts, processes)),
+        ("thread_counts", if_needed(counts, threads)),
+        ("perf_events", entries(plan.counters.len() * cpus)),
+    ]
 }
 
 /// Values of the maps of counts hold as many as are counted.

@@ -39,7 +39,7 @@ pub fn main(args: &AttachArgs) -> Result<ExitCode> {
     let to = output::Default::Stdout;
     let outputs = Outputs::open(&args.shared, selected.sort, Format::Table, to)?;
     let stop = Stop::install()?;
-    let session = Session::open(&stream::plan(&args.shared, &selected, &rules, false))?;
+    let session = Session::open(&stream::plan(&args.shared, &selected, &rules, false, true))?;
     let mut stream = Stream::begin(session, outputs, &selected, &rules, None);
     let wanted: Vec<_> = args.pids.iter().map(|p| (*p, rules.tables.rules)).collect();
     let attached = stream.attach(&wanted, rules.tables.follow)?;

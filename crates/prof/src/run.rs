@@ -62,7 +62,7 @@ pub fn main(args: &RunArgs) -> Result<ExitCode> {
         let reason = "each process needs the host's pid namespace: run prof on the host".to_owned();
         return without_privileges(args, &selected, waiting, outputs, &stop, reason);
     }
-    match Session::open(&stream::plan(&args.shared, &selected, &rules, false)) {
+    match Session::open(&stream::plan(&args.shared, &selected, &rules, false, false)) {
         Ok(session) => with_session(args, &selected, session, &rules, waiting, outputs, &stop),
         Err(e) if may_do_without(args) => {
             let reason = format!(

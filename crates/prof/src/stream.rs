@@ -57,7 +57,13 @@ fn default_buffer() -> u32 {
 }
 
 /// The plan of a session that these options and rules make.
-pub fn plan(shared: &Shared, selected: &Selected, rules: &Rules, count_execs: bool) -> Plan {
+pub fn plan(
+    shared: &Shared,
+    selected: &Selected,
+    rules: &Rules,
+    count_execs: bool,
+    attaches: bool,
+) -> Plan {
     Plan {
         backend: shared.hooks.backend(),
         btf: shared.btf.clone(),
@@ -69,6 +75,7 @@ pub fn plan(shared: &Shared, selected: &Selected, rules: &Rules, count_execs: bo
         per_thread: shared.per_thread,
         count_execs,
         counters: selected.specs.clone(),
+        attaches,
         start_paused: false,
     }
 }

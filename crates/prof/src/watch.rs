@@ -28,7 +28,8 @@ pub fn main(args: &WatchArgs) -> Result<ExitCode> {
     let to = output::Default::Stdout;
     let outputs = Outputs::open(&args.shared, selected.sort, Format::Table, to)?;
     let stop = Stop::install()?;
-    let session = Session::open(&stream::plan(&args.shared, &selected, &rules, true))?;
+    let session =
+        Session::open(&stream::plan(&args.shared, &selected, &rules, true, args.existing))?;
     let mut stream = Stream::begin(session, outputs, &selected, &rules, None);
     if args.existing {
         let me = std::process::id();

@@ -106,6 +106,7 @@ fn open(rules: &[String], backend: Backend) -> Result<Session> {
         per_thread: false,
         count_execs: false,
         counters: Vec::new(),
+        attaches: false,
         start_paused: false,
     })
 }

@@ -17,7 +17,8 @@ use crate::command::status;
 
 const CLANG: &str = "clang-19";
 const STRIP: &str = "llvm-strip-19";
-const SOURCE: &str = "bpf/lifecycle.bpf.c";
+/// Each makes an object: for kernels of today, and for earlier ones.
+const SOURCES: [&str; 2] = ["lifecycle", "lifecycle_before_6_4"];
 
 /// Directories that hold sources.
 pub const SOURCE_DIRS: [&str; 2] = ["bpf", "bpf/include"];
@@ -42,9 +43,14 @@ pub const FLAGS: [&str; 10] = [
 pub const REPRODUCIBLE: [&str; 2] =
     ["-fno-asynchronous-unwind-tables", "-fdebug-compilation-dir=."];
 
-/// Path of an architecture's object in a directory of objects.
-pub fn object(arch: Arch) -> String {
-    format!("{}/lifecycle.bpf.o", arch.name())
+/// Paths of all objects in a directory of objects.
+pub fn objects() -> impl Iterator<Item = String> {
+    let of = |arch| SOURCES.map(|source| object(arch, source));
+    Arch::ALL.into_iter().flat_map(of)
+}
+
+fn object(arch: Arch, source: &str) -> String {
+    format!("{}/{source}.bpf.o", arch.name())
 }
 
 /// Compiler and headers.
@@ -80,8 +86,9 @@ impl Tools {
             symlink(&self.headers, &link)
                 .with_context(|| format!("cannot create {}", link.display()))?;
         }
-        for arch in Arch::ALL {
-            let object = objects.join(object(arch));
+        let all = Arch::ALL.into_iter().flat_map(|arch| SOURCES.map(|source| (arch, source)));
+        for (arch, source) in all {
+            let object = objects.join(object(arch, source));
             if let Some(dir) = object.parent() {
                 fs::create_dir_all(dir)
                     .with_context(|| format!("cannot create {}", dir.display()))?;
@@ -97,7 +104,7 @@ impl Tools {
                     .arg(joined("-ffile-prefix-map=", &root, "=."))
                     .arg(joined("-ffile-prefix-map=", &include, "=libbpf"))
                     .arg(joined("-I", &include, ""))
-                    .args(["-c", SOURCE, "-o"])
+                    .args(["-c", &format!("bpf/{source}.bpf.c"), "-o"])
                     .arg(&object),
             )?;
             // DWARF goes, BTF stays.

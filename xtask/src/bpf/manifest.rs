@@ -12,9 +12,8 @@ use super::MANIFEST;
 use super::build::FLAGS;
 use super::build::REPRODUCIBLE;
 use super::build::Tools;
-use super::build::object;
+use super::build::objects as all_objects;
 use super::build::sources;
-use crate::arch::Arch;
 use crate::command::sha256;
 use crate::scratch::Scratch;
 
@@ -33,8 +32,7 @@ impl Manifest {
             ("libbpf-sys".to_owned(), libbpf.to_owned()),
             ("sources".to_owned(), hash_sources(root)?),
         ];
-        for arch in Arch::ALL {
-            let object = object(arch);
+        for object in all_objects() {
             let sum = sha256(&objects.join(&object))?;
             lines.push((object, sum));
         }

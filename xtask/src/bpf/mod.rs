@@ -15,7 +15,6 @@ use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::bail;
 
-use crate::arch::Arch;
 use crate::scratch::Scratch;
 use crate::workspace;
 use build::Tools;
@@ -63,8 +62,7 @@ fn check(tools: &Tools, libbpf: &str, target: &Path) -> Result<()> {
     tools.build(&elsewhere.path, &elsewhere.path.join("headers"), &there)?;
 
     let mut faults = Vec::new();
-    for arch in Arch::ALL {
-        let object = build::object(arch);
+    for object in build::objects() {
         let fresh = read(&here.join(&object))?;
         if fresh != read(&there.join(&object))? {
             faults.push(format!("{object}: the bytes depend on the directory it is built in"));

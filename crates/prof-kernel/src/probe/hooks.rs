@@ -89,6 +89,7 @@ fn plan(backend: Backend, options: &ProbeOptions) -> Plan {
         ring_bytes: 1 << 16,
         max_processes: 64,
         counters: Vec::new(),
+        attaches: false,
         start_paused: false,
         read_args: true,
         per_thread: false,
