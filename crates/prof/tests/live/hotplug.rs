@@ -26,7 +26,7 @@ fn a_cpu_that_comes_later_is_counted_on() {
         let args = p["process"]["args"].as_array();
         args.is_some_and(|a| a.iter().any(|a| a == "faults"))
     };
-    let p = profiles.iter().filter(faults).next_back().expect("its profile");
+    let p = profiles.iter().rfind(faults).expect("its profile");
     let counted = p["figures"]["page-faults:uk"]["value"].as_u64().expect("a count");
     let kept = figure(p, "page-faults");
     assert!(counted >= 3000 && counted <= kept && kept - counted < 100, "{counted} of {kept}");
