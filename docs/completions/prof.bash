@@ -281,7 +281,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__run)
-            opts="-e -o -s -h -V --events --filter --keep-going --output --hooks --btf --duration --per-thread --no-args --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --no-follow --follow --unprivileged --help --version"
+            opts="-e -o -s -r -h -V --events --filter --keep-going --output --hooks --btf --duration --per-thread --no-args --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --repeat --ignore-failure --no-follow --follow --unprivileged --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -352,6 +352,14 @@ _prof() {
                     return 0
                     ;;
                 --rules)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --repeat)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -r)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

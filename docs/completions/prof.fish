@@ -51,11 +51,13 @@ complete -c prof -n "__fish_prof_using_subcommand run" -l sort -d 'Sort the proc
 complete -c prof -n "__fish_prof_using_subcommand run" -s s -l scope -d 'Only processes that this names: comm=, exe=, uid=, gid=, pid=, tree=, cgroup=, mntns=, pidns=, container, not-container, follow; `!=`; a `*` at either end of a name; commas mean or, several options mean and' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l rule -d 'One more rule, `[NAME:] EXPR…`; each event tells which rules matched' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l rules -d 'Rules from a file, one a line, `#` for comments' -r -F
+complete -c prof -n "__fish_prof_using_subcommand run" -s r -l repeat -d 'Run the command N times and show how the totals of the runs spread' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l keep-going -d 'Leave out events that this machine does not have instead of stopping'
 complete -c prof -n "__fish_prof_using_subcommand run" -l per-thread -d 'Report each thread (in json)'
 complete -c prof -n "__fish_prof_using_subcommand run" -l no-args -d 'Do not report arguments: they can hold secrets'
 complete -c prof -n "__fish_prof_using_subcommand run" -l no-cache -d 'Do not keep the programs prepared for this kernel (in /var/cache/prof, or $PROF_CACHE_DIR) for a faster next start'
 complete -c prof -n "__fish_prof_using_subcommand run" -l by-exe -d 'Group the processes of a summary by program'
+complete -c prof -n "__fish_prof_using_subcommand run" -l ignore-failure -d 'With --repeat, go on after a run that failed'
 complete -c prof -n "__fish_prof_using_subcommand run" -l no-follow -d 'Do not profile what the command starts'
 complete -c prof -n "__fish_prof_using_subcommand run" -l follow -d 'Profile what the command starts (the default)'
 complete -c prof -n "__fish_prof_using_subcommand run" -l unprivileged -d 'Count as an ordinary user would: the command as a whole, no processes'

@@ -93,6 +93,26 @@ pub fn item(value: u64, item: Item, table: &Table) -> String {
     }
 }
 
+/// A mean of an item, in its unit: what is counted need not be whole.
+pub fn mean(value: f64, item: Item, table: &Table) -> String {
+    let counted = |v: f64| match v {
+        v if v < 999.5 && v.fract() != 0.0 => three(v),
+        v => count(v.round() as u64),
+    };
+    match item {
+        Item::Figure(e) => match e.info().unit {
+            Unit::Count => counted(value),
+            unit => figure(value.round() as u64, unit),
+        },
+        Item::Counter(i) => match table.counters.get(i) {
+            Some(c) if c.unit == "ns" && c.scale == 1.0 => duration(value.round() as u64),
+            // Scaled already.
+            Some(c) if c.scale != 1.0 => format!("{value:.3} {}", c.unit),
+            _ => counted(value),
+        },
+    }
+}
+
 /// A metric: `1.234`, `12.3 %`.
 pub fn metric(value: f64, unit: &str) -> String {
     if unit == "%" { format!("{value:.1} %") } else { format!("{value:.3}") }

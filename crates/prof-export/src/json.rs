@@ -13,6 +13,7 @@ use std::time::UNIX_EPOCH;
 use prof_model::counters::Count;
 use prof_model::counters::Counter;
 use prof_model::counters::Item;
+use prof_model::counters::Metric;
 use prof_model::counters::Table;
 use prof_model::figures::Context;
 use prof_model::figures::Event;
@@ -32,12 +33,15 @@ use prof_model::record::Profile;
 use prof_model::record::Record;
 use prof_model::record::ThreadFigures;
 use prof_model::record::Window;
+use prof_model::repeat::Repeat;
+use prof_model::stats::Spread;
 use prof_model::text;
 use serde::Serialize;
 use serde::Serializer;
 use serde::ser::SerializeMap;
 
 use crate::Exporter;
+use crate::human;
 use crate::rule_names;
 
 /// Writes the `json` format.
@@ -46,12 +50,18 @@ pub struct Json {
     rules: Vec<String>,
     events: EventSet,
     counters: Table,
+    repetition: Option<u32>,
 }
 
 impl Json {
     /// At the start of a stream.
     pub fn new() -> Self {
-        Self { rules: Vec::new(), events: EventSet::ALL, counters: Table::default() }
+        Self {
+            rules: Vec::new(),
+            events: EventSet::ALL,
+            counters: Table::default(),
+            repetition: None,
+        }
     }
 }
 
@@ -70,6 +80,7 @@ impl Exporter for Json {
                 self.rules = h.rules.iter().map(|r| r.name.clone()).collect();
                 self.events = h.events;
                 self.counters = h.counters.clone();
+                self.repetition = h.repetition.map(|r| r.number);
                 serde_json::to_vec(&HeaderOut::new(h))?
             }
             Record::Prof(p) => serde_json::to_vec(&ProfOut::new(p, &self.rules, &self.counters))?,
@@ -77,7 +88,12 @@ impl Exporter for Json {
                 serde_json::to_vec(&ProfileOut::new(p, &self.rules, &self.counters))?
             }
             Record::Loss(l) => serde_json::to_vec(&LossOut::new(l))?,
-            Record::End(e) => serde_json::to_vec(&EndOut::new(e, self.events, &self.counters))?,
+            Record::End(e) => {
+                let repetition = self.repetition;
+                let end = EndOut { repetition, ..EndOut::new(e, self.events, &self.counters) };
+                serde_json::to_vec(&end)?
+            }
+            Record::Repeat(r) => serde_json::to_vec(&RepeatOut::new(r, &self.counters))?,
         };
         line.push(b'\n');
         out.write_all(&line)
@@ -111,6 +127,10 @@ struct HeaderOut<'a> {
     attached: Vec<AttachedOut<'a>>,
     limits: Vec<String>,
     command: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repetition: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repetitions: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -190,6 +210,8 @@ impl<'a> HeaderOut<'a> {
                 .collect(),
             limits: h.limits.clone(),
             command: h.command.as_ref().map(|c| c.iter().map(|a| text::for_json(a)).collect()),
+            repetition: h.repetition.map(|r| r.number),
+            repetitions: h.repetition.map(|r| r.of),
         }
     }
 }
@@ -521,6 +543,8 @@ struct EndOut<'a> {
     #[serde(skip_serializing_if = "MetricsOut::is_empty")]
     metrics: MetricsOut<'a>,
     bpf_ns: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repetition: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -556,6 +580,93 @@ impl<'a> EndOut<'a> {
             totals: totals(),
             metrics: MetricsOut(totals()),
             bpf_ns: e.bpf_ns,
+            repetition: None,
+        }
+    }
+}
+
+/// Spread over the runs, or why there is none.
+#[derive(Serialize)]
+struct SpreadOut<'a> {
+    #[serde(flatten)]
+    spread: Option<SpreadValues>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    absent: Option<&'static str>,
+    unit: &'a str,
+}
+
+#[derive(Serialize)]
+struct SpreadValues {
+    mean: f64,
+    stddev: Option<f64>,
+    median: f64,
+    mad: f64,
+    min: f64,
+    max: f64,
+    over: usize,
+}
+
+impl<'a> SpreadOut<'a> {
+    fn new(spread: Option<&Spread>, absent: Option<&'static str>, unit: &'a str) -> Self {
+        let values = |s: &Spread| SpreadValues {
+            mean: s.mean,
+            stddev: s.sd,
+            median: s.median,
+            mad: s.mad,
+            min: s.min,
+            max: s.max,
+            over: s.over,
+        };
+        let absent = spread.is_none().then(|| absent.unwrap_or("not measured"));
+        Self { spread: spread.map(values), absent, unit }
+    }
+}
+
+#[derive(Serialize)]
+struct RepeatOut<'a> {
+    record: &'static str,
+    time: String,
+    asked: u32,
+    repetitions: usize,
+    failed: u32,
+    elapsed: SpreadOut<'a>,
+    elapsed_ns: &'a [u64],
+    #[serde(serialize_with = "in_order")]
+    figures: Vec<(&'a str, SpreadOut<'a>)>,
+    #[serde(serialize_with = "in_order", skip_serializing_if = "Vec::is_empty")]
+    metrics: Vec<(&'a str, SpreadOut<'a>)>,
+    warnings: Vec<String>,
+}
+
+/// An object, its keys in this order.
+fn in_order<S: Serializer, V: Serialize>(list: &[(&str, V)], s: S) -> Result<S::Ok, S::Error> {
+    s.collect_map(list.iter().map(|(k, v)| (k, v)))
+}
+
+impl<'a> RepeatOut<'a> {
+    fn new(r: &'a Repeat, table: &'a Table) -> Self {
+        let figure = |(item, spread, absent): &'a (Item, Option<Spread>, Option<&'static str>)| {
+            let unit = match item {
+                Item::Figure(e) => e.info().unit.name(),
+                Item::Counter(i) => table.counters.get(*i).map_or("", |c| c.unit.as_str()),
+            };
+            (human::name(*item, table), SpreadOut::new(spread.as_ref(), *absent, unit))
+        };
+        let metric = |(m, spread): (&'a Metric, &Option<Spread>)| {
+            let why = Some("what it is computed from was not measured, or is 0");
+            (m.name.as_str(), SpreadOut::new(spread.as_ref(), why, m.unit))
+        };
+        Self {
+            record: "repeat",
+            time: rfc3339(r.time_ns),
+            asked: r.asked,
+            repetitions: r.elapsed.over,
+            failed: r.failed,
+            elapsed: SpreadOut::new(Some(&r.elapsed), None, "ns"),
+            elapsed_ns: &r.elapsed_ns,
+            figures: r.items.iter().map(figure).collect(),
+            metrics: table.metrics.iter().zip(&r.metrics).map(metric).collect(),
+            warnings: r.warnings.iter().map(ToString::to_string).collect(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One view of a whole run, in the manner of `perf stat` but for every process:
 //! a table of processes, then the totals, then what there is to know about them.
 
+mod repeat;
 mod rows;
 mod totals;
 
@@ -16,6 +17,7 @@ use prof_model::record::End;
 use prof_model::record::Header;
 use prof_model::record::LossReason;
 use prof_model::record::Record;
+use prof_model::repeat::Repeat;
 use prof_model::tree::Sum;
 use prof_model::tree::Tree;
 
@@ -47,6 +49,9 @@ pub struct Summary {
     notes: BTreeMap<&'static str, u64>,
     lost: BTreeMap<LossReason, u64>,
     end: Option<End>,
+    /// Of all runs of a command that is run several times.
+    accounts: Option<End>,
+    repeat: Option<Repeat>,
 }
 
 impl Summary {
@@ -59,6 +64,8 @@ impl Summary {
             notes: BTreeMap::new(),
             lost: BTreeMap::new(),
             end: None,
+            accounts: None,
+            repeat: None,
         }
     }
 
@@ -78,6 +85,14 @@ impl Summary {
             footnotes: Footnotes::default(),
         };
         let mut out = String::from("\n");
+        if let Some(r) = &self.repeat {
+            let mut footnotes = Footnotes::default();
+            let (header, width) = (self.header.as_ref(), view.width);
+            out += &repeat::block(r, header, width, o.color, &mut footnotes);
+            self.accounts(&mut out, self.accounts.as_ref());
+            self.remarks(&mut out, footnotes.lines(header.map_or(&none, |h| &h.counters)));
+            return out;
+        }
         let footnotes = if self.tree.is_empty() {
             out += &paint(o.color, layout::WARN, " No process was profiled.\n\n");
             view.footnotes
@@ -89,20 +104,20 @@ impl Summary {
             view.footnotes
         };
         let footnotes = footnotes.lines(self.header.as_ref().map_or(&none, |h| &h.counters));
-        self.accounts(&mut out);
+        self.accounts(&mut out, self.end.as_ref());
         self.remarks(&mut out, footnotes);
         out
     }
 
     /// What was switched on and off and lost, and how that adds up.
-    fn accounts(&self, out: &mut String) {
+    fn accounts(&self, out: &mut String, end: Option<&End>) {
         let color = self.options.color;
         let mut line = |style, text: &str| {
             out.push(' ');
             out.push_str(&paint(color, style, text));
             out.push('\n');
         };
-        let lost = match &self.end {
+        let lost = match end {
             Some(e) => {
                 let clean = e.unaccounted() == 0 && e.lost_profiles() == 0;
                 line(if clean { layout::GOOD } else { layout::LOUD }, &human::reconcile(e));
@@ -161,7 +176,15 @@ impl Summary {
 impl Exporter for Summary {
     fn record(&mut self, r: &Record, _: &mut dyn Write) -> io::Result<()> {
         match r {
-            Record::Header(h) => self.header = Some((**h).clone()),
+            Record::Header(h) => {
+                if h.repetition.is_some() {
+                    // Of each run a view would be too much: only the last is kept, for
+                    // when there is no other.
+                    self.tree = Tree::new();
+                    self.end = None;
+                }
+                self.header = Some((**h).clone());
+            }
             Record::Profile(p) => {
                 self.tree.add(p);
                 for note in &p.notes {
@@ -169,7 +192,14 @@ impl Exporter for Summary {
                 }
             }
             Record::Loss(l) => *self.lost.entry(l.reason).or_default() += l.count,
-            Record::End(e) => self.end = Some((**e).clone()),
+            Record::End(e) => {
+                match &mut self.accounts {
+                    Some(all) => all.add_accounts(e),
+                    None => self.accounts = Some((**e).clone()),
+                }
+                self.end = Some((**e).clone());
+            }
+            Record::Repeat(r) => self.repeat = Some((**r).clone()),
             Record::Prof(_) => {}
         }
         Ok(())

@@ -14,6 +14,7 @@ use prof_model::record::Loss;
 use prof_model::record::ProfEvent;
 use prof_model::record::Profile;
 use prof_model::record::Record;
+use prof_model::repeat::Repeat;
 use prof_model::text;
 
 use crate::Exporter;
@@ -82,6 +83,15 @@ impl Table {
 
     fn header(&self, h: &Header) -> String {
         let s = |s: &str| text::for_terminal(s.as_bytes());
+        let run = h.repetition.map(|r| {
+            let text =
+                format!("run {} of {}", human::count(r.number.into()), human::count(r.of.into()));
+            paint(self.color, layout::BOLD, &text) + "\n"
+        });
+        let run = run.unwrap_or_default();
+        if h.repetition.is_some_and(|r| r.number > 1) {
+            return run;
+        }
         let mut out = format!(
             "prof {} on {}, Linux {}, {}\n",
             h.version,
@@ -103,7 +113,7 @@ impl Table {
             out += &paint(self.color, layout::WARN, &line);
             out.push('\n');
         }
-        out
+        out + &run
     }
 
     /// The heads, once, before the first line that they are for.
@@ -219,6 +229,31 @@ impl Table {
         paint(self.color, layout::LOUD, &layout::wrap(&what, self.width, "             ")) + "\n"
     }
 
+    fn repeat(&self, r: &Repeat) -> String {
+        let e = &r.elapsed;
+        let time = |v: f64| human::duration(v.round() as u64);
+        let mut line = format!(
+            "{} {} in {} each",
+            human::time_of_day(r.time_ns),
+            human::plural(e.over as u64, "run", "runs"),
+            time(e.mean),
+        );
+        if let Some(sd) = e.sd {
+            line += &format!(" ± {} ({} … {})", time(sd), time(e.min), time(e.max));
+        }
+        if r.failed > 0 {
+            line += &paint(self.color, layout::BAD, &format!(", {} failed", r.failed));
+        }
+        line.push('\n');
+        for warning in &r.warnings {
+            let text = layout::wrap(&format!("warning: {warning}"), self.width - 13, "    ");
+            for l in text.lines() {
+                line += &format!("{:13}{}\n", "", paint(self.color, layout::WARN, l));
+            }
+        }
+        line
+    }
+
     fn end(&self, e: &End) -> String {
         let clean = e.unaccounted() == 0 && e.lost_profiles() == 0;
         let style = if clean { layout::GOOD } else { layout::LOUD };
@@ -248,6 +283,7 @@ impl Exporter for Table {
             Record::Profile(p) => self.heads() + &self.profile(p),
             Record::Loss(l) => self.loss(l),
             Record::End(e) => self.end(e),
+            Record::Repeat(r) => self.repeat(r),
         };
         out.write_all(text.as_bytes())
     }

@@ -36,7 +36,10 @@ fn every_record_is_as_the_schema_says() {
         assert!(errors.is_empty(), "{line:#}\n{errors:#?}");
         kinds.insert(line["record"].as_str().unwrap().to_owned());
     }
-    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), ["end", "header", "loss", "prof", "profile"]);
+    assert_eq!(
+        kinds.into_iter().collect::<Vec<_>>(),
+        ["end", "header", "loss", "prof", "profile", "repeat"]
+    );
 }
 
 #[test]
@@ -196,4 +199,27 @@ fn the_end_reconciles() {
     assert_eq!(ends[1]["unaccounted"], -7);
     assert_eq!(ends[1]["execs"]["kernel"], Json::Null);
     assert!(ends[1]["totals"]["task-clock"].get("value").is_none());
+}
+
+#[test]
+fn runs_are_numbered_and_told_together_at_the_end() {
+    let text = common::render(Format::Json, &Options::default(), &common::repeated(&[10, 20, 30]));
+    let lines: Vec<Json> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let of = |kind: &str| lines.iter().filter(|l| l["record"] == kind).collect::<Vec<_>>();
+    let numbers: Vec<_> = of("header").iter().map(|h| h["repetition"].clone()).collect();
+    assert_eq!(numbers, [json!(1), json!(2), json!(3)]);
+    assert!(of("end").iter().zip(numbers).all(|(e, n)| e["repetition"] == n));
+    let r = lines.last().unwrap();
+    assert_eq!(
+        (&r["record"], &r["repetitions"], &r["failed"]),
+        (&json!("repeat"), &json!(3), &json!(1))
+    );
+    assert_eq!(r["elapsed"]["mean"], 20e6);
+    assert_eq!(r["elapsed"]["stddev"], 10e6);
+    assert_eq!(r["elapsed_ns"], json!([10_000_000, 20_000_000, 30_000_000]));
+    assert_eq!(r["figures"]["read-bytes"]["over"], 2);
+    assert_eq!(
+        r["figures"]["storage-read-bytes"],
+        json!({"absent": common::NO_IO, "unit": "bytes"})
+    );
 }

@@ -157,3 +157,18 @@ fn a_chain_of_100_000_is_shown_in_bounded_lines() {
     assert!(widest(&text) <= 80);
     assert!(text.lines().count() > N as usize);
 }
+
+#[test]
+fn runs_of_a_command_are_one_table_with_their_spread() {
+    let records = common::repeated(&[900, 300, 310, 290, 305, 295]);
+    for width in [60, 100] {
+        let text = summary(&Options { width, ..Options::default() }, &records);
+        assert!(widest(&text) <= width, "{text}");
+        common::snapshot(&format!("repeat-{width}"), &text);
+    }
+    // No runs together: the last one, as if it were alone.
+    let broken = &records[..records.len() - 1];
+    let text = summary(&Options::default(), broken);
+    assert!(text.contains("Performance of 'make -j4':"), "{text}");
+    assert!(text.contains("enabled 1 = disabled 1"), "{text}");
+}

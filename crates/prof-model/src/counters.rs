@@ -150,7 +150,8 @@ impl Table {
         value.is_finite().then_some(value)
     }
 
-    fn scale(&self, item: Item) -> f64 {
+    /// What the value of an item is multiplied by.
+    pub fn scale(&self, item: Item) -> f64 {
         match item {
             Item::Figure(_) => 1.0,
             Item::Counter(i) => self.counters.get(i).map_or(1.0, |c| c.scale),

@@ -3,6 +3,8 @@
 //! - [`figures`]: the event table and the figures of a process
 //! - [`record`]: the records of the stream, in the order in which they flow
 //! - [`rules`]: the one rule grammar, and the tables that the kernel matches by
+//! - [`repeat`]: a command that was run several times, and its spread
+//! - [`stats`]: mean, deviation, outliers
 //! - [`tree`]: processes of a run, as a tree and in groups
 //! - [`text`]: bytes from a hostile target, made fit for JSON and for a terminal
 //!
@@ -11,6 +13,8 @@
 pub mod counters;
 pub mod figures;
 pub mod record;
+pub mod repeat;
 pub mod rules;
+pub mod stats;
 pub mod text;
 pub mod tree;

@@ -1,10 +1,12 @@
-//! The records of the stream: `header`, `prof`, `profile`, `loss`, `end`.
+//! The records of the stream: `header`, `prof`, `profile`, `loss`, `end`; and `repeat`
+//! after several streams.
 
 use crate::counters::Count;
 use crate::counters::Table;
 use crate::figures::EventSet;
 use crate::figures::Figures;
 use crate::figures::RawFigures;
+use crate::repeat::Repeat;
 
 /// A process as a record names it. `(pid, start_ns, exec)` is its identity.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -313,6 +315,18 @@ pub struct Header {
     pub limits: Vec<String>,
     /// The command of `prof run`.
     pub command: Option<Vec<Vec<u8>>>,
+    /// Which run of the command this is, if it is run several times: each has a
+    /// stream of its own.
+    pub repetition: Option<Repetition>,
+}
+
+/// One of several runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Repetition {
+    /// From 1.
+    pub number: u32,
+    /// How many were asked for.
+    pub of: u32,
 }
 
 /// A rule as a person knows it.
@@ -414,6 +428,17 @@ impl End {
         self.lost.iter().filter(|(r, _)| r.loses_profile()).map(|(_, n)| n).sum()
     }
 
+    /// Adds what another stream switched on and off and lost, but no figures.
+    pub fn add_accounts(&mut self, o: &Self) {
+        self.enabled += o.enabled;
+        self.disabled += o.disabled;
+        self.running += o.running;
+        self.lost.extend(&o.lost);
+        self.execs_seen += o.execs_seen;
+        self.execs_kernel = self.execs_kernel.zip(o.execs_kernel).map(|(a, b)| a + b);
+        self.processes += o.processes;
+    }
+
     /// enabled − (disabled + running + lost): 0 when every process is accounted
     /// for.
     pub fn unaccounted(&self) -> i64 {
@@ -434,6 +459,8 @@ pub enum Record {
     Loss(Loss),
     /// Last.
     End(Box<End>),
+    /// After the streams of all runs.
+    Repeat(Box<Repeat>),
 }
 
 #[cfg(test)]

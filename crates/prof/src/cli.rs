@@ -208,10 +208,12 @@ pub struct Which {
   prof run -- make -j4
   prof run --sort peak-rss --top 10 -- ./test-suite
   prof run -s comm=cc1,cc1plus -o json:cost.json -o summary -- make
+  prof run -r 10 -- ./bench                     ten runs: mean, deviation, outliers
 
 The results go to standard error, so that the output of the command stays clean.
 Exit status: the command's own, or 128 + the signal that killed it; 1 if it could
-not be run, 2 for bad usage.")]
+not be run, 2 for bad usage. With -r, that of the first run that failed; no other
+follows it, unless --ignore-failure is given. --duration is for all runs together.")]
 pub struct RunArgs {
     /// Options that all share.
     #[command(flatten)]
@@ -220,6 +222,14 @@ pub struct RunArgs {
     /// Which processes.
     #[command(flatten)]
     pub which: Which,
+
+    /// Run the command N times and show how the totals of the runs spread
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeat: Option<u32>,
+
+    /// With --repeat, go on after a run that failed
+    #[arg(long, requires = "repeat")]
+    pub ignore_failure: bool,
 
     /// Do not profile what the command starts
     #[arg(long)]

@@ -2,6 +2,7 @@
 //!
 //! - [`cli`]: the command line, from which help, man pages and completions come
 //! - [`run`], [`watch`], [`attach`], [`events`], [`doctor`]: one module a verb
+//! - [`repeat`]: a command several times
 //! - [`stream`]: a session's records on their way to the outputs
 //! - [`select`]: events from the command line, what this machine has of them
 //! - [`vendor`]: events by the names that the CPU's vendor gives them
@@ -14,6 +15,7 @@ pub mod cli;
 pub mod doctor;
 pub mod events;
 pub mod output;
+pub mod repeat;
 pub mod rules;
 pub mod run;
 pub mod select;

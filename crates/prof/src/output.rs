@@ -1,9 +1,11 @@
 //! Where records go.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::io::BufWriter;
 use std::io::Write;
+use std::rc::Rc;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -15,7 +17,10 @@ use prof_export::Sink;
 use prof_export::summary::Mode;
 use prof_kernel::clock;
 use prof_model::counters::Item;
+use prof_model::record::End;
+use prof_model::record::Header;
 use prof_model::record::Record;
+use prof_model::record::Repetition;
 
 use crate::cli::Shared;
 
@@ -34,15 +39,22 @@ struct Output {
     name: String,
 }
 
-/// All outputs of a run.
+/// All outputs; or, of a command that is run several times, what one run has of them.
 pub struct Outputs {
+    open: Rc<RefCell<Open>>,
+    repetition: Option<Repetition>,
+}
+
+struct Open {
     list: Vec<Output>,
     errors: Vec<anyhow::Error>,
+    /// The last record of the last run.
+    end: Option<End>,
 }
 
 impl std::fmt::Debug for Outputs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.list.iter().map(|o| &o.name)).finish()
+        f.debug_list().entries(self.open.borrow().list.iter().map(|o| &o.name)).finish()
     }
 }
 
@@ -96,12 +108,37 @@ impl Outputs {
                 name,
             });
         }
-        Ok(Self { list, errors: Vec::new() })
+        let open = Open { list, errors: Vec::new(), end: None };
+        Ok(Self { open: Rc::new(RefCell::new(open)), repetition: None })
+    }
+
+    /// For one run: its header says which, and its end leaves the outputs open.
+    pub fn of_run(&self, repetition: Repetition) -> Self {
+        self.open.borrow_mut().end = None;
+        Self { open: Rc::clone(&self.open), repetition: Some(repetition) }
+    }
+
+    /// The last record of the last run, if that came to its end.
+    pub fn end_of_run(&self) -> Option<End> {
+        self.open.borrow().end.clone()
     }
 
     /// Writes records to every output. One that fails is closed, the error kept
     /// for the end, and the others go on.
     pub fn write(&mut self, records: &[Record]) {
+        let numbered;
+        let records = match (self.repetition, records) {
+            (Some(repetition), [Record::Header(h), rest @ ..]) => {
+                let header = Header { repetition: Some(repetition), ..(**h).clone() };
+                let header = Record::Header(Box::new(header));
+                numbered = [vec![header], rest.to_vec()].concat();
+                &numbered[..]
+            }
+            _ => records,
+        };
+        if let (Some(_), Some(Record::End(e))) = (self.repetition, records.last()) {
+            self.open.borrow_mut().end = Some((**e).clone());
+        }
         self.each(|o| {
             for r in records {
                 o.exporter.record(r, &mut o.writer)?;
@@ -117,12 +154,12 @@ impl Outputs {
 
     /// Whether anybody still listens.
     pub fn any_open(&self) -> bool {
-        !self.list.is_empty()
+        !self.open.borrow().list.is_empty()
     }
 
     fn each(&mut self, mut f: impl FnMut(&mut Output) -> io::Result<()>) {
-        let errors = &mut self.errors;
-        self.list.retain_mut(|o| match f(o) {
+        let Open { list, errors, .. } = &mut *self.open.borrow_mut();
+        list.retain_mut(|o| match f(o) {
             Ok(()) => true,
             Err(e) => {
                 let cure = match e.kind() {
@@ -138,11 +175,16 @@ impl Outputs {
     /// Writes what is left and gives the first error there was. A reader that
     /// went away is none.
     pub fn finish(mut self) -> Result<()> {
+        if self.repetition.is_some() {
+            self.flush();
+            return Ok(());
+        }
         self.each(|o| {
             o.exporter.finish(&mut o.writer)?;
             o.writer.flush()
         });
-        let real = self.errors.into_iter().find(|e| {
+        let errors = std::mem::take(&mut self.open.borrow_mut().errors);
+        let real = errors.into_iter().find(|e| {
             e.downcast_ref::<io::Error>().is_none_or(|e| e.kind() != io::ErrorKind::BrokenPipe)
         });
         real.map_or(Ok(()), Err)

@@ -3,6 +3,7 @@
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::process::ExitCode;
+use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -36,6 +37,7 @@ use rustix::time::ClockId;
 use crate::cli::RunArgs;
 use crate::output;
 use crate::output::Outputs;
+use crate::repeat;
 use crate::rules;
 use crate::rules::Rules;
 use crate::select;
@@ -51,28 +53,104 @@ pub fn main(args: &RunArgs) -> Result<ExitCode> {
     let selected = select::from_options(&args.shared)?;
     let to = output::Default::Stderr;
     let outputs = Outputs::open(&args.shared, selected.sort, Format::Summary, to)?;
-    let waiting = spawn::fork_waiting(&args.command)?;
-    let rules = rules::compiled(&rules_of_run(args, set, waiting.pid())?)?;
     let stop = Stop::install()?;
-    if args.unprivileged {
-        let reason = "--unprivileged: the command is counted as a whole".to_owned();
-        return without_privileges(args, &selected, waiting, outputs, &stop, reason);
+    let job = Job { args, selected: &selected, set: &set, stop: &stop };
+    match args.repeat {
+        Some(n) => repeat::main(&job, outputs, n),
+        None => Ok(job.once(outputs, None)?.code),
     }
-    if !host::sees_host_pids() && may_do_without(args) {
-        let reason = "each process needs the host's pid namespace: run prof on the host".to_owned();
-        return without_privileges(args, &selected, waiting, outputs, &stop, reason);
-    }
-    match Session::open(&stream::plan(&args.shared, &selected, &rules, false, false)) {
-        Ok(session) => with_session(args, &selected, session, &rules, waiting, outputs, &stop),
-        Err(e) if may_do_without(args) => {
-            let reason = format!(
-                "each process, run-queue wait and bytes need CAP_BPF and CAP_PERFMON \
-                 (`sudo setcap cap_bpf,cap_perfmon+ep prof`, or run as root): {}",
-                first_line(&e)
-            );
-            without_privileges(args, &selected, waiting, outputs, &stop, reason)
+}
+
+/// What is to be run, and how.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// The command line.
+    pub args: &'a RunArgs,
+    /// What is measured.
+    pub selected: &'a Selected,
+    /// Rules of the user's.
+    pub set: &'a RuleSet,
+    /// Whether it is to end early.
+    pub stop: &'a Stop,
+}
+
+/// A run that is over.
+#[derive(Debug)]
+pub struct Done {
+    /// The status to exit with.
+    pub code: ExitCode,
+    /// How long the command took.
+    pub took: Took,
+}
+
+/// How long a command took.
+#[derive(Debug, Clone, Copy)]
+pub enum Took {
+    /// From its start to its end.
+    Ended(Duration),
+    /// As long as the session, as its last record says.
+    AsItsEndSays,
+    /// Nobody knows: it was left alone before its end.
+    StillRuns,
+}
+
+impl Job<'_> {
+    /// Runs the command once, until `deadline` at most; without one, as long as
+    /// `--duration` says.
+    pub fn once(&self, outputs: Outputs, deadline: Option<Instant>) -> Result<Done> {
+        let Self { args, selected, stop, .. } = *self;
+        let waiting = spawn::fork_waiting(&args.command)?;
+        let rules = rules::compiled(&rules_of_run(args, self.set.clone(), waiting.pid())?)?;
+        let unprivileged = |waiting, outputs, reason| -> Result<Done> {
+            let code = without_privileges(args, selected, waiting, outputs, stop, reason)?;
+            Ok(Done { code, took: Took::AsItsEndSays })
+        };
+        if args.unprivileged {
+            let reason = "--unprivileged: the command is counted as a whole".to_owned();
+            return unprivileged(waiting, outputs, reason);
         }
-        Err(e) => Err(e),
+        if !host::sees_host_pids() && may_do_without(args) {
+            let reason =
+                "each process needs the host's pid namespace: run prof on the host".to_owned();
+            return unprivileged(waiting, outputs, reason);
+        }
+        match Session::open(&stream::plan(&args.shared, selected, &rules, false, false)) {
+            Ok(session) => self.with_session(session, &rules, waiting, outputs, deadline),
+            Err(e) if may_do_without(args) => {
+                let reason = format!(
+                    "each process, run-queue wait and bytes need CAP_BPF and CAP_PERFMON \
+                     (`sudo setcap cap_bpf,cap_perfmon+ep prof`, or run as root): {}",
+                    first_line(&e)
+                );
+                unprivileged(waiting, outputs, reason)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn with_session(
+        &self,
+        session: Session,
+        rules: &Rules,
+        waiting: Waiting,
+        outputs: Outputs,
+        deadline: Option<Instant>,
+    ) -> Result<Done> {
+        let Self { args, selected, stop, .. } = *self;
+        let command = Some(command_line(args));
+        let mut stream = Stream::begin(session, outputs, selected, rules, command);
+        let began = Instant::now();
+        let running = waiting.go()?;
+        let deadline = deadline.or_else(|| args.shared.duration.map(|d| Instant::now() + d));
+        let mut told = Told::default();
+        while !running.has_ended() && !told.enough(stop, deadline, &running) {
+            stream.step(Some(running.as_poll_fd()))?;
+        }
+        let took = stream.woke().unwrap_or_else(Instant::now).duration_since(began);
+        let ended = running.has_ended().then(|| running.wait()).transpose()?;
+        let took = if ended.is_some() { Took::Ended(took) } else { Took::StillRuns };
+        let finished = stream.finish();
+        Ok(Done { code: status(ended, finished)?, took })
     }
 }
 
@@ -108,28 +186,6 @@ fn rules_of_run(args: &RunArgs, mut set: RuleSet, child: u32) -> Result<RuleSet>
 
 fn command_line(args: &RunArgs) -> Vec<Vec<u8>> {
     args.command.iter().map(|a| a.as_bytes().to_vec()).collect()
-}
-
-fn with_session(
-    args: &RunArgs,
-    selected: &Selected,
-    session: Session,
-    rules: &Rules,
-    waiting: Waiting,
-    outputs: Outputs,
-    stop: &Stop,
-) -> Result<ExitCode> {
-    let command = Some(command_line(args));
-    let mut stream = Stream::begin(session, outputs, selected, rules, command);
-    let running = waiting.go()?;
-    let deadline = args.shared.duration.map(|d| Instant::now() + d);
-    let mut told = Told::default();
-    while !running.has_ended() && !told.enough(stop, deadline, &running) {
-        stream.step(Some(running.as_poll_fd()))?;
-    }
-    let ended = running.has_ended().then(|| running.wait()).transpose()?;
-    let finished = stream.finish();
-    status(ended, finished)
 }
 
 /// Signals that were passed on to the command.

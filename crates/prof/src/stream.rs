@@ -103,6 +103,7 @@ pub fn header(
         attached: attached.to_vec(),
         limits,
         command,
+        repetition: None,
     }
 }
 
@@ -116,6 +117,8 @@ pub struct Stream {
     records: Vec<Record>,
     began: Instant,
     checked: Instant,
+    /// When the last wait ended because of what else was waited for.
+    woke: Option<Instant>,
     seen: [u64; NR_COUNTERS],
     malformed: u64,
     /// Processes that user space switched on.
@@ -142,6 +145,7 @@ impl Stream {
             records: vec![Record::Header(Box::new(header))],
             began: Instant::now(),
             checked: Instant::now(),
+            woke: None,
             seen: [0; NR_COUNTERS],
             malformed: 0,
             attached: 0,
@@ -178,6 +182,8 @@ impl Stream {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(e).context("waiting for records"),
             }
+            let also = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
+            self.woke = also.then(Instant::now);
         }
         self.drain()?;
         if self.checked.elapsed() >= CHECK {
@@ -188,6 +194,11 @@ impl Stream {
         }
         self.outputs.flush();
         Ok(self.outputs.any_open())
+    }
+
+    /// When the last wait ended, if what ended it was `also`.
+    pub fn woke(&self) -> Option<Instant> {
+        self.woke
     }
 
     fn drain(&mut self) -> Result<()> {

@@ -21,11 +21,14 @@ use prof_model::record::Process;
 use prof_model::record::ProfEvent;
 use prof_model::record::Profile;
 use prof_model::record::Record;
+use prof_model::record::Repetition;
 use prof_model::record::RuleName;
 use prof_model::record::ThreadFigures;
 use prof_model::record::Window;
 use prof_model::record::WindowEnd;
 use prof_model::record::WindowStart;
+use prof_model::repeat::Repeat;
+use prof_model::repeat::Repetitions;
 
 /// 2026-01-02T03:04:05.000000000Z
 pub const T0: u64 = 1_767_323_045_000_000_000;
@@ -141,6 +144,7 @@ pub fn header() -> Header {
         ],
         limits: vec!["no hardware counters: this machine has no PMU".into()],
         command: Some(vec![b"make".to_vec(), b"-j4".to_vec()]),
+        repetition: None,
     }
 }
 
@@ -308,6 +312,8 @@ pub fn odd_stream() -> Vec<Record> {
     records.push(Record::Loss(Loss { time_ns: T0, reason: LossReason::RingFullDisable, count: 3 }));
     let lost = vec![(LossReason::RingFullDisable, 3), (LossReason::HookSkipped, 1)];
     records.push(Record::End(Box::new(end(&profiles, lost))));
+    records.push(Record::Repeat(Box::new(repeat(&[300, 310, 290]))));
+    records.push(Record::Repeat(Box::new(repeat(&[1]))));
     records.push(Record::End(Box::new(End {
         enabled: 0,
         disabled: 7,
@@ -315,6 +321,34 @@ pub fn odd_stream() -> Vec<Record> {
         bpf_ns: None,
         ..end(&[], Vec::new())
     })));
+    records
+}
+
+/// What runs that took so long say together.
+pub fn repeat(ms: &[u64]) -> Repeat {
+    let asked = if ms.len() == 1 { 2 } else { ms.len() as u32 };
+    let mut all = Repetitions::new(EventSet::ALL, &header().counters, asked);
+    for (i, ms) in ms.iter().enumerate() {
+        let mut run = profile(7, 1, "make", 0, *ms, ms * 900);
+        if i == 1 {
+            run.figures.set(Event::ReadBytes, Value::Absent("not this time"));
+        }
+        all.add(ms * MS, &run.figures, i == 2);
+    }
+    all.finish(T0).unwrap()
+}
+
+/// The streams of these runs, and what they say together.
+pub fn repeated(ms: &[u64]) -> Vec<Record> {
+    let of = ms.len() as u32;
+    let mut records = Vec::new();
+    for (number, ms) in (1..).zip(ms) {
+        let mut run = stream(vec![profile(7, 1, "make -j4", 0, *ms, ms * 900)], Vec::new());
+        let repetition = Some(Repetition { number, of });
+        run[0] = Record::Header(Box::new(Header { repetition, limits: Vec::new(), ..header() }));
+        records.extend(run);
+    }
+    records.push(Record::Repeat(Box::new(repeat(ms))));
     records
 }
 

@@ -17,5 +17,6 @@ mod lifecycle;
 mod loss;
 mod oracles;
 mod pmu;
+mod repeat;
 mod rules;
 mod unprivileged;
