@@ -73,7 +73,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__attach)
-            opts="-e -o -h -V --events --filter --keep-going --output --hooks --btf --duration --per-thread --no-args --buffer --max-processes --no-cache --color --top --sort --by-exe --follow --help --version"
+            opts="-e -o -I -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --per-thread --no-args --buffer --max-processes --no-cache --color --top --sort --by-exe --follow --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -108,6 +108,14 @@ _prof() {
                     return 0
                     ;;
                 --duration)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --interval)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -I)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -281,7 +289,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__run)
-            opts="-e -o -s -r -h -V --events --filter --keep-going --output --hooks --btf --duration --per-thread --no-args --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --repeat --ignore-failure --no-follow --follow --unprivileged --help --version"
+            opts="-e -o -I -s -r -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --per-thread --no-args --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --repeat --ignore-failure --no-follow --follow --unprivileged --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -316,6 +324,14 @@ _prof() {
                     return 0
                     ;;
                 --duration)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --interval)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -I)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -371,7 +387,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__watch)
-            opts="-e -o -s -h -V --events --filter --keep-going --output --hooks --btf --duration --per-thread --no-args --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --existing --help --version"
+            opts="-e -o -I -s -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --per-thread --no-args --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --existing --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -406,6 +422,14 @@ _prof() {
                     return 0
                     ;;
                 --duration)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --interval)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -I)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -26,6 +26,7 @@ use prof_model::record::End;
 use prof_model::record::Exit;
 use prof_model::record::Flags;
 use prof_model::record::Header;
+use prof_model::record::Interval;
 use prof_model::record::Loss;
 use prof_model::record::LossReason;
 use prof_model::record::ProfEvent;
@@ -88,6 +89,9 @@ impl Exporter for Json {
                 serde_json::to_vec(&ProfileOut::new(p, &self.rules, &self.counters))?
             }
             Record::Loss(l) => serde_json::to_vec(&LossOut::new(l))?,
+            Record::Interval(i) => {
+                serde_json::to_vec(&IntervalOut::new(i, self.events, &self.counters))?
+            }
             Record::End(e) => {
                 let repetition = self.repetition;
                 let end = EndOut { repetition, ..EndOut::new(e, self.events, &self.counters) };
@@ -485,6 +489,8 @@ struct ProfileOut<'a> {
     threads: Vec<ThreadOut<'a>>,
     exit: Option<ExitOut>,
     window: WindowOut,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_ns: Option<u64>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     notes: &'a [&'static str],
 }
@@ -506,6 +512,7 @@ impl<'a> ProfileOut<'a> {
             threads: p.threads.iter().map(|t| ThreadOut::new(t, p, counters)).collect(),
             exit: p.exit.map(ExitOut::from),
             window: WindowOut::new(&p.window, p.time_ns),
+            age_ns: (p.figures.counts_age_ns > 0).then_some(p.figures.counts_age_ns),
             notes: &p.notes,
         }
     }
@@ -522,6 +529,33 @@ struct LossOut {
 impl LossOut {
     fn new(l: &Loss) -> Self {
         Self { record: "loss", time: rfc3339(l.time_ns), reason: l.reason.name(), count: l.count }
+    }
+}
+
+#[derive(Serialize)]
+struct IntervalOut<'a> {
+    record: &'static str,
+    time: String,
+    since_ns: u64,
+    interval_ns: u64,
+    running: u64,
+    figures: FiguresOut<'a>,
+    #[serde(skip_serializing_if = "MetricsOut::is_empty")]
+    metrics: MetricsOut<'a>,
+}
+
+impl<'a> IntervalOut<'a> {
+    fn new(i: &'a Interval, events: EventSet, counters: &'a Table) -> Self {
+        let figures = || FiguresOut { figures: &i.figures, events, counters };
+        Self {
+            record: "interval",
+            time: rfc3339(i.time_ns),
+            since_ns: i.since_ns,
+            interval_ns: i.length_ns,
+            running: i.running,
+            figures: figures(),
+            metrics: MetricsOut(figures()),
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! One view of a whole run, in the manner of `perf stat` but for every process:
 //! a table of processes, then the totals, then what there is to know about them.
 
+mod interval;
 mod repeat;
 mod rows;
 mod totals;
 
 use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::io;
 use std::io::Write;
 
@@ -15,8 +17,10 @@ use prof_model::figures::EventSet;
 use prof_model::figures::Value;
 use prof_model::record::End;
 use prof_model::record::Header;
+use prof_model::record::Key;
 use prof_model::record::LossReason;
 use prof_model::record::Record;
+use prof_model::record::WindowEnd;
 use prof_model::repeat::Repeat;
 use prof_model::tree::Sum;
 use prof_model::tree::Tree;
@@ -47,6 +51,8 @@ pub struct Summary {
     tree: Tree,
     /// Notes of the profiles, and how many have each.
     notes: BTreeMap<&'static str, u64>,
+    /// Those of windows that are still open: a later record takes their place.
+    open_notes: HashMap<Key, Vec<&'static str>>,
     lost: BTreeMap<LossReason, u64>,
     end: Option<End>,
     /// Of all runs of a command that is run several times.
@@ -62,6 +68,7 @@ impl Summary {
             header: None,
             tree: Tree::new(),
             notes: BTreeMap::new(),
+            open_notes: HashMap::new(),
             lost: BTreeMap::new(),
             end: None,
             accounts: None,
@@ -150,7 +157,11 @@ impl Summary {
     /// What has to be said once: footnotes, notes of the profiles, limits.
     fn remarks(&self, out: &mut String, footnotes: Vec<String>) {
         let mut remarks = footnotes;
-        remarks.extend(self.notes.iter().map(|(note, n)| {
+        let mut notes = self.notes.clone();
+        for note in self.open_notes.values().flatten() {
+            *notes.entry(note).or_default() += 1;
+        }
+        remarks.extend(notes.iter().map(|(note, n)| {
             format!("note: {note} ({})", human::plural(*n, "profile", "profiles"))
         }));
         if let Some(h) = &self.header {
@@ -174,7 +185,7 @@ impl Summary {
 }
 
 impl Exporter for Summary {
-    fn record(&mut self, r: &Record, _: &mut dyn Write) -> io::Result<()> {
+    fn record(&mut self, r: &Record, out: &mut dyn Write) -> io::Result<()> {
         match r {
             Record::Header(h) => {
                 if h.repetition.is_some() {
@@ -187,8 +198,14 @@ impl Exporter for Summary {
             }
             Record::Profile(p) => {
                 self.tree.add(p);
-                for note in &p.notes {
-                    *self.notes.entry(note).or_default() += 1;
+                let key = p.process.ident.key();
+                self.open_notes.remove(&key);
+                if p.window.end == WindowEnd::Running {
+                    self.open_notes.insert(key, p.notes.clone());
+                } else {
+                    for note in &p.notes {
+                        *self.notes.entry(note).or_default() += 1;
+                    }
                 }
             }
             Record::Loss(l) => *self.lost.entry(l.reason).or_default() += l.count,
@@ -200,6 +217,11 @@ impl Exporter for Summary {
                 self.end = Some((**e).clone());
             }
             Record::Repeat(r) => self.repeat = Some((**r).clone()),
+            Record::Interval(i) => {
+                let o = &self.options;
+                let block = interval::block(i, self.header.as_ref(), o.width.max(40), o.color);
+                out.write_all(block.as_bytes())?;
+            }
             Record::Prof(_) => {}
         }
         Ok(())

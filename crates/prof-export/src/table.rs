@@ -1,5 +1,6 @@
 //! A line for each event and each profile as it comes, for people who watch.
 
+use std::collections::HashSet;
 use std::io;
 use std::io::Write;
 
@@ -14,6 +15,7 @@ use prof_model::record::Loss;
 use prof_model::record::ProfEvent;
 use prof_model::record::Profile;
 use prof_model::record::Record;
+use prof_model::record::WindowEnd;
 use prof_model::repeat::Repeat;
 use prof_model::text;
 
@@ -52,6 +54,8 @@ pub struct Table {
     rules: Vec<String>,
     counters: counters::Table,
     headed: bool,
+    /// Notes of figures so far.
+    told: HashSet<&'static str>,
 }
 
 impl Table {
@@ -78,6 +82,7 @@ impl Table {
             rules: Vec::new(),
             counters: counters::Table::default(),
             headed: false,
+            told: HashSet::new(),
         }
     }
 
@@ -171,8 +176,10 @@ impl Table {
         self.start(p.time_ns, what, style, &p.process.ident) + " " + &detail + "\n"
     }
 
-    fn profile(&self, p: &Profile) -> String {
-        let mut line = self.start(p.time_ns, "profile", layout::BAR, &p.process.ident);
+    fn profile(&mut self, p: &Profile) -> String {
+        let so_far = p.window.end == WindowEnd::Running;
+        let what = if so_far { "so far" } else { "profile" };
+        let mut line = self.start(p.time_ns, what, layout::BAR, &p.process.ident);
         for &(e, _, w) in &self.figures {
             let value = match p.figures.get(e) {
                 Value::Is(v) if p.events.contains(e) => human::short(*v, e.info().unit),
@@ -191,7 +198,16 @@ impl Table {
         if let Some(counts) = self.counts(p) {
             line += &format!("{:13}{}\n", "", fit(&counts, self.width - 13));
         }
+        let age = p.figures.counts_age_ns;
+        if age > 0 {
+            let text = format!("^ counts up to {} old", human::duration(age));
+            line += &format!("{:13}{}\n", "", paint(self.color, layout::DIM, &text));
+        }
         for note in &p.notes {
+            // Of figures so far there may be many: each is told once.
+            if so_far && !self.told.insert(note) {
+                continue;
+            }
             let note = fit(note, self.width - 15);
             line += &format!("{:13}{}\n", "", paint(self.color, layout::DIM, &format!("^ {note}")));
         }
@@ -284,6 +300,8 @@ impl Exporter for Table {
             Record::Loss(l) => self.loss(l),
             Record::End(e) => self.end(e),
             Record::Repeat(r) => self.repeat(r),
+            // The profiles say it.
+            Record::Interval(_) => String::new(),
         };
         out.write_all(text.as_bytes())
     }

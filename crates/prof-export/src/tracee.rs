@@ -129,7 +129,11 @@ impl Exporter for Tracee {
                 line.push(b'\n');
                 out.write_all(&line)
             }
-            Record::Profile(_) | Record::Loss(_) | Record::End(_) | Record::Repeat(_) => Ok(()),
+            Record::Profile(_)
+            | Record::Loss(_)
+            | Record::Interval(_)
+            | Record::End(_)
+            | Record::Repeat(_) => Ok(()),
         }
     }
 

@@ -38,7 +38,7 @@ fn every_record_is_as_the_schema_says() {
     }
     assert_eq!(
         kinds.into_iter().collect::<Vec<_>>(),
-        ["end", "header", "loss", "prof", "profile", "repeat"]
+        ["end", "header", "interval", "loss", "prof", "profile", "repeat"]
     );
 }
 
@@ -222,4 +222,18 @@ fn runs_are_numbered_and_told_together_at_the_end() {
         r["figures"]["storage-read-bytes"],
         json!({"absent": common::NO_IO, "unit": "bytes"})
     );
+}
+
+#[test]
+fn figures_so_far_tell_how_old_their_counts_may_be() {
+    let mut p = common::profile(9, 1, "spin", 0, 10, 900);
+    let line = |p: &prof_model::record::Profile| -> Json {
+        let records = [prof_model::record::Record::Profile(Box::new(p.clone()))];
+        let text = common::render(Format::Json, &Options::default(), &records);
+        serde_json::from_str(&text).unwrap()
+    };
+    assert!(line(&p).get("age_ns").is_none());
+    p.figures.counts_age_ns = 7_000;
+    assert_eq!(line(&p)["age_ns"], 7_000);
+    assert!(validator().is_valid(&line(&p)));
 }

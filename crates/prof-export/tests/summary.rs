@@ -172,3 +172,29 @@ fn runs_of_a_command_are_one_table_with_their_spread() {
     assert!(text.contains("Performance of 'make -j4':"), "{text}");
     assert!(text.contains("enabled 1 = disabled 1"), "{text}");
 }
+
+#[test]
+fn what_came_in_an_interval_is_a_block_at_once() {
+    let figures = common::profile(7, 1, "make", 0, 10, 900).figures;
+    let mut records = common::stream(vec![common::profile(7, 1, "make", 0, 10, 900)], Vec::new());
+    records.insert(1, Record::Interval(Box::new(common::interval(&figures))));
+    for width in [60, 120] {
+        let mut exporter = Format::Summary.exporter(&Options { width, ..Options::default() });
+        let mut out = Vec::new();
+        exporter.record(&records[0], &mut out).unwrap();
+        exporter.record(&records[1], &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(widest(&text) <= width, "{text}");
+        common::snapshot(&format!("interval-{width}"), &text);
+    }
+}
+
+#[test]
+fn notes_of_figures_so_far_count_once() {
+    let mut p = common::profile(7, 1, "make", 0, 10, 900);
+    p.exit = None;
+    p.window.end = WindowEnd::Running;
+    p.notes = vec!["still running"];
+    let text = summary(&Options::default(), &common::stream(vec![p.clone(), p], Vec::new()));
+    assert!(text.contains("note: still running (1 profile)"), "{text}");
+}

@@ -263,11 +263,8 @@ impl Collector {
     fn count(&mut self, profile: Profile) -> Record {
         let key = profile.process.ident.key();
         let mut figures = profile.figures.clone();
-        if self.continued.remove(&(key.pid, key.start_ns))
-            && let Value::Is(n) = figures.get(Event::Threads)
-        {
-            let more = n.saturating_sub(1);
-            figures.set(Event::Threads, Value::Is(more));
+        if self.continued.remove(&(key.pid, key.start_ns)) {
+            without_main_thread(&mut figures);
         }
         if matches!(profile.window.end, WindowEnd::Exec | WindowEnd::Request) {
             self.continued.insert((key.pid, key.start_ns));
@@ -324,13 +321,34 @@ impl Collector {
         n
     }
 
+    /// Whether it was told to be switched on, and not yet to be off.
+    pub fn is_live(&self, key: &Key) -> bool {
+        self.live.contains_key(key)
+    }
+
+    /// The totals, with those of processes that still run.
+    pub fn totals_with(&self, running: &[Profile]) -> Figures {
+        let mut totals = self.totals.clone();
+        for p in running {
+            let ident = &p.process.ident;
+            let mut figures = p.figures.clone();
+            if self.continued.contains(&(ident.pid, ident.start_ns)) {
+                without_main_thread(&mut figures);
+            }
+            totals.add(&figures);
+        }
+        totals
+    }
+
     /// Profiles, so far, of processes that still run. `exited` tells the counts of a
     /// process but for those of its live threads: base line, next, threads that have
-    /// exited.
+    /// exited. `refreshed_ns` is when the counts were last brought up to date where
+    /// they may be, CLOCK_MONOTONIC.
     pub fn running(
         &self,
         armed: &std::collections::BTreeMap<u32, AbiProc>,
         live: &[LiveThread],
+        refreshed_ns: u64,
         exited: impl Fn(u32) -> Vec<[AbiCount; 3]>,
     ) -> Vec<Profile> {
         let now = clock::now_ns(rustix::time::ClockId::Monotonic);
@@ -338,6 +356,9 @@ impl Collector {
         for l in live {
             let sum = sums.entry(l.task.id.pid).or_insert_with(|| LiveSum::new(l));
             sum.add(l);
+            if l.on_cpu && !l.counts.is_empty() && l.counts_ns < refreshed_ns {
+                sum.age_ns = sum.age_ns.max(now.saturating_sub(l.counts_ns));
+            }
         }
         let mut profiles = Vec::with_capacity(armed.len());
         for (pid, p) in armed {
@@ -359,6 +380,7 @@ impl Collector {
                             live.plus(&Count::from(acc)).since(&Count::from(base))
                         })
                         .collect();
+                    figures.counts_age_ns = sum.age_ns;
                     (figures, notes(Quality(quality.0 & !Quality::CLOCK_STALE), start))
                 }
                 None => (Figures::absent(BEGAN_AT_THE_END), Vec::new()),
@@ -412,18 +434,28 @@ impl Collector {
     }
 }
 
+/// The main thread was counted with an earlier image of the process.
+fn without_main_thread(figures: &mut Figures) {
+    if let Value::Is(n) = figures.get(Event::Threads) {
+        let more = n.saturating_sub(1);
+        figures.set(Event::Threads, Value::Is(more));
+    }
+}
+
 /// Sum over the live threads of a process.
 struct LiveSum {
     /// The leader; another thread if it has exited.
     of: crate::abi::AbiLive,
     raw: RawFigures,
     counts: Vec<Count>,
+    /// How old the counts may be.
+    age_ns: u64,
 }
 
 impl LiveSum {
     fn new(first: &LiveThread) -> Self {
         let counts = vec![Count::default(); first.counts.len()];
-        Self { of: first.task, raw: RawFigures::default(), counts }
+        Self { of: first.task, raw: RawFigures::default(), counts, age_ns: 0 }
     }
 
     fn add(&mut self, l: &LiveThread) {
@@ -459,4 +491,38 @@ fn notes(quality: Quality, start: WindowStart) -> Vec<&'static str> {
         _ => {}
     }
     notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::AbiLive;
+    use crate::abi::Plain as _;
+
+    fn thread(counts_ns: u64, on_cpu: bool) -> LiveThread {
+        let mut task = AbiLive::from_bytes(&[0; size_of::<AbiLive>()]).unwrap();
+        task.id.pid = 7;
+        task.id.tid = 7;
+        let counts = vec![AbiCount { value: 1, enabled: 1, running: 1 }];
+        LiveThread { task, counts, counts_ns, on_cpu }
+    }
+
+    #[test]
+    fn only_counts_that_go_on_and_were_not_refreshed_grow_old() {
+        let keeps = Keeps { run_delay: true, io_chars: true, io_bytes: true };
+        let collector = Collector::new(EventSet::ALL, keeps);
+        let now = clock::now_ns(rustix::time::ClockId::Monotonic);
+        let mut p = AbiProc::zeroed();
+        p.id.pid = 7;
+        let armed = std::collections::BTreeMap::from([(7, p)]);
+        let age = |threads: &[LiveThread]| {
+            let profiles = collector.running(&armed, threads, now, |_| Vec::new());
+            profiles[0].figures.counts_age_ns
+        };
+        let old = now - 5_000_000_000;
+        assert_eq!(age(&[thread(old, false), thread(now, true)]), 0);
+        assert!(age(&[thread(old, true), thread(now, true)]) >= 5_000_000_000);
+        let uncounted = LiveThread { counts: Vec::new(), counts_ns: 0, ..thread(0, true) };
+        assert_eq!(age(&[uncounted]), 0);
+    }
 }

@@ -461,6 +461,11 @@ impl Session {
         Ok(bytes.chunks_exact(size_of::<AbiLive>() + tail).filter_map(one).collect())
     }
 
+    /// Whether nothing is armed until it is resumed.
+    pub fn is_paused(&self) -> Result<bool> {
+        Ok(globals(&self.loaded)?.paused != 0)
+    }
+
     /// From now on nothing more is armed; what would be stays known.
     pub fn hold(&mut self) -> Result<()> {
         self.set_globals(|g| g.paused = 1)

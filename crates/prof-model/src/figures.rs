@@ -394,12 +394,19 @@ pub struct Figures {
     /// Counts of perf events, in the order of the header's table; empty if none
     /// were counted.
     pub counts: Vec<Count>,
+    /// How old `counts` may be, ns: some thread runs on a CPU that was not to be
+    /// interrupted for them. 0 if they are as of now.
+    pub counts_age_ns: u64,
 }
 
 impl Figures {
     /// All absent, for this reason.
     pub fn absent(reason: &'static str) -> Self {
-        Self { kept: std::array::from_fn(|_| Value::Absent(reason)), counts: Vec::new() }
+        Self {
+            kept: std::array::from_fn(|_| Value::Absent(reason)),
+            counts: Vec::new(),
+            counts_age_ns: 0,
+        }
     }
 
     /// The figure of an event.
@@ -438,6 +445,7 @@ impl Figures {
             };
             self.kept[i] = sum;
         }
+        self.counts_age_ns = self.counts_age_ns.max(o.counts_age_ns);
         if self.counts.is_empty() {
             self.counts = o.counts.clone();
         } else {
@@ -445,6 +453,24 @@ impl Figures {
                 *sum = sum.plus(more);
             }
         }
+    }
+}
+
+impl Figures {
+    /// What came since `o`, which is an earlier state of the same sum. What is not
+    /// additive is as of now.
+    #[must_use]
+    pub fn since(&self, o: &Figures) -> Self {
+        let mut figures = self.clone();
+        for info in EVENTS.iter().filter(|i| i.additive) {
+            if let (Value::Is(now), Value::Is(then)) = (self.get(info.event), o.get(info.event)) {
+                figures.set(info.event, Value::Is(now.saturating_sub(*then)));
+            }
+        }
+        for (now, then) in figures.counts.iter_mut().zip(&o.counts) {
+            *now = now.since(then);
+        }
+        figures
     }
 }
 
@@ -613,6 +639,21 @@ mod tests {
         let f = Figures::from_raw(&raw, &CX);
         assert_eq!(f.get(Event::SystemTime), &Value::Is(300));
         assert_eq!(f.get(Event::UserTime), &Value::Is(600));
+    }
+
+    #[test]
+    fn what_came_in_between_is_a_difference_but_for_peaks() {
+        let raw = |min_flt| RawFigures { min_flt, ..Default::default() };
+        let mut then = Figures::from_raw(&raw(2), &CX);
+        then.counts = vec![Count { value: 5, enabled_ns: 7, running_ns: 7 }];
+        let mut now = Figures::from_raw(&raw(9), &Context { peak_rss: 8192, ..CX });
+        now.counts = vec![Count { value: 8, enabled_ns: 9, running_ns: 9 }];
+        let d = now.since(&then);
+        assert_eq!(d.get(Event::PageFaults), &Value::Is(7));
+        assert_eq!(d.get(Event::PeakRss), &Value::Is(8192));
+        assert_eq!(d.counts, [Count { value: 3, enabled_ns: 2, running_ns: 2 }]);
+        // Nothing was there before: all of it came in between.
+        assert_eq!(now.since(&Figures::absent("")), now);
     }
 
     #[test]

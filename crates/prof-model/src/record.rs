@@ -1,5 +1,5 @@
-//! The records of the stream: `header`, `prof`, `profile`, `loss`, `end`; and `repeat`
-//! after several streams.
+//! The records of the stream: `header`, `prof`, `profile`, `loss`, `interval`, `end`; and
+//! `repeat` after several streams.
 
 use crate::counters::Count;
 use crate::counters::Table;
@@ -395,6 +395,21 @@ impl LossReason {
     }
 }
 
+/// What came since the last such record, or since the start, in all processes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interval {
+    /// CLOCK_REALTIME, ns.
+    pub time_ns: u64,
+    /// Since the start of the stream, ns.
+    pub since_ns: u64,
+    /// Length of the interval, ns.
+    pub length_ns: u64,
+    /// Processes that were being profiled at its end.
+    pub running: u64,
+    /// What was added to the totals; peaks are as of now.
+    pub figures: Figures,
+}
+
 /// Last record: totals and the reconciliation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct End {
@@ -457,6 +472,8 @@ pub enum Record {
     Profile(Box<Profile>),
     /// Lost.
     Loss(Loss),
+    /// What came in between.
+    Interval(Box<Interval>),
     /// Last.
     End(Box<End>),
     /// After the streams of all runs.

@@ -14,6 +14,7 @@ use prof_model::rules::RuleSet;
 use crate::cli::AttachArgs;
 use crate::output;
 use crate::output::Outputs;
+use crate::requests::Requests;
 use crate::rules;
 use crate::select;
 use crate::signals::Stop;
@@ -39,6 +40,7 @@ pub fn main(args: &AttachArgs) -> Result<ExitCode> {
     let to = output::Default::Stdout;
     let outputs = Outputs::open(&args.shared, selected.sort, Format::Table, to)?;
     let stop = Stop::install()?;
+    let mut requests = Requests::from_options(&args.shared)?;
     let session = Session::open(&stream::plan(&args.shared, &selected, &rules, false, true))?;
     let mut stream = Stream::begin(session, outputs, &selected, &rules, None);
     let wanted: Vec<_> = args.pids.iter().map(|p| (*p, rules.tables.rules)).collect();
@@ -47,9 +49,10 @@ pub fn main(args: &AttachArgs) -> Result<ExitCode> {
         stream.finish()?;
         bail!("{} exited before prof was attached", list.join(", "));
     }
+    requests.begin(&mut stream)?;
     let deadline = args.shared.duration.map(|d| Instant::now() + d);
     while !stop.asked() && stream.live() > 0 && deadline.is_none_or(|d| Instant::now() < d) {
-        if !stream.step(None)? {
+        if !stream.step(None, &mut requests)? {
             break;
         }
     }

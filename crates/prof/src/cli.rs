@@ -146,6 +146,10 @@ pub struct Shared {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub duration: Option<Duration>,
 
+    /// Show the figures so far every MS milliseconds; at least 10
+    #[arg(short = 'I', long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=86_400_000))]
+    pub interval: Option<u64>,
+
     /// Report each thread (in json)
     #[arg(long)]
     pub per_thread: bool,
@@ -209,6 +213,7 @@ pub struct Which {
   prof run --sort peak-rss --top 10 -- ./test-suite
   prof run -s comm=cc1,cc1plus -o json:cost.json -o summary -- make
   prof run -r 10 -- ./bench                     ten runs: mean, deviation, outliers
+  prof run -I 1000 -- ./server                  what came in each second
 
 The results go to standard error, so that the output of the command stays clean.
 Exit status: the command's own, or 128 + the signal that killed it; 1 if it could
@@ -240,7 +245,7 @@ pub struct RunArgs {
     pub follow: bool,
 
     /// Count as an ordinary user would: the command as a whole, no processes
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["interval"])]
     pub unprivileged: bool,
 
     /// The command and its arguments
@@ -277,6 +282,7 @@ pub struct WatchArgs {
 #[command(after_help = "Examples:
   prof attach 1234 --duration 10s
   prof attach $(pidof nginx) -o json
+  prof attach -I 1000 1234                      the figures so far, each second
 
 Figures are from the attach on, and flagged `attach`. Ends when all have exited,
 after --duration, or with Ctrl-C.")]

@@ -7,6 +7,7 @@
 //! - [`select`]: events from the command line, what this machine has of them
 //! - [`vendor`]: events by the names that the CPU's vendor gives them
 //! - [`output`]: where they go
+//! - [`requests`]: what is asked of a session while it runs
 //! - [`rules`]: rules from the command line, names resolved
 //! - [`signals`]: how a person stops it
 
@@ -16,6 +17,7 @@ pub mod doctor;
 pub mod events;
 pub mod output;
 pub mod repeat;
+pub mod requests;
 pub mod rules;
 pub mod run;
 pub mod select;

@@ -18,6 +18,7 @@ use rustix::time::ClockId;
 
 use crate::cli::RunArgs;
 use crate::output::Outputs;
+use crate::requests::Requests;
 use crate::run::Job;
 use crate::run::Took;
 
@@ -26,11 +27,11 @@ const LONG: Duration = Duration::from_secs(1);
 
 /// Runs the command `n` times. The status is that of the first run that failed; without
 /// `--ignore-failure` no other follows it.
-pub fn main(job: &Job<'_>, outputs: Outputs, n: u32) -> Result<ExitCode> {
+pub fn main(job: &Job<'_>, outputs: Outputs, requests: &mut Requests, n: u32) -> Result<ExitCode> {
     let deadline = job.args.shared.duration.map(|d| Instant::now() + d);
     let mut all = Repetitions::new(job.selected.events, &job.selected.table, n);
     let mut progress = Progress::new(job.args, n);
-    let run = series(job, &outputs, deadline, &mut all, &mut progress);
+    let run = series(job, &outputs, requests, deadline, &mut all, &mut progress);
     progress.clear();
     if all.is_empty() && run.is_err() {
         return run;
@@ -55,6 +56,7 @@ pub fn main(job: &Job<'_>, outputs: Outputs, n: u32) -> Result<ExitCode> {
 fn series(
     job: &Job<'_>,
     outputs: &Outputs,
+    requests: &mut Requests,
     deadline: Option<Instant>,
     all: &mut Repetitions,
     progress: &mut Progress,
@@ -64,7 +66,7 @@ fn series(
         progress.before(number, all);
         let outputs = outputs.of_run(Repetition { number, of: progress.of });
         let after = outputs.of_run(Repetition { number, of: progress.of });
-        let done = job.once(outputs, deadline)?;
+        let done = job.once(outputs, requests, deadline)?;
         progress.clear();
         let failed = done.code != ExitCode::SUCCESS;
         if code == ExitCode::SUCCESS {
@@ -119,7 +121,10 @@ impl Progress {
         let quiet = |o: &prof_export::OutputSpec| {
             o.format == Format::Summary || matches!(o.sink, Sink::File(_))
         };
-        let how = if !io::stderr().is_terminal() || !args.shared.output.iter().all(quiet) {
+        let how = if !io::stderr().is_terminal()
+            || args.shared.interval.is_some()
+            || !args.shared.output.iter().all(quiet)
+        {
             How::Not
         } else if io::stdout().is_terminal() {
             How::Lines

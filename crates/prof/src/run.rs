@@ -38,6 +38,7 @@ use crate::cli::RunArgs;
 use crate::output;
 use crate::output::Outputs;
 use crate::repeat;
+use crate::requests::Requests;
 use crate::rules;
 use crate::rules::Rules;
 use crate::select;
@@ -55,9 +56,10 @@ pub fn main(args: &RunArgs) -> Result<ExitCode> {
     let outputs = Outputs::open(&args.shared, selected.sort, Format::Summary, to)?;
     let stop = Stop::install()?;
     let job = Job { args, selected: &selected, set: &set, stop: &stop };
+    let mut requests = Requests::from_options(&args.shared)?;
     match args.repeat {
-        Some(n) => repeat::main(&job, outputs, n),
-        None => Ok(job.once(outputs, None)?.code),
+        Some(n) => repeat::main(&job, outputs, &mut requests, n),
+        None => Ok(job.once(outputs, &mut requests, None)?.code),
     }
 }
 
@@ -97,7 +99,12 @@ pub enum Took {
 impl Job<'_> {
     /// Runs the command once, until `deadline` at most; without one, as long as
     /// `--duration` says.
-    pub fn once(&self, outputs: Outputs, deadline: Option<Instant>) -> Result<Done> {
+    pub fn once(
+        &self,
+        outputs: Outputs,
+        requests: &mut Requests,
+        deadline: Option<Instant>,
+    ) -> Result<Done> {
         let Self { args, selected, stop, .. } = *self;
         let waiting = spawn::fork_waiting(&args.command)?;
         let rules = rules::compiled(&rules_of_run(args, self.set.clone(), waiting.pid())?)?;
@@ -115,7 +122,7 @@ impl Job<'_> {
             return unprivileged(waiting, outputs, reason);
         }
         match Session::open(&stream::plan(&args.shared, selected, &rules, false, false)) {
-            Ok(session) => self.with_session(session, &rules, waiting, outputs, deadline),
+            Ok(session) => self.with_session(session, &rules, waiting, outputs, requests, deadline),
             Err(e) if may_do_without(args) => {
                 let reason = format!(
                     "each process, run-queue wait and bytes need CAP_BPF and CAP_PERFMON \
@@ -134,17 +141,19 @@ impl Job<'_> {
         rules: &Rules,
         waiting: Waiting,
         outputs: Outputs,
+        requests: &mut Requests,
         deadline: Option<Instant>,
     ) -> Result<Done> {
         let Self { args, selected, stop, .. } = *self;
         let command = Some(command_line(args));
         let mut stream = Stream::begin(session, outputs, selected, rules, command);
+        requests.begin(&mut stream)?;
         let began = Instant::now();
         let running = waiting.go()?;
         let deadline = deadline.or_else(|| args.shared.duration.map(|d| Instant::now() + d));
         let mut told = Told::default();
         while !running.has_ended() && !told.enough(stop, deadline, &running) {
-            stream.step(Some(running.as_poll_fd()))?;
+            stream.step(Some(running.as_poll_fd()), requests)?;
         }
         let took = stream.woke().unwrap_or_else(Instant::now).duration_since(began);
         let ended = running.has_ended().then(|| running.wait()).transpose()?;
@@ -157,6 +166,7 @@ impl Job<'_> {
 /// Whether the lesser way would still give what was asked for.
 fn may_do_without(args: &RunArgs) -> bool {
     args.shared.hooks.backend().is_none()
+        && args.shared.interval.is_none()
         && args.which.scope.is_empty()
         && args.which.rule.is_empty()
         && args.which.rules.is_empty()

@@ -1,11 +1,16 @@
 //! A session's records on their way: kernel half → collector → outputs.
 
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Context as _;
 use anyhow::Result;
+use prof_kernel::abi::AbiCount;
+use prof_kernel::abi::AbiProc;
 use prof_kernel::abi::Counter;
 use prof_kernel::abi::NR_COUNTERS;
 use prof_kernel::clock;
@@ -15,9 +20,11 @@ use prof_kernel::prepared;
 use prof_kernel::session::LiveThread;
 use prof_kernel::session::Plan;
 use prof_kernel::session::Session;
+use prof_model::figures::Figures;
 use prof_model::record::Attached;
 use prof_model::record::End;
 use prof_model::record::Header;
+use prof_model::record::Interval;
 use prof_model::record::Loss;
 use prof_model::record::LossReason;
 use prof_model::record::Profile;
@@ -29,6 +36,7 @@ use rustix::time::ClockId;
 
 use crate::cli::Shared;
 use crate::output::Outputs;
+use crate::requests::Requests;
 use crate::rules::Rules;
 use crate::select::Selected;
 
@@ -37,6 +45,9 @@ use crate::select::Selected;
 const TICK: Duration = Duration::from_millis(50);
 /// How often losses are looked at and the clock is compared.
 const CHECK: Duration = Duration::from_secs(1);
+
+/// Times that live processes are read until a reading is of one moment.
+const READINGS: usize = 3;
 
 /// Losses that the kernel half counts.
 const LOSSES: [(Counter, LossReason); 7] = [
@@ -107,6 +118,11 @@ pub fn header(
     }
 }
 
+/// What tells whether a thread of the process has exited.
+fn sum(p: &AbiProc) -> (u64, u64, u64) {
+    (p.acc.task_clock, p.acc.min_flt, p.acc.nvcsw)
+}
+
 /// A running session with its outputs.
 #[derive(Debug)]
 pub struct Stream {
@@ -125,6 +141,22 @@ pub struct Stream {
     attached: u64,
     /// CPUs that may be interrupted to bring counts up to date.
     refreshable: Vec<u32>,
+    /// What the totals were when they were last told.
+    told: Figures,
+    told_at: Instant,
+    /// Whether they are told at intervals.
+    intervals: bool,
+}
+
+/// What is profiled, as of one moment.
+#[derive(Debug)]
+struct Reading {
+    armed: BTreeMap<u32, AbiProc>,
+    live: Vec<LiveThread>,
+    /// Counts of each process but for those of live threads.
+    exited: HashMap<u32, Vec<[AbiCount; 3]>>,
+    /// When counts were brought up to date, CLOCK_MONOTONIC.
+    refreshed_ns: u64,
 }
 
 impl Stream {
@@ -150,6 +182,9 @@ impl Stream {
             malformed: 0,
             attached: 0,
             refreshable: host::interruptible_cpus(),
+            told: Figures::absent("no process was measured"),
+            told_at: Instant::now(),
+            intervals: false,
         };
         stream.emit();
         stream.outputs.flush();
@@ -169,14 +204,15 @@ impl Stream {
         Ok(attached)
     }
 
-    /// Waits for records, or for `also` to be readable, or a tick; then passes on
-    /// what there is. False when nobody listens any more.
-    pub fn step(&mut self, also: Option<BorrowedFd<'_>>) -> Result<bool> {
+    /// Waits for records, or for `also` to be readable, or a tick, or until something
+    /// is asked; then passes on what there is. False when nobody listens any more.
+    pub fn step(&mut self, also: Option<BorrowedFd<'_>>, requests: &mut Requests) -> Result<bool> {
         {
             let ring = self.session.as_poll_fd();
             let mut fds = vec![PollFd::from_borrowed_fd(ring, PollFlags::IN)];
             fds.extend(also.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-            let timeout = rustix::time::Timespec::try_from(TICK)?;
+            let due = requests.due().map(|at| at.saturating_duration_since(Instant::now()));
+            let timeout = rustix::time::Timespec::try_from(due.unwrap_or(TICK).min(TICK))?;
             match rustix::event::poll(&mut fds, Some(&timeout)) {
                 // A signal: the caller looks.
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -186,6 +222,7 @@ impl Stream {
             self.woke = also.then(Instant::now);
         }
         self.drain()?;
+        requests.serve(self)?;
         if self.checked.elapsed() >= CHECK {
             self.checked = Instant::now();
             self.check_losses()?;
@@ -242,7 +279,8 @@ impl Stream {
     /// Switches profiling off for all, until [`resume`](Self::resume).
     pub fn pause(&mut self) -> Result<()> {
         self.session.hold()?;
-        let profiles = self.so_far()?;
+        let reading = self.read()?;
+        let profiles = self.so_far(&reading);
         let paused = self.session.pause()?;
         let is_paused = |p: &Profile| {
             let ident = &p.process.ident;
@@ -264,12 +302,84 @@ impl Stream {
         Ok(())
     }
 
-    /// Figures so far of what is being profiled.
-    fn so_far(&mut self) -> Result<Vec<Profile>> {
+    /// From now on the totals are told at intervals, and so once more at the end.
+    pub fn count_intervals(&mut self) -> Result<()> {
+        self.intervals = true;
+        // What reads live processes is loaded here, not in the first interval.
+        self.session.live().map(drop)
+    }
+
+    /// Tells the figures so far of each process, and what came since they were last
+    /// told. They are in the totals only when the window ends.
+    pub fn snapshot(&mut self) -> Result<()> {
+        let reading = self.read()?;
+        let mut profiles = self.so_far(&reading);
+        // What ended meanwhile has told its figures itself.
+        self.drain()?;
+        let sampled: BTreeSet<_> = reading.live.iter().map(|l| l.task.id.pid).collect();
+        profiles.retain(|p| {
+            let ident = &p.process.ident;
+            sampled.contains(&ident.pid) && self.collector.is_live(&ident.key())
+        });
+        let totals = self.collector.totals_with(&profiles);
+        let running = profiles.len() as u64;
+        self.records.extend(profiles.into_iter().map(|p| Record::Profile(Box::new(p))));
+        self.tell(totals, running);
+        self.emit();
+        Ok(())
+    }
+
+    /// The record of an interval that ends now.
+    fn tell(&mut self, totals: Figures, running: u64) {
+        let now = Instant::now();
+        let interval = Interval {
+            time_ns: clock::now_ns(ClockId::Realtime),
+            since_ns: now.duration_since(self.began).as_nanos() as u64,
+            length_ns: now.duration_since(self.told_at).as_nanos() as u64,
+            running,
+            figures: totals.since(&self.told),
+        };
+        self.told = totals;
+        self.told_at = now;
+        self.records.push(Record::Interval(Box::new(interval)));
+    }
+
+    fn so_far(&self, reading: &Reading) -> Vec<Profile> {
+        let exited = |pid| reading.exited.get(&pid).cloned().unwrap_or_default();
+        self.collector.running(&reading.armed, &reading.live, reading.refreshed_ns, exited)
+    }
+
+    /// Reads what is profiled, counts as of now where a CPU may be interrupted.
+    ///
+    /// What a thread did stands with the thread until it exits, and from then on with
+    /// its process. One that exits between the two readings would be in neither or in
+    /// both: then they are done again.
+    fn read(&mut self) -> Result<Reading> {
+        let mut armed = self.session.armed()?;
+        for _ in 0..READINGS {
+            let counts = |pid: &u32| Ok((*pid, self.session.proc_counts(*pid)?));
+            let exited = armed.keys().map(counts).collect::<Result<_>>()?;
+            let refreshed_ns = clock::now_ns(ClockId::Monotonic);
+            let live = self.live_now()?;
+            let after = self.session.armed()?;
+            let same = |(pid, before): (&u32, &AbiProc)| match after.get(pid) {
+                Some(p) if p.id.start_ns == before.id.start_ns => {
+                    p.id.exec == before.id.exec && sum(p) == sum(before)
+                }
+                // Gone: it tells its figures itself.
+                _ => true,
+            };
+            if armed.iter().all(same) {
+                armed.retain(|pid, p| after.get(pid).is_some_and(|a| a.t0 == p.t0));
+                return Ok(Reading { armed, live, exited, refreshed_ns });
+            }
+            armed = after;
+        }
+        let counts = |pid: &u32| Ok((*pid, self.session.proc_counts(*pid)?));
+        let exited = armed.keys().map(counts).collect::<Result<_>>()?;
+        let refreshed_ns = clock::now_ns(ClockId::Monotonic);
         let live = self.live_now()?;
-        let armed = self.session.armed()?;
-        let exited = |pid| self.session.proc_counts(pid).unwrap_or_default();
-        Ok(self.collector.running(&armed, &live, exited))
+        Ok(Reading { armed, live, exited, refreshed_ns })
     }
 
     /// Figures of every live thread, counts as of now where a CPU may be interrupted.
@@ -287,14 +397,18 @@ impl Stream {
     pub fn finish(mut self) -> Result<()> {
         // Read while the hooks are still there: what exits afterwards is not seen
         // to do so, and its figures are gone with it.
+        let refreshed_ns = clock::now_ns(ClockId::Monotonic);
         let live = if self.session.armed()?.is_empty() { Vec::new() } else { self.live_now()? };
         self.session.detach();
         self.drain()?;
         let armed = self.session.armed()?;
         let exited = |pid| self.session.proc_counts(pid).unwrap_or_default();
-        let profiles = self.collector.running(&armed, &live, exited);
+        let profiles = self.collector.running(&armed, &live, refreshed_ns, exited);
         self.collector.count_running(profiles, &mut self.records);
         let running = armed.len() as u64;
+        if self.intervals {
+            self.tell(self.collector.totals.clone(), running);
+        }
         self.emit();
         self.check_losses()?;
         let counters = self.session.counters()?;

@@ -11,6 +11,7 @@ use prof_model::rules::Rule;
 use crate::cli::WatchArgs;
 use crate::output;
 use crate::output::Outputs;
+use crate::requests::Requests;
 use crate::rules;
 use crate::select;
 use crate::signals::Stop;
@@ -28,6 +29,7 @@ pub fn main(args: &WatchArgs) -> Result<ExitCode> {
     let to = output::Default::Stdout;
     let outputs = Outputs::open(&args.shared, selected.sort, Format::Table, to)?;
     let stop = Stop::install()?;
+    let mut requests = Requests::from_options(&args.shared)?;
     let session =
         Session::open(&stream::plan(&args.shared, &selected, &rules, true, args.existing))?;
     let mut stream = Stream::begin(session, outputs, &selected, &rules, None);
@@ -42,9 +44,10 @@ pub fn main(args: &WatchArgs) -> Result<ExitCode> {
             .collect();
         stream.attach(&alive, rules.tables.follow)?;
     }
+    requests.begin(&mut stream)?;
     let deadline = args.shared.duration.map(|d| Instant::now() + d);
     while !stop.asked() && deadline.is_none_or(|d| Instant::now() < d) {
-        if !stream.step(None)? {
+        if !stream.step(None, &mut requests)? {
             break;
         }
     }

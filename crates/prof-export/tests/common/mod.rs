@@ -15,6 +15,7 @@ use prof_model::record::Exit;
 use prof_model::record::Flags;
 use prof_model::record::Header;
 use prof_model::record::Ident;
+use prof_model::record::Interval;
 use prof_model::record::Loss;
 use prof_model::record::LossReason;
 use prof_model::record::Process;
@@ -309,6 +310,7 @@ pub fn odd_stream() -> Vec<Record> {
         records.push(Record::Prof(Box::new(disable(p))));
         records.push(Record::Profile(Box::new(p.clone())));
     }
+    records.push(Record::Interval(Box::new(interval(&profiles[0].figures))));
     records.push(Record::Loss(Loss { time_ns: T0, reason: LossReason::RingFullDisable, count: 3 }));
     let lost = vec![(LossReason::RingFullDisable, 3), (LossReason::HookSkipped, 1)];
     records.push(Record::End(Box::new(end(&profiles, lost))));
@@ -322,6 +324,17 @@ pub fn odd_stream() -> Vec<Record> {
         ..end(&[], Vec::new())
     })));
     records
+}
+
+/// An interval in which this came.
+pub fn interval(figures: &Figures) -> Interval {
+    Interval {
+        time_ns: T0 + 1_200 * MS,
+        since_ns: 1_200 * MS,
+        length_ns: 200 * MS,
+        running: 2,
+        figures: figures.clone(),
+    }
 }
 
 /// What runs that took so long say together.

@@ -27,10 +27,11 @@ fn real_output_follows_the_schema() {
         (vec!["--max-processes", "1"], vec!["fork", "@self", "exit", "0"]),
         (vec![], vec!["die-in-exec", dir.path().to_str().expect("a path")]),
         (vec!["--unprivileged"], vec!["burn", "20"]),
+        (vec!["-I", "50", "-e", "default,cpu-clock"], vec!["burn", "200"]),
     ] {
         all.extend(run_target(&options, &args).records.0);
     }
-    let kinds = ["header", "prof", "profile", "loss", "end"];
+    let kinds = ["header", "prof", "profile", "loss", "interval", "end"];
     for kind in kinds {
         assert!(all.iter().any(|r| r["record"] == kind), "no {kind} among them");
     }

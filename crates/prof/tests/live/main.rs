@@ -13,6 +13,7 @@ mod doctor;
 mod figures;
 mod harness;
 mod hotplug;
+mod interval;
 mod lifecycle;
 mod loss;
 mod oracles;
