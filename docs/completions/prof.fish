@@ -42,6 +42,8 @@ kprobe\t'Probes on the kernel\'s functions'"
 complete -c prof -n "__fish_prof_using_subcommand run" -l btf -d 'BTF of the running kernel, if it is not at /sys/kernel/btf/vmlinux' -r -F
 complete -c prof -n "__fish_prof_using_subcommand run" -l duration -d 'Stop after this time (10s, 2m, 500ms)' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -s I -l interval -d 'Show the figures so far every MS milliseconds; at least 10' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -l control -d 'Take commands while it runs, fifo:CTL[,ACK] or fd:N[,M], as perf does: a line each of enable, disable, ping, snapshot, evlist, stop, answered with `ack`' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -s D -l delay -d 'Begin switched off, and switch on after MS milliseconds; -1: when --control says' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l max-processes -d 'Most processes profiled at once' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
@@ -74,6 +76,8 @@ kprobe\t'Probes on the kernel\'s functions'"
 complete -c prof -n "__fish_prof_using_subcommand watch" -l btf -d 'BTF of the running kernel, if it is not at /sys/kernel/btf/vmlinux' -r -F
 complete -c prof -n "__fish_prof_using_subcommand watch" -l duration -d 'Stop after this time (10s, 2m, 500ms)' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -s I -l interval -d 'Show the figures so far every MS milliseconds; at least 10' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -l control -d 'Take commands while it runs, fifo:CTL[,ACK] or fd:N[,M], as perf does: a line each of enable, disable, ping, snapshot, evlist, stop, answered with `ack`' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -s D -l delay -d 'Begin switched off, and switch on after MS milliseconds; -1: when --control says' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l max-processes -d 'Most processes profiled at once' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
@@ -102,6 +106,8 @@ kprobe\t'Probes on the kernel\'s functions'"
 complete -c prof -n "__fish_prof_using_subcommand attach" -l btf -d 'BTF of the running kernel, if it is not at /sys/kernel/btf/vmlinux' -r -F
 complete -c prof -n "__fish_prof_using_subcommand attach" -l duration -d 'Stop after this time (10s, 2m, 500ms)' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -s I -l interval -d 'Show the figures so far every MS milliseconds; at least 10' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -l control -d 'Take commands while it runs, fifo:CTL[,ACK] or fd:N[,M], as perf does: a line each of enable, disable, ping, snapshot, evlist, stop, answered with `ack`' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -s D -l delay -d 'Begin switched off, and switch on after MS milliseconds; -1: when --control says' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l max-processes -d 'Most processes profiled at once' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'

@@ -150,6 +150,7 @@ pub struct Session {
     _clocks: Vec<(u32, OwnedFd)>,
     counters: Counters,
     exec_counts: Vec<OwnedFd>,
+    starts_paused: bool,
 }
 
 impl Session {
@@ -232,6 +233,7 @@ impl Session {
             _clocks: clocks,
             counters,
             exec_counts: Vec::new(),
+            starts_paused: plan.start_paused,
         };
         if plan.count_execs {
             session.open_exec_counts(&online);
@@ -461,9 +463,9 @@ impl Session {
         Ok(bytes.chunks_exact(size_of::<AbiLive>() + tail).filter_map(one).collect())
     }
 
-    /// Whether nothing is armed until it is resumed.
-    pub fn is_paused(&self) -> Result<bool> {
-        Ok(globals(&self.loaded)?.paused != 0)
+    /// Whether it began paused.
+    pub fn starts_paused(&self) -> bool {
+        self.starts_paused
     }
 
     /// From now on nothing more is armed; what would be stays known.

@@ -14,6 +14,7 @@ use prof_model::rules::RuleSet;
 use crate::cli::AttachArgs;
 use crate::output;
 use crate::output::Outputs;
+use crate::requests::Next;
 use crate::requests::Requests;
 use crate::rules;
 use crate::select;
@@ -51,8 +52,12 @@ pub fn main(args: &AttachArgs) -> Result<ExitCode> {
     }
     requests.begin(&mut stream)?;
     let deadline = args.shared.duration.map(|d| Instant::now() + d);
-    while !stop.asked() && stream.live() > 0 && deadline.is_none_or(|d| Instant::now() < d) {
-        if !stream.step(None, &mut requests)? {
+    // While it is paused nothing is profiled, but may be again.
+    let may_go_on = |stream: &Stream| {
+        stream.live() > 0 || stream.is_paused() && args.pids.iter().any(|p| host::exists(*p))
+    };
+    while !stop.asked() && may_go_on(&stream) && deadline.is_none_or(|d| Instant::now() < d) {
+        if stream.step(None, &mut requests)? != Next::GoOn {
             break;
         }
     }

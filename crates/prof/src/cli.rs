@@ -16,6 +16,7 @@ use prof_export::OutputSpec;
 use prof_kernel::session::Backend;
 
 use crate::attach;
+use crate::control::Spec;
 use crate::doctor;
 use crate::events;
 use crate::run;
@@ -150,6 +151,16 @@ pub struct Shared {
     #[arg(short = 'I', long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=86_400_000))]
     pub interval: Option<u64>,
 
+    /// Take commands while it runs, fifo:CTL[,ACK] or fd:N[,M], as perf does: a line
+    /// each of enable, disable, ping, snapshot, evlist, stop, answered with `ack`
+    #[arg(long, value_name = "WHERE", value_parser = Spec::parse)]
+    pub control: Option<Spec>,
+
+    /// Begin switched off, and switch on after MS milliseconds; -1: when --control says
+    #[arg(short = 'D', long, value_name = "MS", allow_negative_numbers = true,
+          value_parser = clap::value_parser!(i64).range(-1..=86_400_000))]
+    pub delay: Option<i64>,
+
     /// Report each thread (in json)
     #[arg(long)]
     pub per_thread: bool,
@@ -188,6 +199,18 @@ pub struct Shared {
     pub by_exe: bool,
 }
 
+impl Shared {
+    /// Whether something is asked of the session while it runs.
+    pub fn asks_while_it_runs(&self) -> bool {
+        self.interval.is_some() || self.control.is_some() || self.delay.is_some()
+    }
+
+    /// Whether it begins switched off.
+    pub fn starts_paused(&self) -> bool {
+        self.delay.is_some_and(|ms| ms != 0)
+    }
+}
+
 /// Which processes.
 #[derive(Debug, Clone, Args)]
 pub struct Which {
@@ -214,6 +237,7 @@ pub struct Which {
   prof run -s comm=cc1,cc1plus -o json:cost.json -o summary -- make
   prof run -r 10 -- ./bench                     ten runs: mean, deviation, outliers
   prof run -I 1000 -- ./server                  what came in each second
+  prof run --delay 2000 -- ./server             without its first two seconds
 
 The results go to standard error, so that the output of the command stays clean.
 Exit status: the command's own, or 128 + the signal that killed it; 1 if it could
@@ -245,7 +269,7 @@ pub struct RunArgs {
     pub follow: bool,
 
     /// Count as an ordinary user would: the command as a whole, no processes
-    #[arg(long, conflicts_with_all = ["interval"])]
+    #[arg(long, conflicts_with_all = ["interval", "control", "delay"])]
     pub unprivileged: bool,
 
     /// The command and its arguments
@@ -261,6 +285,7 @@ pub struct RunArgs {
   prof watch -s 'exe=/usr/bin/*' -s uid=1000    both must hold
   prof watch --rule 'build: tree=4321' --rule 'web: cgroup=/system.slice/nginx.service'
   prof watch -s container -o tracee | jq .args
+  prof watch --delay -1 --control fifo:ctl,ack  off until `echo enable >ctl`
 
 Ctrl-C ends it, with totals and the count of everything lost.")]
 pub struct WatchArgs {
@@ -358,9 +383,26 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
+impl Cli {
+    /// What clap cannot tell; ends with a message if something is wrong.
+    fn check(&self) {
+        let shared = match &self.command {
+            Command::Run(args) => &args.shared,
+            Command::Watch(args) => &args.shared,
+            Command::Attach(args) => &args.shared,
+            _ => return,
+        };
+        if shared.delay == Some(-1) && shared.control.is_none() {
+            let what = "--delay -1 begins switched off until --control says otherwise: give it too";
+            command().error(clap::error::ErrorKind::MissingRequiredArgument, what).exit();
+        }
+    }
+}
+
 /// Everything: parses, does, and says how it went.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    cli.check();
     let done = match cli.command {
         Command::Run(args) => run::main(&args),
         Command::Watch(args) => watch::main(&args),

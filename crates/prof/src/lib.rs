@@ -7,12 +7,14 @@
 //! - [`select`]: events from the command line, what this machine has of them
 //! - [`vendor`]: events by the names that the CPU's vendor gives them
 //! - [`output`]: where they go
+//! - [`control`]: commands from outside
 //! - [`requests`]: what is asked of a session while it runs
 //! - [`rules`]: rules from the command line, names resolved
 //! - [`signals`]: how a person stops it
 
 pub mod attach;
 pub mod cli;
+pub mod control;
 pub mod doctor;
 pub mod events;
 pub mod output;

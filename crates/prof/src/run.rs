@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use anyhow::Result;
+use anyhow::bail;
 use prof_export::Format;
 use prof_kernel::clock;
 use prof_kernel::counters::Inherited;
@@ -38,6 +39,7 @@ use crate::cli::RunArgs;
 use crate::output;
 use crate::output::Outputs;
 use crate::repeat;
+use crate::requests::Next;
 use crate::requests::Requests;
 use crate::rules;
 use crate::rules::Rules;
@@ -121,6 +123,9 @@ impl Job<'_> {
                 "each process needs the host's pid namespace: run prof on the host".to_owned();
             return unprivileged(waiting, outputs, reason);
         }
+        if !host::sees_host_pids() && args.shared.asks_while_it_runs() {
+            bail!("-I, --control and --delay need the host's pid namespace: run prof on the host");
+        }
         match Session::open(&stream::plan(&args.shared, selected, &rules, false, false)) {
             Ok(session) => self.with_session(session, &rules, waiting, outputs, requests, deadline),
             Err(e) if may_do_without(args) => {
@@ -153,7 +158,9 @@ impl Job<'_> {
         let deadline = deadline.or_else(|| args.shared.duration.map(|d| Instant::now() + d));
         let mut told = Told::default();
         while !running.has_ended() && !told.enough(stop, deadline, &running) {
-            stream.step(Some(running.as_poll_fd()), requests)?;
+            if stream.step(Some(running.as_poll_fd()), requests)? == Next::Stop {
+                break;
+            }
         }
         let took = stream.woke().unwrap_or_else(Instant::now).duration_since(began);
         let ended = running.has_ended().then(|| running.wait()).transpose()?;
@@ -166,7 +173,7 @@ impl Job<'_> {
 /// Whether the lesser way would still give what was asked for.
 fn may_do_without(args: &RunArgs) -> bool {
     args.shared.hooks.backend().is_none()
-        && args.shared.interval.is_none()
+        && !args.shared.asks_while_it_runs()
         && args.which.scope.is_empty()
         && args.which.rule.is_empty()
         && args.which.rules.is_empty()

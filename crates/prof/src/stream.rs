@@ -36,6 +36,7 @@ use rustix::time::ClockId;
 
 use crate::cli::Shared;
 use crate::output::Outputs;
+use crate::requests::Next;
 use crate::requests::Requests;
 use crate::rules::Rules;
 use crate::select::Selected;
@@ -86,8 +87,9 @@ pub fn plan(
         per_thread: shared.per_thread,
         count_execs,
         counters: selected.specs.clone(),
-        attaches,
-        start_paused: false,
+        start_paused: shared.starts_paused(),
+        // What is resumed is attached to.
+        attaches: attaches || shared.control.is_some() || shared.starts_paused(),
     }
 }
 
@@ -146,6 +148,18 @@ pub struct Stream {
     told_at: Instant,
     /// Whether they are told at intervals.
     intervals: bool,
+    paused: bool,
+    /// Whom to attach to when the session is resumed.
+    later: Option<Later>,
+    /// Of the events.
+    names: Vec<String>,
+}
+
+/// Processes that already run, to be switched on later.
+#[derive(Debug)]
+enum Later {
+    These(Vec<(u32, u64)>, u64),
+    Matching(u64),
 }
 
 /// What is profiled, as of one moment.
@@ -170,7 +184,12 @@ impl Stream {
     ) -> Self {
         let header =
             header(selected, &rules.names, session.attached(), session.limits().to_vec(), command);
+        let kept = selected.events.iter().map(|e| e.info().name.to_owned());
+        let counted = selected.table.shown().map(|(_, c)| c.name.clone());
         let mut stream = Self {
+            paused: session.starts_paused(),
+            later: None,
+            names: kept.chain(counted).collect(),
             session,
             collector: Collector::new(selected.events, host::keeps()),
             outputs,
@@ -191,8 +210,13 @@ impl Stream {
         stream
     }
 
-    /// Switches on the processes that already run, and tells which.
+    /// Switches on the processes that already run, and tells which. While the session
+    /// is paused they wait until it is resumed.
     pub fn attach(&mut self, pids: &[(u32, u64)], follow: u64) -> Result<Vec<u32>> {
+        if self.paused {
+            self.later = Some(Later::These(pids.to_vec(), follow));
+            return Ok(pids.iter().map(|(pid, _)| *pid).collect());
+        }
         let attached = self.session.attach_to(pids, follow)?;
         let mut live = self.session.live()?;
         for l in &mut live {
@@ -204,13 +228,32 @@ impl Stream {
         Ok(attached)
     }
 
+    /// The same for all that a rule names.
+    pub fn attach_matching(&mut self, follow: u64) -> Result<()> {
+        if self.paused {
+            self.later = Some(Later::Matching(follow));
+            return Ok(());
+        }
+        let me = std::process::id();
+        let alive: Vec<_> = self
+            .session
+            .matching()?
+            .iter()
+            .filter(|l| l.task.id.pid != me)
+            .map(|l| (l.task.id.pid, l.task.rules))
+            .collect();
+        self.attach(&alive, follow).map(drop)
+    }
+
     /// Waits for records, or for `also` to be readable, or a tick, or until something
-    /// is asked; then passes on what there is. False when nobody listens any more.
-    pub fn step(&mut self, also: Option<BorrowedFd<'_>>, requests: &mut Requests) -> Result<bool> {
+    /// is asked; then passes on what there is.
+    pub fn step(&mut self, also: Option<BorrowedFd<'_>>, requests: &mut Requests) -> Result<Next> {
         {
             let ring = self.session.as_poll_fd();
             let mut fds = vec![PollFd::from_borrowed_fd(ring, PollFlags::IN)];
-            fds.extend(also.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+            for fd in also.into_iter().chain(requests.as_poll_fd()) {
+                fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            }
             let due = requests.due().map(|at| at.saturating_duration_since(Instant::now()));
             let timeout = rustix::time::Timespec::try_from(due.unwrap_or(TICK).min(TICK))?;
             match rustix::event::poll(&mut fds, Some(&timeout)) {
@@ -218,11 +261,11 @@ impl Stream {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(e).context("waiting for records"),
             }
-            let also = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
-            self.woke = also.then(Instant::now);
+            let also = also.and_then(|_| fds.get(1)).filter(|fd| !fd.revents().is_empty());
+            self.woke = also.map(|_| Instant::now());
         }
         self.drain()?;
-        requests.serve(self)?;
+        let next = requests.serve(self)?;
         if self.checked.elapsed() >= CHECK {
             self.checked = Instant::now();
             self.check_losses()?;
@@ -230,7 +273,7 @@ impl Stream {
             self.session.follow_cpus()?;
         }
         self.outputs.flush();
-        Ok(self.outputs.any_open())
+        Ok(if self.outputs.any_open() { next } else { Next::Unheard })
     }
 
     /// When the last wait ended, if what ended it was `also`.
@@ -278,6 +321,10 @@ impl Stream {
 
     /// Switches profiling off for all, until [`resume`](Self::resume).
     pub fn pause(&mut self) -> Result<()> {
+        if self.paused {
+            return Ok(());
+        }
+        self.paused = true;
         self.session.hold()?;
         let reading = self.read()?;
         let profiles = self.so_far(&reading);
@@ -295,11 +342,34 @@ impl Stream {
 
     /// Switches profiling on again, from now on.
     pub fn resume(&mut self) -> Result<()> {
+        if !self.paused {
+            return Ok(());
+        }
+        self.paused = false;
         let live = self.session.resume()?;
         let pids: Vec<_> = live.iter().map(|l| l.task.id.pid).collect();
         self.attached += self.collector.attached(&live, &pids, &mut self.records);
         self.emit();
-        Ok(())
+        match self.later.take() {
+            Some(Later::These(pids, follow)) => self.attach(&pids, follow).map(drop),
+            Some(Later::Matching(follow)) => self.attach_matching(follow),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether profiling is switched off for all.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// What was written is to be seen now.
+    pub fn flush(&mut self) {
+        self.outputs.flush();
+    }
+
+    /// Names of the events of this stream.
+    pub fn event_names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
     }
 
     /// From now on the totals are told at intervals, and so once more at the end.

@@ -11,6 +11,7 @@ use prof_model::rules::Rule;
 use crate::cli::WatchArgs;
 use crate::output;
 use crate::output::Outputs;
+use crate::requests::Next;
 use crate::requests::Requests;
 use crate::rules;
 use crate::select;
@@ -34,20 +35,12 @@ pub fn main(args: &WatchArgs) -> Result<ExitCode> {
         Session::open(&stream::plan(&args.shared, &selected, &rules, true, args.existing))?;
     let mut stream = Stream::begin(session, outputs, &selected, &rules, None);
     if args.existing {
-        let me = std::process::id();
-        let alive: Vec<_> = stream
-            .session
-            .matching()?
-            .iter()
-            .filter(|l| l.task.id.pid != me)
-            .map(|l| (l.task.id.pid, l.task.rules))
-            .collect();
-        stream.attach(&alive, rules.tables.follow)?;
+        stream.attach_matching(rules.tables.follow)?;
     }
     requests.begin(&mut stream)?;
     let deadline = args.shared.duration.map(|d| Instant::now() + d);
     while !stop.asked() && deadline.is_none_or(|d| Instant::now() < d) {
-        if !stream.step(None, &mut requests)? {
+        if stream.step(None, &mut requests)? != Next::GoOn {
             break;
         }
     }

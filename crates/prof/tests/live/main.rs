@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod commands;
+mod control;
 mod doctor;
 mod figures;
 mod harness;
