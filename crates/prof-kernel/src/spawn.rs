@@ -82,8 +82,9 @@ pub fn find_program(name: &OsStr) -> Result<PathBuf> {
 
 /// Forks a child that will execute the command when told.
 ///
-/// Must be called while the process has one thread.
-pub fn fork_waiting(command: &[OsString]) -> Result<Waiting> {
+/// SIGINT, SIGTERM and SIGHUP end it, but for those that are to be ignored, whatever
+/// this process does with them. Must be called while the process has one thread.
+pub fn fork_waiting(command: &[OsString], ignored: &[i32]) -> Result<Waiting> {
     let Some(name) = command.first() else { bail!("no command given") };
     let path = find_program(name)?;
     let c_path = CString::new(path.as_os_str().as_bytes())?;
@@ -107,7 +108,7 @@ pub fn fork_waiting(command: &[OsString]) -> Result<Waiting> {
         // lists end in null, and the descriptors are open.
         unsafe {
             libc::close(go.as_raw_fd());
-            child(&go_read, &error_write, c_path.as_ptr(), &argv, &sh_argv)
+            child(&go_read, &error_write, c_path.as_ptr(), &argv, &sh_argv, ignored)
         }
     }
     let Some(pid) = Pid::from_raw(pid) else {
@@ -130,11 +131,16 @@ unsafe fn child(
     path: *const libc::c_char,
     argv: &[*const libc::c_char],
     sh_argv: &[*const libc::c_char],
+    ignored: &[i32],
 ) -> ! {
     // SAFETY: plain system calls; see the caller.
     unsafe {
         // Rust ignores SIGPIPE, and that would be inherited.
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            let ignore = ignored.contains(&signal);
+            libc::signal(signal, if ignore { libc::SIG_IGN } else { libc::SIG_DFL });
+        }
         let mut byte = 0u8;
         // The other end closed without a byte: prof is gone, so is the command.
         if libc::read(go.as_raw_fd(), ptr::from_mut(&mut byte).cast(), 1) == 1 {

@@ -66,7 +66,11 @@ fn series(
         progress.before(number, all);
         let outputs = outputs.of_run(Repetition { number, of: progress.of });
         let after = outputs.of_run(Repetition { number, of: progress.of });
-        let done = job.once(outputs, requests, deadline)?;
+        let done = match job.once(outputs, requests, deadline) {
+            // Ctrl-C before the command began.
+            Err(_) if job.stop.asked() && !all.is_empty() => break,
+            done => done?,
+        };
         progress.clear();
         let failed = done.code != ExitCode::SUCCESS;
         if code == ExitCode::SUCCESS {

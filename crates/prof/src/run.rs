@@ -108,7 +108,7 @@ impl Job<'_> {
         deadline: Option<Instant>,
     ) -> Result<Done> {
         let Self { args, selected, stop, .. } = *self;
-        let waiting = spawn::fork_waiting(&args.command)?;
+        let waiting = spawn::fork_waiting(&args.command, stop.ignored())?;
         let rules = rules::compiled(&rules_of_run(args, self.set.clone(), waiting.pid())?)?;
         let unprivileged = |waiting, outputs, reason| -> Result<Done> {
             let code = without_privileges(args, selected, waiting, outputs, stop, reason)?;

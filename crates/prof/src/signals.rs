@@ -12,6 +12,7 @@ use signal_hook::consts::SIGTERM;
 /// Counts the signals that ask for an end.
 #[derive(Debug, Clone)]
 pub struct Stop {
+    ignored: Vec<i32>,
     interrupts: Arc<AtomicUsize>,
     terminations: Arc<AtomicUsize>,
 }
@@ -19,7 +20,8 @@ pub struct Stop {
 impl Stop {
     /// From now on, signals are counted instead of ending the process.
     pub fn install() -> io::Result<Self> {
-        let stop = Self { interrupts: Arc::default(), terminations: Arc::default() };
+        let ignored = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|s| is_ignored(*s)).collect();
+        let stop = Self { ignored, interrupts: Arc::default(), terminations: Arc::default() };
         for (signals, count) in
             [(&[SIGINT][..], &stop.interrupts), (&[SIGTERM, SIGHUP][..], &stop.terminations)]
         {
@@ -36,6 +38,12 @@ impl Stop {
         Ok(stop)
     }
 
+    /// Those of the signals that were ignored before, as under nohup: so they are to
+    /// be for the command.
+    pub fn ignored(&self) -> &[i32] {
+        &self.ignored
+    }
+
     /// Times that Ctrl-C was pressed.
     pub fn interrupts(&self) -> usize {
         self.interrupts.load(Ordering::SeqCst)
@@ -50,4 +58,12 @@ impl Stop {
     pub fn asked(&self) -> bool {
         self.interrupts() + self.terminations() > 0
     }
+}
+
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: all zeroes is a value of sigaction.
+    let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: asks only; the pointer is to a live value of its type.
+    let ret = unsafe { libc::sigaction(signal, std::ptr::null(), &mut now) };
+    ret == 0 && now.sa_sigaction == libc::SIG_IGN
 }

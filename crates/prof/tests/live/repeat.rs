@@ -120,3 +120,61 @@ fn all_runs_together_may_take_so_long() {
     assert!((1..=10).contains(&n), "{together}");
     assert!(streams.len() as u64 - n <= 1, "one was cut short at most");
 }
+
+#[test]
+fn each_run_ignores_the_signals_that_prof_was_told_to_ignore() {
+    let Some(_turn) = live("-r under nohup") else { return };
+    let script = "trap '' HUP; exec \"$@\"";
+    let ignored = |mut c: std::process::Command| {
+        let output = c.output().expect("a shell");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        // But for the two that the C library keeps for itself.
+        let mask = |l: &str| u64::from_str_radix(l.trim(), 16).expect("a mask") & 0x7fff_ffff;
+        text.lines().filter_map(|l| l.strip_prefix("SigIgn:")).map(mask).collect::<Vec<_>>()
+    };
+    let cat = ["cat", "/proc/self/status"];
+    let mut alone = std::process::Command::new("sh");
+    alone.args(["-c", script, "sh"]).args(cat);
+    let prof = command("run");
+    let mut under = std::process::Command::new("sh");
+    under
+        .args(["-c", script, "sh"])
+        .arg(prof.get_program())
+        .args(["run", "-r", "3", "--"])
+        .args(cat);
+    for (key, value) in prof.get_envs() {
+        under.env(key, value.expect("a value"));
+    }
+    let alone = ignored(alone);
+    assert_eq!(alone.len(), 1);
+    assert_eq!(ignored(under), [alone[0]; 3]);
+}
+
+#[test]
+fn ctrl_c_ends_the_series_with_what_there_is() {
+    let Some(_turn) = live("-r and Ctrl-C") else { return };
+    use std::os::unix::process::CommandExt as _;
+    let dir = tempfile::tempdir().expect("a folder");
+    let json = dir.path().join("out.json");
+    let mut child = command("run")
+        .args(["-r", "1000", "-o", &format!("json:{}", json.display()), "--"])
+        .arg(target())
+        .args(["sleep", "200"])
+        .process_group(0)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("prof");
+    let began = std::time::Instant::now();
+    while std::fs::read_to_string(&json).map_or(0, |t| t.matches("\"end\",").count()) < 2 {
+        assert!(began.elapsed().as_secs() < 60, "never came so far");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    // SAFETY: takes numbers only.
+    unsafe { libc::kill(-(child.id() as i32), libc::SIGINT) };
+    let status = child.wait().expect("prof");
+    // Of the command, if it ran just then.
+    assert!(matches!(status.code(), Some(0) | Some(130)), "{status}");
+    let (streams, together) = runs(&Records::read(&json));
+    let n = together.expect("a repeat record")["repetitions"].as_u64().expect("a number");
+    assert!(n >= 2 && streams.len() as u64 - n <= 1, "{n} of {}", streams.len());
+}
