@@ -599,6 +599,9 @@ impl Session {
         }
         self.iterate(IterMode::Attach)?;
         self.iterate(IterMode::Attached)?;
+        // Or those that run now are counted from their next switch on only, which may be
+        // long.
+        self.refresh(&host::interruptible_cpus())?;
         let map = self.loaded.map("procs")?;
         let mut attached = Vec::new();
         for pid in asked {
