@@ -11,6 +11,7 @@ mod exit;
 mod file_io;
 mod memory;
 mod namespaces;
+mod pingpong;
 mod regions;
 mod report;
 mod storm;
@@ -54,7 +55,12 @@ const COMMANDS: &[(&str, &str, &str, Run)] = &[
         "run a program that the kernel cannot load and kills, kept in DIR",
         exec::die_in_exec,
     ),
-    ("threads", "N [MS]", "N threads at once, MS ms of CPU time in all", threads::threads),
+    (
+        "threads",
+        "N [MS] [--faults PAGES]",
+        "N threads at once, MS ms of CPU time in all, each touches PAGES new pages",
+        threads::threads,
+    ),
     (
         "exec-from-thread",
         "[--late] CMD...",
@@ -101,6 +107,18 @@ const COMMANDS: &[(&str, &str, &str, Run)] = &[
         "MS",
         "switch its own profiling off, use MS ms of CPU time, switch it on, use MS ms more",
         regions::selfswitch,
+    ),
+    (
+        "pingpong",
+        "N [--cpu CPU] [--faults PAGES]",
+        "N round trips of a byte to `pong` and back, which touches PAGES new pages in each",
+        pingpong::pingpong,
+    ),
+    (
+        "pong",
+        "[--faults PAGES]",
+        "the other side of `pingpong`, on standard input and output",
+        pingpong::pong,
     ),
     ("now", "", "tell the time of the monotonic clock, before anything else", cpu::now),
 ];

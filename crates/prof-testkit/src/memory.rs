@@ -41,21 +41,21 @@ pub fn rss(mut args: Args) -> Result<()> {
     facts.print()
 }
 
-fn page_size() -> Result<usize> {
+pub fn page_size() -> Result<usize> {
     // SAFETY: no preconditions.
     usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) })
         .map_err(|_| Error::last_os("sysconf"))
 }
 
 /// A private anonymous mapping in small pages.
-struct Map {
+pub struct Map {
     start: *mut u8,
     bytes: usize,
     page: usize,
 }
 
 impl Map {
-    fn new(bytes: Option<u64>) -> Result<Self> {
+    pub fn new(bytes: Option<u64>) -> Result<Self> {
         let bytes = bytes
             .and_then(|bytes| usize::try_from(bytes).ok())
             .ok_or_else(|| Error::new("size too large"))?;
@@ -84,7 +84,7 @@ impl Map {
     }
 
     /// Writes to every page once.
-    fn touch(&self) {
+    pub fn touch(&self) {
         for offset in (0..self.bytes).step_by(self.page) {
             // SAFETY: `offset` lies within the mapping.
             let at = unsafe { self.start.add(offset) };

@@ -2,7 +2,8 @@
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::mem::MaybeUninit;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -139,6 +140,40 @@ pub fn silence_stdout() -> Result<()> {
         .map_err(|e| Error::io("/dev/null", &e))?;
     // SAFETY: both are open descriptors.
     check("dup2", unsafe { libc::dup2(null.as_raw_fd(), libc::STDOUT_FILENO) }).map(drop)
+}
+
+/// Keeps the calling thread, and what it starts, on one CPU.
+pub fn pin_to(cpu: u64) -> Result<()> {
+    let cpu = usize::try_from(cpu).map_err(|_| Error::new("CPU too large"))?;
+    // SAFETY: all zeros is an empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    if cpu >= libc::CPU_SETSIZE as usize {
+        return Err(Error::new("CPU too large"));
+    }
+    // SAFETY: `cpu` is within the set.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    let size = size_of::<libc::cpu_set_t>();
+    // SAFETY: `set` is valid for a read of `size` bytes.
+    let result = unsafe { libc::sched_setaffinity(0, size, &raw const set) };
+    check("sched_setaffinity", result).map(drop)
+}
+
+/// Makes `fd` standard input or output, under that number also after an exec.
+pub fn become_standard(fd: &impl AsRawFd, standard: c_int) -> Result<()> {
+    // SAFETY: takes numbers only; `fd` is open.
+    check("dup2", unsafe { libc::dup2(fd.as_raw_fd(), standard) }).map(drop)
+}
+
+/// A duplicate of standard input, without a buffer.
+pub fn standard_input() -> Result<fs::File> {
+    let fd = io::stdin().as_fd().try_clone_to_owned();
+    fd.map(fs::File::from).map_err(|e| Error::io("standard input", &e))
+}
+
+/// A duplicate of standard output, without a buffer.
+pub fn standard_output() -> Result<fs::File> {
+    let fd = io::stdout().as_fd().try_clone_to_owned();
+    fd.map(fs::File::from).map_err(|e| Error::io("standard output", &e))
 }
 
 /// Reaps `pid` and returns its raw wait status.

@@ -9,6 +9,8 @@ use libc::{c_int, pid_t};
 use crate::args::Args;
 use crate::cpu;
 use crate::error::{Error, Result};
+use crate::memory;
+use crate::memory::Map;
 use crate::report::Facts;
 use crate::sys::{self, Program};
 
@@ -17,13 +19,15 @@ const SMALL_STACK: usize = 64 * 1024;
 /// What the leader of `leader-exits-first` passes to `exit`; not the code of the process.
 const LEADER_EXIT: c_int = 3;
 
-/// `threads N [MS]`
+/// `threads N [MS] [--faults PAGES]`
 pub fn threads(mut args: Args) -> Result<()> {
+    let pages = args.option_number("--faults")?.unwrap_or(0);
     let count = args.number("N")?;
     let ms = args.optional_number("MS")?.unwrap_or(0);
     args.finish()?;
     let parties = usize::try_from(count).map_err(|_| Error::new("N too large"))?;
     let share = ms.saturating_mul(sys::NS_PER_MS) / count.max(1);
+    let bytes = pages.checked_mul(memory::page_size()? as u64);
 
     let start = Arc::new(Barrier::new(parties));
     let end = Arc::new(Barrier::new(parties));
@@ -33,9 +37,10 @@ pub fn threads(mut args: Args) -> Result<()> {
         let end = Arc::clone(&end);
         let work = move || {
             start.wait();
+            let touched = if pages > 0 { Map::new(bytes).map(|map| map.touch()) } else { Ok(()) };
             let cpu = cpu::spin_until(libc::CLOCK_THREAD_CPUTIME_ID, share);
             end.wait();
-            cpu.map(|cpu| (sys::tid(), cpu))
+            touched.and_then(|()| cpu.map(|cpu| (sys::tid(), cpu)))
         };
         let worker = thread::Builder::new()
             .stack_size(SMALL_STACK)
@@ -53,6 +58,7 @@ pub fn threads(mut args: Args) -> Result<()> {
     let mut facts = Facts::with_pid();
     facts.add("threads", tids.len());
     facts.add("threads_cpu_ns", cpu_ns);
+    facts.add("threads_touched", pages.saturating_mul(count));
     if let (Some(lowest), Some(highest)) = (tids.iter().min(), tids.iter().max()) {
         facts.add("tid_min", lowest);
         facts.add("tid_max", highest);

@@ -45,6 +45,15 @@ fn ends_as_told() {
 }
 
 #[test]
+fn ping_and_pong_touch_what_they_say() {
+    let facts = facts(&["pingpong", "20", "--cpu", "0", "--faults", "7"]);
+    assert_eq!(number(&facts, "timed_rounds"), 19);
+    assert_eq!(number(&facts, "pong_touched"), 140);
+    assert!(number(&facts, "pong_minflt") >= 140);
+    assert!(number(&facts, "elapsed_ns") > 0);
+}
+
+#[test]
 fn uses_what_it_says() {
     assert!(number(&facts(&["burn", "20"]), "cpu_ns") >= 20_000_000);
     assert_eq!(number(&facts(&["loop", "1000"]), "loop_instructions"), 10_000);
