@@ -83,7 +83,7 @@ fn compare_once(args: &[&str]) -> Result<(), String> {
 
 /// Whether the window of this backend and kernel is perf's: from the same point in
 /// exec, and to an exit hook that stands where perf stops counting.
-fn same_window() -> bool {
+pub fn same_window() -> bool {
     let run = run_target(&[], &["exit", "0"]);
     let w = &run.records.profiles()[0]["window"];
     if w["start"] == "task_rename" && w["end"] == "exit" {

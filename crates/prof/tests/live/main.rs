@@ -10,6 +10,7 @@
 
 mod commands;
 mod control;
+mod counters;
 mod doctor;
 mod figures;
 mod harness;

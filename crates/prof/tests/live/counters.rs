@@ -1,0 +1,530 @@
+//! Perf events of each CPU that the kernel half attributes to processes: against
+//! `perf stat` on the same command at the same time, and against what the kernel
+//! keeps for each task.
+//!
+//! A name with a modifier (`page-faults:uk`) is such an event; without one it is the
+//! kernel's own figure.
+//!
+//! perf's window and prof's are the same here: both begin inside exec, where the old
+//! image is gone, and end at the exit hook, before the address space is torn down. The
+//! last switch of a task, from which it does not come back, is in neither.
+//!
+//! Two differences are known, and are exact:
+//!
+//! - `context-switches` is counted by perf after the tracepoint of the switch, at which
+//!   the counters are read. So it is charged to the task that comes, and a task that was
+//!   born inside the window has one more: that by which it first came.
+//! - What `execve` copies of its arguments into the new address space is faulted in
+//!   without registers: the kernel's figure has those faults, the perf event has not.
+
+use std::collections::HashMap;
+use std::fs;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::figures::same_window;
+use crate::harness::*;
+
+/// What is compared: times first, as perf starts its clocks one after the other.
+const TIMES: [&str; 2] = ["cpu-clock", "task-clock:uk"];
+
+/// Equal to the last one. Not `sched_wakeup`: an interrupt that falls between prof's end
+/// of a window and perf's, which is microseconds later, wakes others as it likes.
+const COUNTS: [&str; 11] = [
+    "page-faults:uk",
+    "minor-faults:uk",
+    "major-faults:uk",
+    "cpu-migrations:uk",
+    "alignment-faults",
+    "dummy",
+    "sched:sched_switch",
+    "sched:sched_process_fork",
+    "sched:sched_process_exec",
+    "sched:sched_process_exit",
+    "syscalls:sys_enter_write",
+];
+
+const SWITCHES: &str = "context-switches:uk";
+
+/// Tries for a run in which the kernel told of every switch; see [`Beside::is_whole`].
+const TRIES: usize = 12;
+
+/// A command under `perf stat` under `prof run`.
+struct Beside {
+    /// Profiles of the command and of all that it started, from its exec on.
+    profiles: Vec<Value>,
+    perf: HashMap<String, f64>,
+}
+
+impl Beside {
+    fn run(events: &[&str], cmd: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("perf.csv");
+        let file = file.to_str().expect("a path");
+        let list = events.join(",");
+        let mut all = vec!["perf", "stat", "-x;", "-o", file, "-e", &list, "--"];
+        all.extend(cmd);
+        let run = run(&["-e", &list, "-e", "context-switches,page-faults,threads"], &all);
+        assert!(run.output.status.success(), "{cmd:?}: {:?}", run.output);
+        run.records.assert_whole();
+        let text = fs::read_to_string(file).expect("what perf says");
+        let fields = text.lines().map(|l| l.split(';').collect::<Vec<_>>());
+        let perf = fields
+            .filter_map(|f| Some(((*f.get(2)?).to_owned(), f.first()?.parse().ok()?)))
+            .collect();
+        let profiles = below_perf(&run.records);
+        Self { profiles, perf }
+    }
+
+    /// Sum over the processes.
+    fn prof(&self, name: &str) -> u64 {
+        self.profiles.iter().map(|p| figure(p, name)).sum()
+    }
+
+    fn perf(&self, name: &str) -> f64 {
+        *self.perf.get(name).unwrap_or_else(|| panic!("{name} in {:?}", self.perf))
+    }
+
+    /// Whether the tracepoint of the switch was hit as often as the kernel switched. A
+    /// host may hide tasks of its own from it: when one of them gives way to ours, nobody
+    /// is told, and what ours does until its next switch, or its end, is nobody's.
+    fn is_whole(&self) -> bool {
+        let exec = self.profiles.iter().filter(|p| p["window"]["end"] == "exec").count() as u64;
+        self.prof("sched:sched_switch") == self.prof("context-switches")
+            && self.prof("sched:sched_process_exit") == self.prof("threads") - exec
+    }
+
+    /// Prof's must be perf's: counts exactly, times within 1 %.
+    fn assert_equal(&self, what: &[&str]) {
+        for name in COUNTS {
+            assert_eq!(self.prof(name) as f64, self.perf(name), "{name} of {what:?}");
+        }
+        // Each birth is one more: see above.
+        let born = self.prof("sched:sched_process_fork") as f64;
+        assert_eq!(
+            self.prof(SWITCHES) as f64,
+            self.perf(SWITCHES) + born,
+            "{SWITCHES} of {what:?}"
+        );
+        let switches = self.prof("sched:sched_switch") as f64;
+        let [cpu_clock, task_clock] =
+            TIMES.map(|name| (self.prof(name) as f64, self.perf(name) * 1e6));
+        // perf prints hundredths of a millisecond. Where a run is shorter than 50 ms, what
+        // is between the two readings at each end of a slice shows.
+        let allowed = if task_clock.1 >= 50e6 {
+            task_clock.1 * 0.01
+        } else {
+            task_clock.1 * 0.01 + 30_000.0 + switches * 300.0
+        };
+        let off = task_clock.0 - task_clock.1;
+        assert!(
+            off.abs() <= allowed,
+            "task-clock of {what:?}: {task_clock:?}, {switches} switches"
+        );
+        // perf's cpu-clock stands while perf puts the other events on the CPU and takes
+        // them off, at each switch. Ours does not, nor do our two clocks differ.
+        let off = cpu_clock.0 - cpu_clock.1;
+        let per_switch = switches * 2_500.0;
+        assert!(
+            off.abs() <= allowed || (off > 0.0 && off <= allowed + per_switch),
+            "cpu-clock of {what:?}: {cpu_clock:?}, {switches} switches"
+        );
+        let apart = (cpu_clock.0 - task_clock.0).abs();
+        assert!(apart <= task_clock.0 * 0.01 + 30_000.0, "{cpu_clock:?} {task_clock:?}");
+    }
+}
+
+/// Profiles of what `perf stat` ran, from its exec on.
+fn below_perf(records: &Records) -> Vec<Value> {
+    let first = records.of("prof").next().expect("perf was switched on");
+    let perf = &first["process"]["pid"];
+    let of_perf = |p: &&Value| p["process"]["pid"] == *perf;
+    let children: Vec<_> = records
+        .of("profile")
+        .filter(|p| p["process"]["ppid"] == *perf && p["window"]["start"] == "fork")
+        .collect();
+    assert_eq!(children.len(), 1, "perf has one child: {children:#?}");
+    let before_exec = |p: &&Value| *p == children[0];
+    records.of("profile").filter(|p| !of_perf(p) && !before_exec(p)).cloned().collect()
+}
+
+/// A run beside perf of which the kernel told every switch.
+fn whole_run(cmd: &[&str]) -> Beside {
+    let mut events = TIMES.to_vec();
+    events.extend(COUNTS);
+    events.push(SWITCHES);
+    for _ in 0..TRIES {
+        let beside = Beside::run(&events, cmd);
+        if beside.is_whole() {
+            return beside;
+        }
+        eprintln!(
+            "once more: this host told of {} of {} switches, and of {} exits (perf: {}), of {cmd:?}",
+            beside.prof("sched:sched_switch"),
+            beside.prof("context-switches"),
+            beside.prof("sched:sched_process_exit"),
+            beside.perf("sched:sched_process_exit"),
+        );
+    }
+    panic!("{TRIES} runs of {cmd:?}, and in none of them all switches were counted");
+}
+
+/// Until it is so once, for the same reason. A fault of prof's own is there every time.
+fn once(what: &str, attempt: impl Fn() -> Result<(), String>) {
+    let tries: Vec<_> = (0..TRIES).map_while(|_| attempt().err()).collect();
+    assert!(tries.len() < TRIES, "{what}: {tries:#?}");
+}
+
+fn same(what: &str, a: u64, b: u64) -> Result<(), String> {
+    if a == b { Ok(()) } else { Err(format!("{what}: {a} and {b}")) }
+}
+
+fn ready(what: &str) -> Option<std::sync::MutexGuard<'static, ()>> {
+    let turn = live(what)?;
+    (has("perf", "linux-perf") && same_window()).then_some(turn)
+}
+
+fn compare(cmd: &[&str]) -> Beside {
+    let beside = whole_run(cmd);
+    beside.assert_equal(cmd);
+    beside
+}
+
+fn this(args: &[&'static str]) -> Vec<&'static str> {
+    let mut cmd = vec![target().to_str().expect("a path")];
+    cmd.extend(args);
+    cmd
+}
+
+#[test]
+fn one_that_computes_and_one_that_faults() {
+    let Some(_turn) = ready("CPU-bound, page faults") else { return };
+    compare(&this(&["burn", "120"]));
+    let b = compare(&this(&["faults", "30000"]));
+    assert!(b.prof("page-faults:uk") >= 30_000);
+}
+
+#[test]
+fn many_short_processes() {
+    let Some(_turn) = ready("fork-heavy") else { return };
+    let b = compare(&["sh", "-c", "i=0; while [ $i -lt 60 ]; do /bin/true; i=$((i+1)); done"]);
+    assert_eq!(b.prof("sched:sched_process_fork"), 60);
+    assert_eq!(b.prof("sched:sched_process_exec"), 61);
+    // What was forked and has executed is two profiles.
+    assert_eq!(b.profiles.len(), 121);
+    let b = compare(&this(&["storm", "60", "--jobs", "2", "--vfork"]));
+    assert_eq!(b.prof("sched:sched_process_exec"), 61);
+}
+
+#[test]
+fn two_hundred_threads() {
+    let Some(_turn) = ready("threads") else { return };
+    let b = compare(&this(&["threads", "200", "100", "--faults", "20"]));
+    // All that exited is in the one profile, to the fault.
+    assert_eq!(b.profiles.len(), 1);
+    assert!(b.prof("page-faults:uk") >= 4000);
+    assert_eq!(b.prof("page-faults:uk"), b.prof("page-faults"));
+    assert_eq!(b.prof("sched:sched_process_fork"), 200);
+    assert_eq!(b.prof("sched:sched_process_exit"), 201);
+}
+
+#[test]
+fn two_that_wait_for_each_other() {
+    let Some(_turn) = ready("ping-pong") else { return };
+    let b = compare(&this(&["pingpong", "10000", "--cpu", "0"]));
+    // One of each round and side, and what each says at its end.
+    assert_eq!(b.prof("syscalls:sys_enter_write"), 20_002);
+}
+
+#[test]
+fn sleepers() {
+    let Some(_turn) = ready("sleepers") else { return };
+    compare(&this(&["herd", "20", "100"]));
+    compare(&this(&["switches", "500"]));
+}
+
+#[test]
+fn a_compiler() {
+    let Some(_turn) = ready("a compiler run") else { return };
+    if !has("cc", "gcc") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let (source, out) = (dir.path().join("a.c"), dir.path().join("a"));
+    fs::write(&source, "#include <stdio.h>\nint main(void) { return puts(\"a\") < 0; }\n").unwrap();
+    let (source, out) = (source.to_str().unwrap(), out.to_str().unwrap());
+    compare(&["cc", "-O2", "-o", out, source]);
+}
+
+#[test]
+fn an_interpreter_and_a_pipeline() {
+    let Some(_turn) = ready("Python, a pipeline") else { return };
+    if has("python3", "python3") {
+        compare(&["python3", "-c", "import json; print(sum(range(1000000)))"]);
+    }
+    compare(&["sh", "-c", "seq 50000 | sort -n | uniq | wc -l"]);
+}
+
+#[test]
+fn execs_in_place_divide_the_counts() {
+    let Some(_turn) = ready("a chain of execs") else { return };
+    let b = compare(&this(&["reexec", "10"]));
+    assert_eq!(b.profiles.len(), 11);
+    let by_exec = |p: &Value| figure(p, "page-faults") - figure(p, "page-faults:uk");
+    let (last, before): (Vec<_>, Vec<_>) =
+        b.profiles.iter().partition(|p| p["window"]["end"] == "exit");
+    assert_eq!((last.len(), before.len()), (1, 10));
+    for p in &b.profiles {
+        assert_eq!(figure(p, "sched:sched_process_exec"), 1, "each window has its own exec: {p}");
+        assert!(figure(p, "page-faults:uk") > 10, "{p}");
+    }
+    assert_eq!(by_exec(last[0]), 0);
+    // The arguments of the next one: as many pages each time, a few.
+    let pages: Vec<_> = before.iter().map(|p| by_exec(p)).collect();
+    assert!((1..40).contains(&pages[0]), "{pages:?}");
+}
+
+#[test]
+fn an_exec_from_another_thread_divides_the_counts() {
+    let Some(_turn) = ready("exec from another thread") else { return };
+    let b = compare(&this(&["exec-from-thread", "@self", "faults", "3000"]));
+    assert_eq!(b.profiles.len(), 2);
+    let (old, new) = (&b.profiles[0], &b.profiles[1]);
+    assert!(figure(old, "page-faults:uk") < 1000, "{old}");
+    assert!(figure(new, "page-faults:uk") >= 3000, "{new}");
+    assert_eq!(figure(new, "page-faults:uk"), figure(new, "page-faults"));
+    assert_eq!(figure(old, "sched:sched_process_exit"), 1, "the leader's, which was killed");
+    assert_eq!(figure(new, "sched:sched_process_exit"), 1);
+    compare(&this(&["leader-exits-first", "60"]));
+}
+
+#[test]
+fn counts_of_one_task_are_never_charged_to_the_next() {
+    let Some(_turn) = live("two tasks on one CPU") else { return };
+    const LIST: &str = "page-faults:uk,page-faults,syscalls:sys_enter_write,sched:sched_switch,\
+                        sched:sched_process_exit,context-switches";
+    let args = ["pingpong", "300", "--cpu", "0", "--faults", "50"];
+    // One of them is armed, the other faults.
+    let ping = whole_profile(|| {
+        let run = run_target(&["--no-follow", "-e", LIST], &args);
+        assert_eq!(run.said("pong_touched"), 15_000);
+        run.records
+    });
+    assert!(figure(&ping, "sched:sched_switch") >= 300);
+    assert_eq!(figure(&ping, "page-faults:uk"), figure(&ping, "page-faults"));
+    assert!(figure(&ping, "page-faults:uk") < 1000, "{ping}");
+    // Its rounds, and its facts.
+    assert_eq!(figure(&ping, "syscalls:sys_enter_write"), 301);
+
+    // The other way round: the one that faults is armed, from its exec on.
+    let pong = whole_profile(|| {
+        let own = format!("tree={}", std::process::id());
+        let watch = Watch::start(&["-s", "comm=exe,pong", "-s", &own, "-e", LIST]);
+        let pong = said(&target_output(&args), "pong_pid");
+        watch.until("it has ended", |r| !r.of_pid(pong).is_empty());
+        watch.stop()
+    });
+    assert_eq!(figure(&pong, "page-faults:uk"), figure(&pong, "page-faults"));
+    assert!(figure(&pong, "page-faults:uk") >= 15_000, "{pong}");
+    assert_eq!(figure(&pong, "syscalls:sys_enter_write"), 301);
+}
+
+/// The one profile of a run of which the kernel told every switch; as `whole_run`.
+fn whole_profile(run: impl Fn() -> Records) -> Value {
+    for _ in 0..TRIES {
+        let records = run();
+        let profiles = records.profiles();
+        assert_eq!(profiles.len(), 1, "{profiles:#?}");
+        let p = profiles[0];
+        // See `Beside::is_whole`.
+        if figure(p, "sched:sched_switch") == figure(p, "context-switches")
+            && figure(p, "sched:sched_process_exit") == 1
+        {
+            return p.clone();
+        }
+    }
+    panic!("in none of {TRIES} runs all switches were counted");
+}
+
+#[test]
+fn counts_of_threads_make_those_of_the_process() {
+    let Some(_turn) = live("--per-thread counts") else { return };
+    for args in
+        [&["threads", "20", "--faults", "30"][..], &["exec-from-thread", "@self", "exit", "0"]]
+    {
+        let list = "page-faults:uk,sched:sched_switch,syscalls:sys_enter_write";
+        let run = run_target(&["--per-thread", "-e", list], args);
+        let profiles = run.records.profiles();
+        // The thread that executes the next program goes on: it reports at its exit.
+        let whole = profiles.iter().filter(|p| p["window"]["end"] == "exit");
+        for p in whole {
+            for name in list.split(',') {
+                let threads = p["threads"].as_array().expect("threads");
+                assert_eq!(threads.len(), if args[0] == "threads" { 21 } else { 1 });
+                let sum: u64 = threads.iter().map(|t| figure(t, name)).sum();
+                assert_eq!(sum, figure(p, name), "{name} of {args:?}");
+            }
+        }
+        if args[0] == "threads" {
+            let of = |p: &Value| figure(p, "page-faults:uk");
+            let threads = profiles[0]["threads"].as_array().expect("threads");
+            assert!(threads.iter().all(|t| of(t) >= 30), "{threads:#?}");
+        }
+    }
+}
+
+/// A target beside prof, killed when dropped.
+struct Beast(Child);
+
+impl Beast {
+    fn start(args: &[&str]) -> Self {
+        let child =
+            Command::new(target()).args(args).stdout(Stdio::null()).spawn().expect("target");
+        Self(child)
+    }
+}
+
+impl Drop for Beast {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn one_that_still_runs_has_counts() {
+    let Some(_turn) = live("counts of what runs") else { return };
+    let own = format!("tree={}", std::process::id());
+    let list = "page-faults:uk,page-faults,task-clock:uk,task-clock";
+    once("counts of what runs", || {
+        let watch = Watch::start(&["-s", "comm=prof-target", "-s", &own, "-e", list]);
+        let asleep = Beast::start(&["rss", "20", "60000"]);
+        let busy = Beast::start(&["burn", "60000"]);
+        thread::sleep(Duration::from_millis(400));
+        let records = watch.stop();
+        let of = |b: &Beast| records.of_pid(b.0.id().into())[0].clone();
+        let (asleep, busy) = (of(&asleep), of(&busy));
+        assert_eq!(asleep["window"]["end"], "running");
+        let faults = figure(&asleep, "page-faults");
+        assert!(faults >= 5120, "{asleep}");
+        same("page-faults", figure(&asleep, "page-faults:uk"), faults)?;
+        // It runs on without a switch: brought up to date when prof ends. The kernel's
+        // own is as of the last tick.
+        let (ours, kept) = (figure(&busy, "task-clock:uk"), figure(&busy, "task-clock"));
+        if ours.abs_diff(kept) > 10_000_000 + kept / 20 {
+            return Err(format!("{ours} ns counted, {kept} ns kept"));
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn an_attach_counts_from_now_on() {
+    let Some(_turn) = live("counts after an attach") else { return };
+    let list = "page-faults:uk,page-faults,syscalls:sys_enter_write";
+    once("counts after an attach", || {
+        let sleeper = Beast::start(&["rss", "20", "700"]);
+        thread::sleep(Duration::from_millis(200));
+        let pid = sleeper.0.id().to_string();
+        let records = Watch::verb("attach", &[&pid, "-e", list]).wait();
+        let p = records.profiles();
+        assert_eq!(p.len(), 1);
+        assert!(has_flag(p[0], "attach"));
+        // What it touched before is not in, and what it prints at the end is.
+        assert!(figure(p[0], "page-faults:uk") < 500, "{}", p[0]);
+        same("page-faults", figure(p[0], "page-faults:uk"), figure(p[0], "page-faults"))?;
+        same("writes", figure(p[0], "syscalls:sys_enter_write"), 1)
+    });
+}
+
+#[test]
+fn an_attach_counts_what_runs_without_a_switch() {
+    let Some(_turn) = live("counts after an attach, without a switch") else { return };
+    let cpus = thread::available_parallelism().map_or(1, |n| n.get());
+    if cpus < 2 {
+        eprintln!("SKIPPED: with one CPU there is no running undisturbed");
+        return;
+    }
+    if !has("chrt", "util-linux") || !has("taskset", "util-linux") {
+        return;
+    }
+    // Nothing ordinary takes this CPU from it.
+    let last_cpu = (cpus - 1).to_string();
+    let burn = [target().to_str().expect("a path"), "burn", "5000"];
+    let mut busy = Command::new("chrt");
+    busy.args(["-f", "50", "taskset", "-c", &last_cpu]).args(burn).stdout(Stdio::null());
+    let busy = Beast(busy.spawn().expect("chrt"));
+    thread::sleep(Duration::from_millis(100));
+    let pid = busy.0.id().to_string();
+    let list = "task-clock:uk,task-clock,context-switches";
+    let records = Watch::verb("attach", &[&pid, "-e", list, "--duration", "300ms"]).wait();
+    let p = records.profiles()[0];
+    let (ours, kept) = (figure(p, "task-clock:uk"), figure(p, "task-clock"));
+    // The kernel's own is as of the last tick.
+    assert!(ours.abs_diff(kept) <= 10_000_000 + kept / 20, "{p}");
+    assert!(ours > 100_000_000, "{p}");
+}
+
+#[test]
+fn filters_and_groups() {
+    let Some(_turn) = live("filters, groups") else { return };
+    once("a group", || {
+        let run = run_target(
+            &["-e", "{page-faults:uk,alignment-faults},minor-faults:uk,page-faults"],
+            &["faults", "2000"],
+        );
+        let p = run.records.profiles()[0].clone();
+        assert_eq!(figure(&p, "alignment-faults"), 0);
+        assert_eq!(figure(&p, "minor-faults:uk"), figure(&p, "page-faults:uk"));
+        same("page-faults", figure(&p, "page-faults:uk"), figure(&p, "page-faults"))
+    });
+    once("a filter", || {
+        let run = run_target(
+            &["-e", "syscalls:sys_enter_write", "--filter", "count == 1"],
+            &["pingpong", "200", "--cpu", "0"],
+        );
+        // Not what they say at their ends, which is longer.
+        let executed = run.records.of("profile").filter(|p| p["window"]["start"] != "fork");
+        let writes: Vec<_> = executed.map(|p| figure(p, "syscalls:sys_enter_write")).collect();
+        assert_eq!(writes.len(), 2);
+        same("writes of ping", writes[0], 200)?;
+        same("writes of pong", writes[1], 200)
+    });
+}
+
+#[test]
+fn what_cannot_be_counted_stops_the_command_before_it_begins() {
+    let Some(_turn) = live("events that are not there") else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    let mark = dir.path().join("it-ran");
+    let touch = |options: &[&str]| {
+        let output = command("run").args(options).arg("--").arg("touch").arg(&mark).output();
+        let output = output.expect("prof run");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = touch(&["-e", "task-clock,page-falts:u"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains('^') && said.contains("page-faults"), "{said}");
+    assert!(!mark.exists());
+
+    if fs::exists("/sys/bus/event_source/devices/cpu").unwrap_or(false) {
+        eprintln!("SKIPPED: this machine has a PMU");
+        return;
+    }
+    let (code, said) = touch(&["-e", "task-clock,cycles"]);
+    assert!(matches!(code, Some(1 | 2)), "{said}");
+    assert!(said.contains("cycles") && said.contains("this machine"), "{said}");
+    assert!(!mark.exists());
+    let run = run_target(&["-e", "task-clock,cycles", "--keep-going"], &["exit", "7"]);
+    assert_eq!(run.output.status.code(), Some(7));
+    assert!(figure(run.records.profiles()[0], "task-clock") > 0);
+    let header = run.records.of("header").next().expect("a header");
+    let limits = header["limits"].as_array().expect("limits");
+    let said = limits.iter().filter_map(Value::as_str).any(|l| l.contains("cycles"));
+    assert!(said, "{limits:?}");
+}
