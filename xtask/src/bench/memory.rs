@@ -2,17 +2,16 @@
 
 use std::io::BufRead as _;
 use std::io::BufReader;
+use std::path::Path;
 use std::process::Child;
+use std::process::Command;
 use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
-use std::time::Instant;
 
 use anyhow::Context as _;
 use anyhow::Result;
-use anyhow::bail;
 use anyhow::ensure;
-use serde_json::Value;
 use serde_json::json;
 
 use super::Bench;
@@ -26,15 +25,16 @@ const PROCESSES: u32 = 10_000;
 const QUICK_PROCESSES: u32 = 500;
 /// They are killed long before.
 const LIFE_MS: u64 = 600_000;
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Live processes, which die with this handle.
-struct Herd(Child);
+#[derive(Debug)]
+pub struct Herd(Child);
 
 impl Herd {
-    fn start(bench: &Bench, processes: u32) -> Result<Self> {
-        let args = ["herd".to_owned(), processes.to_string(), LIFE_MS.to_string()];
-        let mut command = bench.programs.target(None, &args);
+    /// Starts it, of the target or a copy of it, and waits until all run.
+    pub fn start(target: &Path, processes: u32) -> Result<Self> {
+        let mut command = Command::new(target);
+        command.args(["herd", &processes.to_string(), &LIFE_MS.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut herd = Self(command.spawn().with_context(|| format!("{command:?}"))?);
         let stdout = herd.0.stdout.take().context("no pipe from the herd")?;
@@ -59,13 +59,6 @@ impl Drop for Herd {
     }
 }
 
-fn switched_on(records: &[Value]) -> usize {
-    let on = |record: &&Value| {
-        record["record"] == "prof" && record["FLAGS"].as_u64().is_some_and(|flags| flags & 1 != 0)
-    };
-    records.iter().filter(on).count()
-}
-
 /// Measures it.
 pub fn measure(bench: &Bench) -> Result<Section> {
     let processes = bench.amount(PROCESSES, QUICK_PROCESSES);
@@ -81,14 +74,8 @@ pub fn measure(bench: &Bench) -> Result<Section> {
     };
     note(&watch, "attached, nothing profiled")?;
 
-    let herd = Herd::start(bench, processes)?;
-    let deadline = Instant::now() + PATIENCE;
-    while switched_on(&watch.records()?) < processes as usize {
-        if Instant::now() > deadline {
-            bail!("prof watch told of {} only", switched_on(&watch.records()?));
-        }
-        thread::sleep(Duration::from_millis(200));
-    }
+    let herd = Herd::start(&bench.programs.target, processes)?;
+    watch.wait_for(processes)?;
     note(&watch, &format!("{processes} live profiled processes"))?;
     drop(herd);
     thread::sleep(Duration::from_secs(2));

@@ -7,6 +7,7 @@
 //! - `start`: (b) the time until a command runs, and until it is reported
 //! - `programs`: (c) the time in the kernel half, for each process
 //! - `memory`: (d) what thousands of live profiled processes take
+//! - `switches`: (e) what counting adds to a context switch
 //! - `stats`: pairs; `report`: tables; `machine`: where it was measured
 //! - `prof`: the programs under test; `watch`: a running `prof watch`
 
@@ -18,6 +19,7 @@ mod report;
 mod start;
 mod stats;
 mod storm;
+mod switches;
 mod watch;
 
 use std::fs;
@@ -49,6 +51,8 @@ enum Part {
     C,
     /// Memory with many live profiled processes
     D,
+    /// Cost of a context switch while events are counted
+    E,
     /// All of them
     All,
 }
@@ -114,6 +118,9 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     }
     if wanted(Part::D) {
         sections.push(memory::measure(&bench).context("part d")?);
+    }
+    if wanted(Part::E) {
+        sections.push(switches::measure(&bench).context("part e")?);
     }
 
     let machine = Machine::read()?;

@@ -34,7 +34,7 @@ const QUICK_BATCHES: u32 = 40;
 const BATCH: usize = 3;
 
 /// Rules without names to look up.
-struct NoNames;
+pub struct NoNames;
 
 impl Resolver for NoNames {
     fn uid(&self, name: &str) -> Result<u32, String> {

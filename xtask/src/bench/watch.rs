@@ -19,7 +19,7 @@ use serde_json::Value;
 use super::Bench;
 use crate::scratch::nonce;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Rules that `comm` decides.
 pub fn rules(count: usize, matching: bool) -> Vec<String> {
@@ -36,6 +36,13 @@ pub fn rules(count: usize, matching: bool) -> Vec<String> {
 /// through `/proc/self/exe`.
 pub const COMMS: [&str; 2] = ["prof-target", "exe"];
 
+fn switched_on(records: &[Value]) -> usize {
+    let on = |record: &&Value| {
+        record["record"] == "prof" && record["FLAGS"].as_u64().is_some_and(|flags| flags & 1 != 0)
+    };
+    records.iter().filter(on).count()
+}
+
 /// Stopped when dropped.
 #[derive(Debug)]
 pub struct Watch {
@@ -47,9 +54,15 @@ pub struct Watch {
 impl Watch {
     /// Starts it, and waits until its hooks are attached.
     pub fn start(bench: &Bench, rules: &[String]) -> Result<Self> {
+        Self::with(bench, rules, &[])
+    }
+
+    /// The same with more options.
+    pub fn with(bench: &Bench, rules: &[String], options: &[&str]) -> Result<Self> {
         let name = bench.scratch.path.join(format!("watch-{}", nonce()?));
         let (stream, errors) = (name.with_extension("json"), name.with_extension("err"));
         let mut command = bench.programs.prof("watch")?;
+        command.args(options);
         for rule in rules {
             command.args(["--rule", rule]);
         }
@@ -110,6 +123,18 @@ impl Watch {
             .lines()
             .map(|line| serde_json::from_str(line).context("stream of prof watch"))
             .collect()
+    }
+
+    /// Waits until this many processes were switched on.
+    pub fn wait_for(&self, processes: u32) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while switched_on(&self.records()?) < processes as usize {
+            if Instant::now() > deadline {
+                bail!("prof watch told of {} only", switched_on(&self.records()?));
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
     }
 
     /// Ends it as a user would, and returns its whole stream.
