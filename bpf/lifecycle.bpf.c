@@ -376,7 +376,7 @@ static __always_inline int on_exit(s32 code, int group_dead, u16 hook)
 		if (known && (p->state & PROF_S_ARMED))
 			add_figures(&p->acc, &now);
 		if (counts())
-			fold_counts(t);
+			fold_counts(t, p);
 	}
 	if (p->state & PROF_S_THREADS_UNKNOWN) {
 		last = group_dead >= 0 ? group_dead :
@@ -399,7 +399,7 @@ static __always_inline int on_exit(s32 code, int group_dead, u16 hook)
 			add_figures(&p->acc, &now);
 		}
 		if (counts())
-			fold_counts(t);
+			fold_counts(t, p);
 	}
 	if (__sync_fetch_and_and(&p->state, ~PROF_S_ARMED) & PROF_S_ARMED) {
 		peak = peak_rss_pages(t, p->base_maxrss, &quality);
@@ -728,7 +728,7 @@ int iter_tasks(struct bpf_iter__task *ctx)
 		bpf_seq_write(seq, l, sizeof(*l));
 		if (!tc)
 			tc = (void *)&no_counts;
-		bpf_seq_write(seq, tc, sizeof(u64) + config.counters * sizeof(struct prof_count));
+		bpf_seq_write(seq, tc, 2 * sizeof(u64) + config.counters * sizeof(struct prof_count));
 		return 0;
 	}
 	bpf_seq_write(seq, l, sizeof(*l));

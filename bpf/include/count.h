@@ -50,7 +50,8 @@ static __always_inline void sub_count(struct prof_count *from, const struct prof
  * Reads the counters of this CPU. What was counted since they were last read goes to
  * `out`, if there is one; from here on it is `next`'s, a task's address or 0.
  */
-static __always_inline void turn_counts(struct prof_cpu *c, struct prof_thread_counts *out, u64 next)
+static __always_inline void turn_counts(struct prof_cpu *c, struct prof_thread_counts *out, u64 next,
+					u32 raised)
 {
 	u32 cpu = bpf_get_smp_processor_id();
 
@@ -81,6 +82,13 @@ static __always_inline void turn_counts(struct prof_cpu *c, struct prof_thread_c
 			to->enabled += v.enabled - start->enabled;
 			to->running += v.running - start->running;
 		}
+		/* This switch is of the task that goes, though it is raised only when
+		 * the tracepoint is over. */
+		if (raised & (1u << i)) {
+			v.counter++;
+			if (out)
+				out->c[i].value++;
+		}
 		start->value = v.counter;
 		start->enabled = v.enabled;
 		start->running = v.running;
@@ -94,7 +102,7 @@ static __always_inline void turn_counts(struct prof_cpu *c, struct prof_thread_c
 /* Brings the counts of the running task up to date, or begins them. */
 static __always_inline void update_counts(struct prof_cpu *c, u64 task, struct prof_thread_counts *tc)
 {
-	turn_counts(c, c->counting == task ? tc : 0, task);
+	turn_counts(c, c->counting == task ? tc : 0, task, 0);
 }
 
 /* The task begins to be counted where it next runs. */
@@ -158,7 +166,7 @@ static __always_inline void begin_counts(u32 tgid)
 }
 
 /* The thread's counts are the process's from now on. */
-static __always_inline void fold_counts(struct task_struct *t)
+static __always_inline void fold_counts(struct task_struct *t, struct prof_proc *p)
 {
 	struct prof_thread_counts *tc;
 	struct prof_proc_counts *pc;
@@ -175,8 +183,11 @@ static __always_inline void fold_counts(struct task_struct *t)
 			add_count(&pc->c[i].acc, &tc->c[i]);
 		}
 	}
-	if (tc)
-		bpf_map_delete_elem(&thread_counts, &task);
+	if (!tc)
+		return;
+	if (tc->missed)
+		p->quality |= PROF_Q_COUNTS_PART;
+	bpf_map_delete_elem(&thread_counts, &task);
 }
 
 /* No image of the process is armed any more. */
@@ -246,6 +257,22 @@ static __always_inline void copy_thread_counts(struct task_struct *t, struct pro
 	}
 }
 
+/* Who goes is armed, and was not seen to come: what was counted since is nobody's. */
+static __always_inline void missed_slice(struct prof_cpu *c, struct task_struct *prev)
+{
+	struct prof_thread_counts *tc = thread_counts_of((u64)prev);
+	struct prof_proc *p;
+
+	if (!tc || prev->flags & PROF_PF_EXITING)
+		return;
+	/* Attached to while it ran: its counts begin now. */
+	p = find_entry(prev->tgid);
+	if (!tc->time_ns && p && p->attach_boot_ns)
+		return;
+	tc->missed++;
+	c->counters[PROF_C_SLICE_MISSED]++;
+}
+
 static __always_inline int on_switch(u64 next)
 {
 	struct task_struct *prev = bpf_get_current_task_btf();
@@ -258,14 +285,14 @@ static __always_inline int on_switch(u64 next)
 	armed = *(volatile u32 *)occupied_at(READ((struct task_struct *)next, tgid));
 	if (armed)
 		armed = !!thread_counts_of(next);
-	if (!c->counting) {
-		if (armed)
-			turn_counts(c, 0, next);
-		return 0;
-	}
 	if (c->counting == (u64)prev)
 		out = thread_counts_of((u64)prev);
-	turn_counts(c, out, armed ? next : 0);
+	else if (*(volatile u32 *)occupied_at(prev->tgid))
+		missed_slice(c, prev);
+	if (out || armed)
+		turn_counts(c, out, armed ? next : 0, config.switch_counters);
+	else
+		c->counting = 0;
 	return 0;
 }
 

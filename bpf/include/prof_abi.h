@@ -11,7 +11,7 @@
 #ifndef PROF_ABI_H
 #define PROF_ABI_H
 
-#define PROF_ABI_VERSION 4
+#define PROF_ABI_VERSION 5
 
 #define PROF_COMM_LEN 16
 /* Rules are bits of a u64. */
@@ -86,7 +86,7 @@ enum prof_quality {
 	PROF_Q_ARGS_CUT = 0x20,
 	PROF_Q_PATH_CUT = 0x40,
 	PROF_Q_NO_MM_END = 0x80, /* the window ends after the address space was torn down */
-	PROF_Q_COUNTS_PART = 0x100, /* no room for the counts of one of its threads */
+	PROF_Q_COUNTS_PART = 0x100, /* a part of the counts is missing */
 };
 
 /* Who a record is about: 64 bytes. */
@@ -137,6 +137,7 @@ struct prof_count {
 /* Counts of a thread since it was first armed. */
 struct prof_thread_counts {
 	__u64 time_ns; /* when they were last brought up to date, CLOCK_MONOTONIC */
+	__u64 missed; /* slices whose beginning no hook saw: not in the counts */
 	struct prof_count c[PROF_MAX_COUNTERS];
 };
 
@@ -320,6 +321,8 @@ struct prof_config {
 	__u32 ident_subsys; /* the same for the cgroup that a record names */
 	__u32 counters; /* perf events to attribute; 0: no hook on switches */
 	__u32 counter_cpus; /* slots of a counter in `perf_events`: one for each CPU */
+	__u32 switch_counters; /* bits of counters that a switch raises after its tracepoint */
+	__u32 pad;
 };
 
 /* The one writable global. */
@@ -353,7 +356,9 @@ enum prof_counter {
 	PROF_C_LOST_ATTEMPT = 13, /* kprobe only: no room for an exec attempt */
 	PROF_C_LOST_COUNTS = 14, /* no room for the counts of a thread or a process */
 	PROF_C_COUNTER_FAILED = 15, /* a perf event that could not be read */
-	PROF_NR_COUNTERS = 16,
+	PROF_C_SLICE_MISSED = 16, /* an armed task ran, and the switch to it was not seen */
+	PROF_C_PAD = 17,
+	PROF_NR_COUNTERS = 18,
 };
 
 /* What each CPU keeps between hooks. */
@@ -384,7 +389,7 @@ _Static_assert(sizeof(struct prof_rec_thread) == 32 + 8 + 16 + 8 + 16 + 112, "th
 _Static_assert(sizeof(struct prof_proc) == 64 + 12 * 8 + 24 + 3 * 112, "proc");
 _Static_assert(sizeof(struct prof_live) == 64 + 32 + 112, "live");
 _Static_assert(sizeof(struct prof_str_key) == 260, "str_key");
-_Static_assert(sizeof(struct prof_config) == 16 + 8 * PROF_NR_DIMS + 56, "config");
+_Static_assert(sizeof(struct prof_config) == 16 + 8 * PROF_NR_DIMS + 64, "config");
 
 _Static_assert(sizeof(struct prof_cpu) == 8 * PROF_NR_COUNTERS + 48 + 64 + 24 * PROF_MAX_COUNTERS, "cpu");
 _Static_assert(sizeof(struct prof_globals) == 8 * PROF_MAX_CPUS + 32, "globals");

@@ -198,6 +198,11 @@ pub fn loss(reason: LossReason) -> &'static str {
         LossReason::ExitNotSeen => "figures lost: the exit was never seen",
         LossReason::FollowMapFull => "children not followed: the table of processes was full",
         LossReason::AttemptMapFull => "exec attempts not noted: their table was full",
+        LossReason::CountsMapFull => "no room for the counts of a thread or a process",
+        LossReason::CounterUnreadable => "a perf event could not be read",
+        LossReason::SliceMissed => {
+            "switches to profiled tasks that were not seen: counts lack that time on the CPU"
+        }
         LossReason::HookSkipped => {
             "hooks that the kernel skipped because they ran inside themselves"
         }

@@ -77,13 +77,14 @@ pub enum Counter {
     LostAttempt,
     LostCounts,
     CounterFailed,
+    SliceMissed,
 }
 
 /// `PROF_USER_HOOKS`: which element of the per-CPU state holds the counters.
 pub const USER_HOOKS: u32 = 0;
 
 /// `PROF_NR_COUNTERS`.
-pub const NR_COUNTERS: usize = 16;
+pub const NR_COUNTERS: usize = 18;
 /// `PROF_MAX_COUNTERS`: perf events of a session.
 pub const MAX_COUNTERS: usize = 32;
 
@@ -187,11 +188,11 @@ plain! {
     /// `struct prof_match`.
     AbiMatch = 16 => { eq: u64, ne: u64, }
     /// `struct prof_config`.
-    Config = 168 => {
+    Config = 176 => {
         rules: u64, follow: u64, uses_eq: [u64; NR_DIMS], dims: u32, cgroup_subsys: u32,
         read_args: u32, per_thread: u32, window_hook: u32, ring_look: u32, exit_is_entry: u32,
         exact_clock: u32, nr_cpus: u32, page_size: u32, ring_wakeup: u32, ident_subsys: u32,
-        counters: u32, counter_cpus: u32,
+        counters: u32, counter_cpus: u32, switch_counters: u32, pad: u32,
     }
 }
 

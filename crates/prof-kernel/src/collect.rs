@@ -479,7 +479,10 @@ fn notes(quality: Quality, start: WindowStart) -> Vec<&'static str> {
         (Quality::RSS_APPROX, "peak-rss is off by up to 128 KiB for each CPU that was run on"),
         (Quality::DIED_IN_EXEC, "killed inside execve, past the point of no return"),
         (Quality::ARGS_CUT, "the arguments were cut"),
-        (Quality::COUNTS_PART, "there was no room for the counts of one of its threads"),
+        (
+            Quality::COUNTS_PART,
+            "a part of the counts is missing: no room, or a switch that no hook saw",
+        ),
         (Quality::PATH_CUT, "the path of the executable was cut at its front"),
     ];
     let mut notes: Vec<_> = all.iter().filter(|(b, _)| quality.has(*b)).map(|(_, n)| *n).collect();

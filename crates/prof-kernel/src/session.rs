@@ -451,12 +451,12 @@ impl Session {
         let fd = sys::iter_open(iterator.prog("iter_tasks")?).context("task iterator")?;
         let bytes = sys::read_all(fd).context("task iterator")?;
         let counters = self.config.counters as usize;
-        let tail = if counters > 0 { 8 + counters * size_of::<AbiCount>() } else { 0 };
+        let tail = if counters > 0 { 16 + counters * size_of::<AbiCount>() } else { 0 };
         let one = |b: &[u8]| {
             let (fixed, tail) = b.split_at_checked(size_of::<AbiLive>())?;
             let task = AbiLive::from_bytes(fixed)?;
             let known = task.has_counts != 0;
-            let counts = if known { abi::counts(tail.get(8..)?) } else { Vec::new() };
+            let counts = if known { abi::counts(tail.get(16..)?) } else { Vec::new() };
             let counts_ns = if known { u64::from_bytes(tail)? } else { 0 };
             Some(LiveThread { task, counts, counts_ns, on_cpu: task.on_cpu != 0 })
         };
@@ -712,7 +712,17 @@ fn map_sizes(
 /// Values of the maps of counts hold as many as are counted.
 fn value_sizes(counters: usize) -> [(&'static str, u32); 2] {
     let n = counters.max(1) as u32;
-    [("thread_counts", 8 + n * 24), ("proc_counts", n * 72)]
+    [("thread_counts", 16 + n * 24), ("proc_counts", n * 72)]
+}
+
+/// Which of them the kernel raises at each switch, behind the tracepoint of it.
+fn switch_counters(counters: &[CounterSpec]) -> u32 {
+    /// `PERF_TYPE_SOFTWARE`, `PERF_COUNT_SW_CONTEXT_SWITCHES`.
+    const CONTEXT_SWITCHES: (u32, u64) = (1, 3);
+    let is = |c: &CounterSpec| {
+        (c.attr.type_, c.attr.config) == CONTEXT_SWITCHES && !c.attr.exclude_kernel
+    };
+    (0..).zip(counters).filter(|(_, c)| is(c)).fold(0, |bits, (i, _)| bits | 1 << i)
 }
 
 /// How many records a CPU may write before it looks at how much is waiting: what
@@ -743,6 +753,8 @@ fn config(plan: &Plan, backend: Backend, cpus: usize, exact: bool, ring_bytes: u
         ring_look: ring_look(ring_bytes, cpus as u32),
         counters: plan.counters.len() as u32,
         counter_cpus: cpus as u32,
+        switch_counters: switch_counters(&plan.counters),
+        pad: 0,
     }
 }
 

@@ -367,6 +367,13 @@ pub enum LossReason {
     FollowMapFull,
     /// An exec attempt could not be noted (kprobe).
     AttemptMapFull,
+    /// No room for the counts of a thread or a process.
+    CountsMapFull,
+    /// A perf event could not be read.
+    CounterUnreadable,
+    /// The switch to a profiled task was not seen: what it did until it was switched
+    /// from is not in its counts.
+    SliceMissed,
     /// A hook was skipped by the kernel because it ran inside itself.
     HookSkipped,
     /// A record was malformed.
@@ -384,6 +391,9 @@ impl LossReason {
             Self::ExitNotSeen => "exit_not_seen",
             Self::FollowMapFull => "follow_map_full",
             Self::AttemptMapFull => "attempt_map_full",
+            Self::CountsMapFull => "counts_map_full",
+            Self::CounterUnreadable => "counter_unreadable",
+            Self::SliceMissed => "slice_missed",
             Self::HookSkipped => "hook_skipped",
             Self::Malformed => "malformed",
         }

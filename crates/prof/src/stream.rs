@@ -51,7 +51,7 @@ const CHECK: Duration = Duration::from_secs(1);
 const READINGS: usize = 3;
 
 /// Losses that the kernel half counts.
-const LOSSES: [(Counter, LossReason); 7] = [
+const LOSSES: [(Counter, LossReason); 10] = [
     (Counter::LostMapFull, LossReason::MapFull),
     (Counter::LostRingEnable, LossReason::RingFullEnable),
     (Counter::LostRingDisable, LossReason::RingFullDisable),
@@ -59,6 +59,9 @@ const LOSSES: [(Counter, LossReason); 7] = [
     (Counter::Stale, LossReason::ExitNotSeen),
     (Counter::LostFollow, LossReason::FollowMapFull),
     (Counter::LostAttempt, LossReason::AttemptMapFull),
+    (Counter::LostCounts, LossReason::CountsMapFull),
+    (Counter::CounterFailed, LossReason::CounterUnreadable),
+    (Counter::SliceMissed, LossReason::SliceMissed),
 ];
 
 /// Bytes of the buffer unless told otherwise: half a MiB for each CPU, which is a

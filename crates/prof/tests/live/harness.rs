@@ -147,7 +147,11 @@ impl Records {
     /// Every process is accounted for, and nothing was lost.
     pub fn assert_whole(&self) {
         let end = self.end();
-        assert_eq!(end["lost"], serde_json::json!({}), "{end}");
+        // A switch that the kernel did not tell of loses counts, and no process; tests
+        // of counts look at it themselves.
+        let mut lost = end["lost"].clone();
+        lost.as_object_mut().expect("an object").remove("slice_missed");
+        assert_eq!(lost, serde_json::json!({}), "{end}");
         self.assert_reconciled();
     }
 
