@@ -3,6 +3,7 @@
 use std::env;
 use std::fs;
 use std::io::Read;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
@@ -81,6 +82,15 @@ pub fn target() -> &'static Path {
 pub fn command(verb: &str) -> Command {
     let mut c = Command::new(prof());
     c.arg(verb).env("PROF_CACHE_DIR", cache_dir());
+    // A shell that runs the tests in the background has Ctrl-C ignored, and prof hands
+    // that on to its command.
+    // SAFETY: signal is safe between fork and exec.
+    unsafe {
+        c.pre_exec(|| {
+            libc::signal(libc::SIGINT, libc::SIG_DFL);
+            Ok(())
+        });
+    }
     if let (Some(hooks), true) = (env::var_os("PROF_HOOKS"), verb != "events" && verb != "doctor") {
         c.arg("--hooks").arg(hooks);
     }
