@@ -54,6 +54,11 @@ const TRIES: usize = 12;
 /// Tries for one in which the times are not disturbed.
 const TIME_TRIES: usize = 6;
 
+/// Tries for one in which nothing is counted between prof's end of a window, the exit
+/// hook, and perf's, which is later: seen once was a fault in each of 20 children there.
+/// What prof itself counts wrong it counts wrong each time.
+const COUNT_TRIES: usize = 3;
+
 /// A command under `perf stat` under `prof run`.
 struct Beside {
     /// Profiles of the command and of all that it started, from its exec on.
@@ -102,10 +107,14 @@ impl Beside {
     }
 
     /// Prof's must be perf's, exactly.
-    fn assert_counts(&self, what: &[&str]) {
+    fn counts(&self) -> Result<(), String> {
         for name in COUNTS.iter().chain([&SWITCHES]) {
-            assert_eq!(self.prof(name) as f64, self.perf(name), "{name} of {what:?}");
+            let (ours, theirs) = (self.prof(name) as f64, self.perf(name));
+            if ours != theirs {
+                return Err(format!("{name}: {ours}, perf {theirs}"));
+            }
         }
+        Ok(())
     }
 
     /// Prof's are perf's within 1 %, or an error.
@@ -188,10 +197,15 @@ fn ready(what: &str) -> Option<std::sync::MutexGuard<'static, ()>> {
 /// interrupt takes between prof's end of a window and perf's, milliseconds at times, is
 /// in one of the two.
 fn compare(cmd: &[&str]) -> Beside {
-    let mut off = Vec::new();
+    let (mut off, mut counts) = (Vec::new(), Vec::new());
     for _ in 0..TIME_TRIES {
         let beside = whole_run(cmd);
-        beside.assert_counts(cmd);
+        if let Err(e) = beside.counts() {
+            eprintln!("once more: {cmd:?}: {e}");
+            counts.push(e);
+            assert!(counts.len() < COUNT_TRIES, "{cmd:?}: {counts:#?}");
+            continue;
+        }
         match beside.times() {
             Ok(()) => return beside,
             Err(e) => off.push(e),
