@@ -54,6 +54,26 @@ fn skip(what: &str, why: &str) -> bool {
     false
 }
 
+/// Whether this is an emulated machine, in which times mean nothing; says what is left
+/// out because of it.
+pub fn emulated(what: &str) -> bool {
+    let is = env::var_os("PROF_VM").is_some();
+    if is {
+        eprintln!("SKIPPED in the virtual machine: {what}");
+    }
+    is
+}
+
+/// Whether the hooks are kprobes, which know of an exec only when it returns; says what
+/// is left out because of it.
+pub fn kprobes(what: &str) -> bool {
+    let are = hooks().as_deref() == Some("kprobe");
+    if are {
+        eprintln!("SKIPPED with kprobes: {what}");
+    }
+    are
+}
+
 /// The program under test.
 pub fn prof() -> PathBuf {
     env::var_os("PROF_BIN").map_or_else(|| env!("CARGO_BIN_EXE_prof").into(), PathBuf::from)
