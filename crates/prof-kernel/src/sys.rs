@@ -231,23 +231,28 @@ pub struct PerfSpec {
     pub exclude_kernel: bool,
 }
 
+/// An event that is read as [`perf_read`] has it.
+fn counting(kind: u32, config: u64) -> perf::bindings::perf_event_attr {
+    perf::bindings::perf_event_attr {
+        size: size_of::<perf::bindings::perf_event_attr>() as u32,
+        type_: kind,
+        config,
+        read_format: u64::from(
+            perf::bindings::PERF_FORMAT_TOTAL_TIME_ENABLED
+                | perf::bindings::PERF_FORMAT_TOTAL_TIME_RUNNING,
+        ),
+        ..Default::default()
+    }
+}
+
 /// Opens a counter.
 pub fn perf_open(spec: &PerfSpec) -> io::Result<OwnedFd> {
-    let mut attr = perf::bindings::perf_event_attr {
-        size: size_of::<perf::bindings::perf_event_attr>() as u32,
-        type_: spec.kind,
-        config: spec.config,
-        ..Default::default()
-    };
+    let mut attr = counting(spec.kind, spec.config);
     attr.set_inherit(spec.inherit.into());
     attr.set_disabled(spec.enable_on_exec.into());
     attr.set_enable_on_exec(spec.enable_on_exec.into());
     attr.set_exclude_kernel(spec.exclude_kernel.into());
     attr.set_exclude_hv(spec.exclude_kernel.into());
-    attr.read_format = u64::from(
-        perf::bindings::PERF_FORMAT_TOTAL_TIME_ENABLED
-            | perf::bindings::PERF_FORMAT_TOTAL_TIME_RUNNING,
-    );
     open_attr(&mut attr, spec.pid, spec.cpu, None)
 }
 
@@ -266,13 +271,8 @@ pub fn counter_open(
     of: Counted,
     leader: Option<BorrowedFd<'_>>,
 ) -> io::Result<OwnedFd> {
-    let mut a = perf::bindings::perf_event_attr {
-        size: size_of::<perf::bindings::perf_event_attr>() as u32,
-        type_: attr.type_,
-        config: attr.config,
-        bp_type: attr.bp_type,
-        ..Default::default()
-    };
+    let mut a = counting(attr.type_, attr.config);
+    a.bp_type = attr.bp_type;
     a.__bindgen_anon_3.config1 = attr.config1;
     a.__bindgen_anon_4.config2 = attr.config2;
     a.config3 = attr.config3;
@@ -285,10 +285,6 @@ pub fn counter_open(
     a.set_precise_ip(attr.precise_ip.into());
     a.set_pinned(attr.pinned.into());
     a.set_exclusive(attr.exclusive.into());
-    a.read_format = u64::from(
-        perf::bindings::PERF_FORMAT_TOTAL_TIME_ENABLED
-            | perf::bindings::PERF_FORMAT_TOTAL_TIME_RUNNING,
-    );
     match of {
         Counted::Cpu(cpu) => open_attr(&mut a, -1, cpu as i32, leader),
         Counted::Command(pid) => {

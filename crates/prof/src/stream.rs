@@ -203,7 +203,11 @@ impl Stream {
             seen: [0; NR_COUNTERS],
             malformed: 0,
             attached: 0,
-            refreshable: host::interruptible_cpus(),
+            // Without counters nothing is to be brought up to date.
+            refreshable: match selected.specs.is_empty() {
+                true => Vec::new(),
+                false => host::interruptible_cpus(),
+            },
             told: Figures::absent("no process was measured"),
             told_at: Instant::now(),
             intervals: false,
