@@ -81,6 +81,18 @@ static __always_inline bool is_followed(struct prof_proc *p)
 	return p->follow || p->kids_tree_eq || p->kids_tree_ne || p->tree_eq || p->tree_ne;
 }
 
+/* Constant for the verifier: whether any process is armed in mid-life. */
+static __always_inline bool attaches(void)
+{
+	return config.attaches;
+}
+
+/* Whether no other thread of the process can be in a hook. */
+static __always_inline bool is_last_thread(struct prof_proc *p)
+{
+	return p->live == 1 && !(attaches() && (p->state & PROF_S_THREADS_UNKNOWN));
+}
+
 /* Attached to in mid-life: what came before the attach is the base line of the
  * image that ends with this exec, and not of the next. */
 static __always_inline void settle_attach(struct task_struct *t, struct prof_proc *p)
@@ -119,7 +131,7 @@ static __always_inline void open_window(struct task_struct *t, struct prof_cpu *
 	} else {
 		return;
 	}
-	if (p->attach_boot_ns)
+	if (attaches() && p->attach_boot_ns)
 		settle_attach(t, p);
 	p->next_quality = 0;
 	if (attempt) {
@@ -349,7 +361,7 @@ static __always_inline int on_exit(s32 code, int group_dead, u16 hook)
 	time = bpf_ktime_get_ns();
 	if (p->state & (PROF_S_ARMED | PROF_S_PENDING))
 		snapshot(t, c, time, &now, &quality);
-	if (p->attach_boot_ns && t->start_boottime < p->attach_boot_ns) {
+	if (attaches() && p->attach_boot_ns && t->start_boottime < p->attach_boot_ns) {
 		/* Alive at the attach: what came before is not ours. */
 		born = bpf_map_lookup_elem(&thread_base, &key);
 		if (born) {
@@ -374,11 +386,11 @@ static __always_inline int on_exit(s32 code, int group_dead, u16 hook)
 	 * exec it is the only one, and its figures are divided between two images. */
 	if (!pending) {
 		if (known && (p->state & PROF_S_ARMED))
-			add_figures(&p->acc, &now);
+			add_figures(&p->acc, &now, is_last_thread(p));
 		if (counts())
 			fold_counts(t, p);
 	}
-	if (p->state & PROF_S_THREADS_UNKNOWN) {
+	if (attaches() && (p->state & PROF_S_THREADS_UNKNOWN)) {
 		last = group_dead >= 0 ? group_dead :
 					 READ(t, signal, live.counter) == (config.exit_is_entry ? 1 : 0);
 	} else {
@@ -396,7 +408,7 @@ static __always_inline int on_exit(s32 code, int group_dead, u16 hook)
 		quality |= PROF_Q_DIED_IN_EXEC;
 		if (p->state & PROF_S_ARMED) {
 			c->counters[PROF_C_ENABLED]++;
-			add_figures(&p->acc, &now);
+			add_figures(&p->acc, &now, 1);
 		}
 		if (counts())
 			fold_counts(t, p);

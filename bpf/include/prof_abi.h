@@ -11,7 +11,7 @@
 #ifndef PROF_ABI_H
 #define PROF_ABI_H
 
-#define PROF_ABI_VERSION 5
+#define PROF_ABI_VERSION 6
 
 #define PROF_COMM_LEN 16
 /* Rules are bits of a u64. */
@@ -322,7 +322,7 @@ struct prof_config {
 	__u32 counters; /* perf events to attribute; 0: no hook on switches */
 	__u32 counter_cpus; /* slots of a counter in `perf_events`: one for each CPU */
 	__u32 switch_counters; /* bits of counters that a switch raises after its tracepoint */
-	__u32 pad;
+	__u32 attaches; /* processes may be armed in mid-life */
 };
 
 /* The one writable global. */

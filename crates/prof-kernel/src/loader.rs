@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use anyhow::Context as _;
@@ -182,42 +183,47 @@ fn load_prepared(spec: &Spec<'_>, prepared: &Prepared) -> Result<Loaded> {
         }
         fds.push(fd);
     }
-    // The verifier takes most of the time, and programs are verified side by side:
-    // the largest here, the others meanwhile in a second thread.
-    let mut order: Vec<_> = prepared.progs.iter().collect();
-    order.sort_by_key(|p| std::cmp::Reverse(p.insns.len()));
-    let (here, there) = order.split_at(order.len().min(1));
-    let progs = thread::scope(|scope| {
-        let others = scope.spawn(|| load_progs(there, &fds));
-        let mut progs = load_progs(here, &fds)?;
-        let others = others.join().map_err(|_| anyhow!("a thread that loads programs died"))?;
-        progs.extend(others?);
-        anyhow::Ok(progs)
-    })?;
+    let progs = load_progs(&prepared.progs, &fds)?;
     let maps = prepared.maps.iter().map(|m| m.name.clone()).zip(fds).collect();
     Ok(Loaded { maps, progs, from_cache: true })
 }
 
-fn load_progs(progs: &[&PreparedProg], maps: &[OwnedFd]) -> Result<BTreeMap<String, OwnedFd>> {
-    let mut loaded = BTreeMap::new();
-    for p in progs {
-        let mut insns: Vec<libbpf_sys::bpf_insn> = p.insns.iter().map(|i| unpack(*i)).collect();
-        for (at, map) in &p.map_refs {
-            insns[*at as usize].imm = maps[*map as usize].as_raw_fd();
+/// The verifier takes most of the time, and programs are verified side by side: two
+/// threads take the largest of those that are left.
+fn load_progs(progs: &[PreparedProg], maps: &[OwnedFd]) -> Result<BTreeMap<String, OwnedFd>> {
+    let mut order: Vec<_> = progs.iter().collect();
+    order.sort_by_key(|p| std::cmp::Reverse(p.insns.len()));
+    let next = AtomicUsize::new(0);
+    let take = || {
+        let mut loaded = BTreeMap::new();
+        while let Some(p) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+            loaded.insert(p.name.clone(), load_prog(p, maps)?);
         }
-        let fd = sys::prog_load(
-            p.kind,
-            &CString::new(p.name.chars().take(15).collect::<String>())?,
-            &CString::new(LICENSE)?,
-            &insns,
-            p.attach_type,
-            p.attach_btf_id,
-            sleepable(p.kind),
-        )
-        .with_context(|| format!("BPF program {}", p.name))?;
-        loaded.insert(p.name.clone(), fd);
+        anyhow::Ok(loaded)
+    };
+    thread::scope(|scope| {
+        let other = scope.spawn(take);
+        let mut loaded = take()?;
+        loaded.extend(other.join().map_err(|_| anyhow!("a thread that loads programs died"))??);
+        Ok(loaded)
+    })
+}
+
+fn load_prog(p: &PreparedProg, maps: &[OwnedFd]) -> Result<OwnedFd> {
+    let mut insns: Vec<libbpf_sys::bpf_insn> = p.insns.iter().map(|i| unpack(*i)).collect();
+    for (at, map) in &p.map_refs {
+        insns[*at as usize].imm = maps[*map as usize].as_raw_fd();
     }
-    Ok(loaded)
+    sys::prog_load(
+        p.kind,
+        &CString::new(p.name.chars().take(15).collect::<String>())?,
+        &CString::new(LICENSE)?,
+        &insns,
+        p.attach_type,
+        p.attach_btf_id,
+        sleepable(p.kind),
+    )
+    .with_context(|| format!("BPF program {}", p.name))
 }
 
 /// `syscall` programs are always sleepable, and must say so.

@@ -754,7 +754,8 @@ fn config(plan: &Plan, backend: Backend, cpus: usize, exact: bool, ring_bytes: u
         counters: plan.counters.len() as u32,
         counter_cpus: cpus as u32,
         switch_counters: switch_counters(&plan.counters),
-        pad: 0,
+        // The root of a tree is there before prof is, too.
+        attaches: (plan.attaches || !t.tree_roots.is_empty()).into(),
     }
 }
 

@@ -76,7 +76,7 @@ pub fn catalogue() -> Catalogue {
 
 impl Selected {
     fn add_counters(&mut self, selection: &Selection, keep_going: bool) -> Result<()> {
-        let online = host::online_cpus()?;
+        let mut online = None;
         let mut places = vec![None; selection.events.len()];
         for group in &selection.groups {
             let mut leader = None;
@@ -86,7 +86,11 @@ impl Selected {
                     places[i] = Some(Item::Figure(figure));
                     continue;
                 }
-                match spec(event, &online) {
+                let online = match &online {
+                    Some(online) => online,
+                    None => online.insert(host::online_cpus()?),
+                };
+                match spec(event, online) {
                     Ok(mut spec) => {
                         let place = self.specs.len();
                         if group.braces && !group.weak {
