@@ -4,6 +4,7 @@
 //! - [`record`]: the records of the stream, in the order in which they flow
 //! - [`rules`]: the one rule grammar, and the tables that the kernel matches by
 //! - [`repeat`]: a command that was run several times, and its spread
+//! - [`stacks`]: samples with their stacks
 //! - [`stats`]: mean, deviation, outliers
 //! - [`tree`]: processes of a run, as a tree and in groups
 //! - [`text`]: bytes from a hostile target, made fit for JSON and for a terminal
@@ -15,6 +16,7 @@ pub mod figures;
 pub mod record;
 pub mod repeat;
 pub mod rules;
+pub mod stacks;
 pub mod stats;
 pub mod text;
 pub mod tree;
