@@ -227,14 +227,22 @@ impl Frame {
                 }
             }
         }
-        (rule.fp, rule.fp_off) = self.place_of(&self.fp, &rule, sum).unwrap_or((Reg::Undefined, 0));
-        let ra = self.place_of(&self.ra, &rule, sum).ok_or(Refused::ReturnAddress)?;
+        let fp = self.place_of(&self.fp, &rule, sum).and_then(|(reg, off)| {
+            let beside = |(reg, off)| Some((reg, i16::try_from(off).ok()?));
+            // At the other end of a large frame.
+            let other = (rule.cfa == Cfa::Fp && reg == Reg::Cfa)
+                .then(|| Some((Reg::Fp, off.checked_add(i64::from(rule.cfa_off))?)));
+            beside((reg, off)).or_else(|| other.flatten().and_then(beside))
+        });
+        (rule.fp, rule.fp_off) = fp.unwrap_or((Reg::Undefined, 0));
+        let (ra, off) = self.place_of(&self.ra, &rule, sum).ok_or(Refused::ReturnAddress)?;
         match (columns.arch, ra) {
-            (Arch::X86_64, (Reg::Cfa, -8)) | (Arch::Aarch64, (Reg::Cfa, _) | (Reg::Same, _)) => {
-                (rule.ra, rule.ra_off) = ra;
-            }
+            (Arch::X86_64, Reg::Cfa) if off == -8 => {}
+            (Arch::Aarch64, Reg::Cfa | Reg::Same) => {}
             _ => return Err(Refused::ReturnAddress),
         }
+        rule.ra = ra;
+        rule.ra_off = i16::try_from(off).map_err(|_| Refused::Offset)?;
         Ok(rule)
     }
 
@@ -244,21 +252,22 @@ impl Frame {
         at: &At,
         rule: &Rule,
         sum: impl Fn(&UnwindExpression<usize>, Option<Base>) -> Option<Sum>,
-    ) -> Option<(Reg, i16)> {
+    ) -> Option<(Reg, i64)> {
         match at {
             // Compilers for arm64 leave the rule of x30 out, though the standard says
             // that it would then be undefined.
             None | Some(RegisterRule::SameValue) => Some((Reg::Same, 0)),
-            Some(RegisterRule::Offset(offset)) => Some((Reg::Cfa, i16::try_from(*offset).ok()?)),
+            Some(RegisterRule::Offset(offset)) => Some((Reg::Cfa, *offset)),
             Some(RegisterRule::Expression(e)) => {
                 let Sum { base, add } = sum(e, Some(Base::Cfa))?;
-                let (reg, off) = match (base, rule.cfa) {
-                    (Base::Cfa, _) => (Reg::Cfa, add),
-                    (Base::Fp, _) => (Reg::Fp, add),
-                    (Base::Sp, Cfa::Sp) => (Reg::Cfa, add.checked_sub(i64::from(rule.cfa_off))?),
-                    _ => return None,
-                };
-                Some((reg, i16::try_from(off).ok()?))
+                match (base, rule.cfa) {
+                    (Base::Cfa, _) => Some((Reg::Cfa, add)),
+                    (Base::Fp, _) => Some((Reg::Fp, add)),
+                    (Base::Sp, Cfa::Sp) => {
+                        Some((Reg::Cfa, add.checked_sub(i64::from(rule.cfa_off))?))
+                    }
+                    _ => None,
+                }
             }
             _ => None,
         }

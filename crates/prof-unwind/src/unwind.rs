@@ -196,8 +196,8 @@ pub fn by_rule(machine: &Machine, rule: &Rule, regs: &Regs, memory: &impl Memory
             None => return Step::Stop(Reason::Memory(at)),
         },
     };
-    // Only a leaf of arm64 has a frame of no bytes, and that is the innermost.
-    if cfa < regs.sp || cfa == regs.sp && rule.ra == Reg::Cfa {
+    // Only the innermost frame can have no bytes: on arm64 a call needs none.
+    if cfa < regs.sp || cfa == regs.sp && regs.caller {
         return Step::Stop(Reason::Backwards);
     }
     caller(machine, Regs { ip: ra, sp: cfa, fp, lr: Regs::LOST, caller: true })
