@@ -74,7 +74,7 @@ impl Writer<'_> {
             Some(last) if last.pc_low == pc_low => {
                 self.rows.pop();
                 let before = self.rows.get(start..).unwrap_or_default().last();
-                if before.is_none_or(|row| row.rule != rule) {
+                if before.map_or(RuleSet::NONE, |row| row.rule) != rule {
                     self.push(Row { pc_low, rule })?;
                 }
             }
