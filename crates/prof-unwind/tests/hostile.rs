@@ -1,0 +1,103 @@
+//! Damaged files: no panic, no loop without end, no memory without bound.
+
+#[path = "hostile/check.rs"]
+mod check;
+mod support;
+
+use std::sync::LazyLock;
+
+use check::check;
+use proptest::prelude::*;
+use support::mapped;
+
+/// Small enough to damage every part of, and what the loader has.
+static FILES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let mut files = vec![prof_unwind::own_vdso().unwrap()];
+    files.push(std::fs::read(mapped("ld-linux")).unwrap());
+    let arm64 = std::fs::read("/usr/aarch64-linux-gnu/lib/ld-linux-aarch64.so.1");
+    files.extend(arm64);
+    files
+});
+
+/// Where headers and CFI are, as damage elsewhere is not seen.
+fn places(data: &[u8]) -> Vec<std::ops::Range<usize>> {
+    use object::Object as _;
+    use object::ObjectSection as _;
+    let elf = object::read::elf::ElfFile64::<object::LittleEndian>::parse(data).unwrap();
+    let mut places = vec![0..64, 64..64 + 56 * 12];
+    for name in [".eh_frame", ".eh_frame_hdr", ".dynamic", ".note.gnu.build-id"] {
+        let range = elf.section_by_name(name).and_then(|s| s.file_range());
+        places.extend(range.map(|(at, size)| at as usize..(at + size) as usize));
+    }
+    let headers = u64::from_le_bytes(data[0x28..0x30].try_into().unwrap()) as usize;
+    if headers != 0 {
+        places.push(headers..data.len());
+    }
+    places
+}
+
+#[test]
+fn whole_files_have_tables() {
+    assert!(FILES.iter().all(|file| check(file)));
+}
+
+#[test]
+fn cut_off_anywhere() {
+    for file in FILES.iter() {
+        let step = (file.len() / 400).max(1);
+        for end in (0..file.len()).step_by(step) {
+            check(&file[..end]);
+        }
+    }
+}
+
+#[test]
+fn each_byte_of_the_vdso_at_its_worst() {
+    let mut data = FILES[0].clone();
+    for at in 0..data.len() {
+        let whole = data[at];
+        for worst in [0x00, 0x7f, 0xff] {
+            data[at] = worst;
+            check(&data);
+        }
+        data[at] = whole;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn changed_where_it_counts(
+        file in 0..FILES.len(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 1..20),
+    ) {
+        let mut data = FILES[file].clone();
+        let places = places(&data);
+        for (place, at, byte) in changes {
+            let place = place.get(&places).clone();
+            let at = place.start + at.index(place.len());
+            data[at] = byte;
+        }
+        check(&data);
+    }
+
+    #[test]
+    fn numbers_of_headers_replaced(
+        file in 0..FILES.len(),
+        changes in prop::collection::vec((0_usize..90, prop::sample::select(vec![
+            0, 1, 7, 8, 4096, 65_535, 65_536, u64::from(u32::MAX), 1 << 32, 1 << 40, 1 << 63, u64::MAX, u64::MAX - 7,
+        ])), 1..6),
+    ) {
+        let mut data = FILES[file].clone();
+        for (at, number) in changes {
+            data[16 + at * 8..24 + at * 8].copy_from_slice(&number.to_le_bytes());
+        }
+        check(&data);
+    }
+
+    #[test]
+    fn anything_at_all(data in prop::collection::vec(any::<u8>(), 0..4096)) {
+        check(&data);
+    }
+}
