@@ -36,6 +36,10 @@
 #include "include/rules.h"
 #include "include/count.h"
 #include "include/record.h"
+#ifndef PROF_BEFORE_6_4
+#include "include/unwind.h"
+#include "include/sample.h"
+#endif
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 

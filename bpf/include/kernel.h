@@ -42,10 +42,12 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_LPM_TRIE = 11,
+	BPF_MAP_TYPE_ARRAY_OF_MAPS = 12,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
 #define BPF_F_NO_PREALLOC 1U
+#define BPF_F_MMAPABLE 1024U
 #define BPF_F_CURRENT_CPU 0xffffffffULL
 #define BPF_RB_NO_WAKEUP 1ULL
 #define BPF_RB_FORCE_WAKEUP 2ULL
@@ -78,6 +80,17 @@ struct pt_regs {
 	struct user_pt_regs user_regs;
 };
 #endif
+
+/* What a perf_event program is given: registers where the event struck. */
+struct bpf_perf_event_data {
+#if defined(__TARGET_ARCH_x86)
+	struct pt_regs regs;
+#elif defined(__TARGET_ARCH_arm64)
+	struct user_pt_regs regs;
+#endif
+	u64 sample_period;
+	u64 addr;
+};
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -215,8 +228,58 @@ struct path {
 	struct dentry *dentry;
 };
 
+struct super_block {
+	u32 s_dev;
+};
+
+struct inode {
+	struct super_block *i_sb;
+	unsigned long i_ino;
+	s64 i_size;
+	u32 i_generation;
+	s64 i_mtime_sec;
+	u32 i_mtime_nsec;
+};
+
+struct timespec64 {
+	s64 tv_sec;
+	long tv_nsec;
+};
+
+/* To 6.10. */
+struct inode___pre611 {
+	struct timespec64 __i_mtime;
+};
+
 struct file {
 	struct path f_path;
+	struct inode *f_inode;
+};
+
+struct vm_area_struct {
+	unsigned long vm_start;
+	unsigned long vm_end;
+	unsigned long vm_pgoff;
+	unsigned long vm_flags;
+	struct file *vm_file;
+};
+
+typedef struct {
+	void *vdso;
+} mm_context_t;
+
+struct maple_tree {
+	void *ma_root;
+};
+
+struct maple_range_64 {
+	unsigned long pivot[15];
+	void *slot[16];
+};
+
+struct maple_arange_64 {
+	unsigned long pivot[9];
+	void *slot[10];
 };
 
 struct percpu_counter {
@@ -230,6 +293,11 @@ struct mm_struct {
 	unsigned long arg_end;
 	unsigned long hiwater_rss;
 	struct percpu_counter rss_stat[4];
+	unsigned long exec_vm;
+	struct maple_tree mm_mt;
+	/* From 6.4; a number, or one in a struct. */
+	int mm_lock_seq;
+	mm_context_t context;
 };
 
 /* To 6.1 the RSS counters were plain. */
@@ -327,7 +395,9 @@ struct bpf_iter__task {
 #define PROF_MM_SHMEMPAGES 3
 
 #define PROF_ENOENT 2
+#define PROF_VM_EXEC 0x4
 #define PROF_SIGNAL_GROUP_EXIT 0x00000004
 #define PROF_PF_EXITING 0x00000004
+#define PROF_PF_KTHREAD 0x00200000
 
 #endif /* PROF_KERNEL_H */

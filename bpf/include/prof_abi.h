@@ -74,6 +74,8 @@ enum prof_record_kind {
 	PROF_REC_ENABLE = 1, /* struct prof_rec_enable, path and arguments behind it */
 	PROF_REC_DISABLE = 2, /* struct prof_rec_disable */
 	PROF_REC_THREAD = 3, /* struct prof_rec_thread */
+	PROF_REC_SAMPLE = 16, /* struct prof_rec_sample; in the ring `samples`, as the next */
+	PROF_REC_FILE = 17, /* struct prof_rec_file, its path behind it */
 };
 
 /* What was not right about the figures of one record. */
@@ -323,6 +325,10 @@ struct prof_config {
 	__u32 counter_cpus; /* slots of a counter in `perf_events`: one for each CPU */
 	__u32 switch_counters; /* bits of counters that a switch raises after its tracepoint */
 	__u32 attaches; /* processes may be armed in mid-life */
+	__u32 stacks; /* enum prof_stacks */
+	__u32 max_depth; /* frames of a stack, kernel and user each */
+	__u32 samples_wakeup; /* wake the reader of samples when this many bytes wait */
+	__u32 pad;
 };
 
 /* The one writable global. */
@@ -389,9 +395,219 @@ _Static_assert(sizeof(struct prof_rec_thread) == 32 + 8 + 16 + 8 + 16 + 112, "th
 _Static_assert(sizeof(struct prof_proc) == 64 + 12 * 8 + 24 + 3 * 112, "proc");
 _Static_assert(sizeof(struct prof_live) == 64 + 32 + 112, "live");
 _Static_assert(sizeof(struct prof_str_key) == 260, "str_key");
-_Static_assert(sizeof(struct prof_config) == 16 + 8 * PROF_NR_DIMS + 64, "config");
+_Static_assert(sizeof(struct prof_config) == 16 + 8 * PROF_NR_DIMS + 80, "config");
 
 _Static_assert(sizeof(struct prof_cpu) == 8 * PROF_NR_COUNTERS + 48 + 64 + 24 * PROF_MAX_COUNTERS, "cpu");
 _Static_assert(sizeof(struct prof_globals) == 8 * PROF_MAX_CPUS + 32, "globals");
+
+/* -- stacks -- */
+
+/* Most frames of a stack, kernel and user each; a power of two. */
+#define PROF_MAX_FRAMES 128
+/* Unwind tables are kept in segments of this many bytes: the row, or the entry of an
+ * index, at a place known by arithmetic, without a call for each step of a search. */
+#define PROF_SEGMENT_BYTES (1 << 20)
+#define PROF_SEGMENT_WORDS (PROF_SEGMENT_BYTES / 4)
+#define PROF_MAX_SEGMENTS 1024
+/* A table is divided by 64 KiB of its file. */
+#define PROF_UNWIND_PAGE_BITS 16
+/* Distinct unwind rules of a session. */
+#define PROF_MAX_UNWIND_RULES 32768
+/* Files whose code was seen. A frame has 16 bits for it. */
+#define PROF_MAX_FILES 16384
+/* Executable mappings of a process that are known; a value of a hash is at most 4 KiB. */
+#define PROF_MAX_VMAS 160
+/* Steps of the walk over the mappings of a process, executable or not. */
+#define PROF_MAX_VMA_WALK 16384
+/* Bytes of the stack that go along with a sample that user space is to finish. */
+#define PROF_MAX_STACK 16384
+/* What stands behind a sample, in 8 bytes each: frames, mappings, the stack. */
+#define PROF_SAMPLE_FRAMES 1024
+#define PROF_SAMPLE_DATA (PROF_SAMPLE_FRAMES + PROF_MAX_STACK / 8)
+
+enum prof_stacks {
+	PROF_STACKS_KERNEL = 0x1,
+	PROF_STACKS_USER = 0x2,
+};
+
+/* The canonical frame address: what the stack pointer was before the call. */
+enum prof_cfa {
+	PROF_CFA_NONE = 0, /* no row: padding, data, code without unwind information */
+	PROF_CFA_SP = 1, /* sp + cfa_off */
+	PROF_CFA_FP = 2, /* fp + cfa_off */
+	PROF_CFA_DEREF_SP = 3, /* *(sp + cfa_off) + cfa_add */
+	PROF_CFA_DEREF_FP = 4, /* *(fp + cfa_off) + cfa_add */
+	PROF_CFA_PLT = 5, /* sp + 8 + (((ip & 15) >= cfa_off) << 3) */
+	PROF_CFA_SIGNAL = 6, /* signal frame: the registers are in the ucontext */
+	PROF_CFA_END = 7, /* the outermost frame */
+	PROF_CFA_UNSUPPORTED = 8, /* what the tables cannot hold */
+};
+
+/* Where the caller's register is. */
+enum prof_reg {
+	PROF_REG_SAME = 0, /* unchanged; a return address: in the link register */
+	PROF_REG_CFA = 1, /* at CFA + off */
+	PROF_REG_FP = 2, /* at fp + off */
+	PROF_REG_UNDEFINED = 3,
+};
+
+struct prof_unwind_rule {
+	__u8 cfa; /* enum prof_cfa */
+	__u8 fp; /* enum prof_reg */
+	__u8 ra; /* enum prof_reg */
+	__u8 pad;
+	__s32 cfa_off;
+	__s32 cfa_add;
+	__s16 fp_off;
+	__s16 ra_off;
+};
+
+/* Sorted by pc_low within a page, whose first row has 0: it holds until the next. */
+struct prof_unwind_row {
+	__u16 pc_low; /* low bits of the offset in the file */
+	__u16 rule; /* index of `unwind_rules` */
+};
+
+/* Entry of a table's index, one for each page; rows of a page are in one segment. */
+struct prof_unwind_page {
+	__u32 segment : 14;
+	__u32 first : 18; /* row, from the segment's start */
+	__u32 count;
+};
+
+enum prof_table_state {
+	PROF_TABLE_PENDING = 0, /* user space has not said */
+	PROF_TABLE_READY = 1,
+	PROF_TABLE_FP = 2, /* the same, and where it has no row, code keeps frame pointers */
+	PROF_TABLE_NONE = 3, /* there is none */
+};
+
+/* Table of a file. Written by user space, the state last. */
+struct prof_table {
+	__u32 state; /* enum prof_table_state */
+	__u32 segment; /* of the index */
+	__u32 at; /* word of the segment where the index begins */
+	__u32 pages; /* entries of the index */
+};
+
+/* What tells files apart: a file that is replaced is another. */
+struct prof_file_key {
+	__u64 ino;
+	__u64 mtime_ns;
+	__u32 dev; /* the super block's, which need not be what stat says */
+	__u32 generation;
+};
+
+struct prof_file {
+	__u32 id; /* index of `tables` */
+	__u32 told; /* its record was written */
+};
+
+#define PROF_FILE_NONE 0 /* mapping without a file: generated code */
+#define PROF_FILE_VDSO 1
+#define PROF_FILE_FIRST 2
+
+/* An executable mapping. */
+struct prof_vma {
+	__u64 start;
+	__u64 offset; /* of its start in the file, bytes */
+	__u32 pages; /* of 4 KiB */
+	__u32 file; /* id */
+};
+
+/* The executable mappings of a process, ascending; by tgid. */
+struct prof_space {
+	__u64 mm; /* address of the memory descriptor they are of */
+	__u64 exec_vm; /* executable pages when they were read: changes with what is mapped */
+	__u64 scanned_ns; /* when */
+	__u32 lock_seq; /* changes with every change of any mapping */
+	__u32 vmas;
+	__u32 more; /* there are more than fit */
+	__u32 pad;
+	struct prof_vma v[PROF_MAX_VMAS];
+};
+
+/* Why the user stack ends where it does. */
+enum prof_stop {
+	PROF_STOP_END = 0, /* it is whole */
+	PROF_STOP_DEPTH = 1,
+	PROF_STOP_NO_TABLE = 2, /* file without a table */
+	PROF_STOP_PENDING = 3, /* file whose table is not there yet: user space goes on */
+	PROF_STOP_NO_ROW = 4,
+	PROF_STOP_UNSUPPORTED = 5,
+	PROF_STOP_UNREADABLE = 6,
+	PROF_STOP_NO_MAPPING = 7,
+	PROF_STOP_ANONYMOUS = 8, /* generated code without frame pointers */
+	PROF_STOP_NO_REGS = 9, /* kernel thread, or a 32-bit process */
+	PROF_STOP_NO_SPACE = 10, /* the mappings could not be read */
+	PROF_STOP_NOT_ASKED = 11,
+};
+
+/* A frame of the user stack: file and offset in it, or the address if there is none. */
+#define PROF_FRAME_FILE_SHIFT 48
+
+/*
+ * Behind it, 8 bytes each: kernel addresses and user frames, leaf first. And with
+ * PROF_STOP_PENDING: `vmas` of struct prof_vma, then `stack_bytes` from `sp` on.
+ */
+struct prof_rec_sample {
+	struct prof_rec_head head;
+	__u64 start_ns; /* of the process, since boot */
+	__u64 weight; /* the event's period */
+	__u32 pid;
+	__u32 tid;
+	__u32 exec;
+	__u16 event;
+	__u16 stop; /* enum prof_stop */
+	__u16 kernel_frames;
+	__u16 user_frames;
+	__u16 vmas;
+	__u16 exact; /* `ip` is no return address */
+	__u32 stack_bytes;
+	__u32 pad;
+	char comm[PROF_COMM_LEN];
+	/* The registers of the frame where the user stack ends. */
+	__u64 ip;
+	__u64 sp;
+	__u64 fp;
+	__u64 lr;
+};
+
+/* A file was seen for the first time, mapped at [start, end) in a process. */
+struct prof_rec_file {
+	struct prof_rec_head head;
+	struct prof_file_key key;
+	__u64 size; /* bytes */
+	__u64 start;
+	__u64 end;
+	__u32 id;
+	__u32 pid;
+	__u32 path_len; /* as the kernel has it, from the root of the mount namespace */
+	__u32 pad;
+};
+
+/* Per-CPU counters of the sampler, summed by user space. */
+enum prof_sample_counter {
+	PROF_SC_TAKEN = 0, /* samples of armed processes */
+	PROF_SC_LOST_RING = 1,
+	PROF_SC_LOST_NESTED = 2, /* the hook was interrupted by itself */
+	PROF_SC_SCANS = 3, /* times the mappings of a process were read */
+	PROF_SC_NO_SCAN = 4, /* they could not be read */
+	PROF_SC_LOST_SPACE = 5, /* no room to keep them */
+	PROF_SC_LOST_FILE = 6, /* no room for a file, or for its record */
+	PROF_SC_IDLE = 7, /* fired where no armed process ran */
+	PROF_NR_SAMPLE_COUNTERS = 8,
+};
+
+_Static_assert(sizeof(struct prof_unwind_rule) == 16, "unwind_rule");
+_Static_assert(sizeof(struct prof_unwind_row) == 4, "unwind_row");
+_Static_assert(sizeof(struct prof_unwind_page) == 8, "unwind_page");
+_Static_assert(sizeof(struct prof_table) == 16, "table");
+_Static_assert(sizeof(struct prof_file_key) == 24, "file_key");
+_Static_assert(sizeof(struct prof_vma) == 24, "vma");
+_Static_assert(sizeof(struct prof_space) == 40 + 24 * PROF_MAX_VMAS, "space");
+_Static_assert(sizeof(struct prof_space) <= 4000, "a hash takes values of up to a page");
+_Static_assert(sizeof(struct prof_rec_sample) == 128, "sample");
+_Static_assert(sizeof(struct prof_rec_file) == 32 + 24 + 24 + 16, "file");
 
 #endif /* PROF_ABI_H */

@@ -317,22 +317,15 @@ static __always_inline bool walk_step(struct prof_walk *w, struct prof_scratch *
 }
 
 /*
- * The path of the executable, built from its last component back, ending at
+ * The path of a file, built from its last component back, ending at
  * path[PROF_MAX_PATH]. Returns where it starts; the front of what does not fit is
  * missing.
  */
-static __always_inline u32 build_path(struct prof_scratch *s, struct task_struct *t)
+static __always_inline u32 build_file_path(struct prof_scratch *s, struct file *file)
 {
-	struct mm_struct *mm = READ(t, mm);
 	struct vfsmount *vfs;
 	struct prof_walk w;
-	struct file *file;
 
-	if (!mm)
-		return PROF_MAX_PATH;
-	file = READ(mm, exe_file);
-	if (!file)
-		return PROF_MAX_PATH;
 	w.d = READ(file, f_path.dentry);
 	vfs = READ(file, f_path.mnt);
 	w.mnt = (void *)vfs - bpf_core_field_offset(struct mount, mnt);
@@ -340,6 +333,20 @@ static __always_inline u32 build_path(struct prof_scratch *s, struct task_struct
 	s->path_at = PROF_MAX_PATH;
 	PROF_REPEAT(i, 128, 40, walk_step(&w, s));
 	return s->path_at;
+}
+
+/* The path of the executable. */
+static __always_inline u32 build_path(struct prof_scratch *s, struct task_struct *t)
+{
+	struct mm_struct *mm = READ(t, mm);
+	struct file *file;
+
+	if (!mm)
+		return PROF_MAX_PATH;
+	file = READ(mm, exe_file);
+	if (!file)
+		return PROF_MAX_PATH;
+	return build_file_path(s, file);
 }
 
 /* Whether eight characters are all of 0-9a-f: a byte at a time within a word,

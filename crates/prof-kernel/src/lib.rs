@@ -2,6 +2,7 @@
 //!
 //! - [`abi`]: layout of what crosses from the kernel half, and its decoder
 //! - [`loader`], [`prepared`]: from the built object to loaded programs
+//! - [`sampler`]: stacks, taken and unwound in the kernel
 //! - [`session`]: a loaded, attached kernel half; its records, counters, ends
 //! - [`clock`]: reading the scheduler's clock exactly; one clock for all records
 //! - [`collect`]: from raw records to the records of the stream
@@ -21,6 +22,7 @@ pub mod loader;
 pub mod perf;
 pub mod prepared;
 pub mod probe;
+pub mod sampler;
 pub mod session;
 pub mod spawn;
 pub mod sys;

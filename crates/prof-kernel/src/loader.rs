@@ -78,7 +78,7 @@ pub struct Spec<'a> {
     pub value_sizes: &'a [(&'static str, u32)],
     /// BTF of the kernel, if not where it usually is.
     pub btf: Option<&'a Path>,
-    /// Maps of an earlier load to be used again, all of them.
+    /// Maps of an earlier load, to be used again as far as they are there.
     pub reuse: Option<&'a Loaded>,
     /// Where prepared programs are kept; `None` to go through libbpf always.
     pub cache: Option<PathBuf>,
@@ -162,17 +162,29 @@ fn has_casts_and_iterators(spec: &Spec<'_>) -> bool {
 fn load_prepared(spec: &Spec<'_>, prepared: &Prepared) -> Result<Loaded> {
     let mut fds = Vec::with_capacity(prepared.maps.len());
     for m in &prepared.maps {
-        if let Some(earlier) = spec.reuse {
-            fds.push(earlier.map(&m.name)?.try_clone_to_owned()?);
+        if let Some(Ok(earlier)) = spec.reuse.map(|r| r.map(&m.name)) {
+            fds.push(earlier.try_clone_to_owned()?);
             continue;
         }
         let size = size_in(spec.sizes, &m.name).unwrap_or(m.max_entries);
         let value_size = size_in(spec.value_sizes, &m.name).unwrap_or(m.value_size);
         // The kernel takes letters, digits, `_` and `.`, up to 15.
         let name: String = m.name.chars().take(15).collect();
-        let fd =
-            sys::map_create(m.kind, &CString::new(name)?, m.key_size, value_size, size, m.flags)
-                .with_context(|| format!("BPF map {}", m.name))?;
+        // It is shown what its elements are like.
+        let inner = (m.kind == libbpf_sys::BPF_MAP_TYPE_ARRAY_OF_MAPS)
+            .then(segment)
+            .transpose()
+            .with_context(|| format!("an element of BPF map {}", m.name))?;
+        let fd = sys::map_create(
+            m.kind,
+            &CString::new(name)?,
+            m.key_size,
+            value_size,
+            size,
+            m.flags,
+            inner.as_ref().map(OwnedFd::as_fd),
+        )
+        .with_context(|| format!("BPF map {}", m.name))?;
         if !m.data.is_empty() {
             let mut value = m.data.clone();
             if m.name == RODATA {
@@ -186,6 +198,13 @@ fn load_prepared(spec: &Spec<'_>, prepared: &Prepared) -> Result<Loaded> {
     let progs = load_progs(&prepared.progs, &fds)?;
     let maps = prepared.maps.iter().map(|m| m.name.clone()).zip(fds).collect();
     Ok(Loaded { maps, progs, from_cache: true })
+}
+
+/// An element of `segments`: all maps of maps hold these.
+pub fn segment() -> io::Result<OwnedFd> {
+    let bytes = crate::abi::stacks::SEGMENT_BYTES as u32;
+    let flags = libbpf_sys::BPF_F_MMAPABLE;
+    sys::map_create(libbpf_sys::BPF_MAP_TYPE_ARRAY, c"segment", 4, bytes, 1, flags, None)
 }
 
 /// The verifier takes most of the time, and programs are verified side by side: two
@@ -297,8 +316,12 @@ fn load_object(
         .with_context(|| format!("the built-in BPF object {}", object.name))?;
     for mut m in open.maps_mut() {
         let name = plain_name(m.name());
-        if let Some(earlier) = spec.reuse {
-            m.reuse_fd(earlier.map(&name)?)?;
+        if let Some(Ok(earlier)) = spec.reuse.map(|r| r.map(&name)) {
+            m.reuse_fd(earlier)?;
+            continue;
+        }
+        if STACK_MAPS.contains(&name.as_str()) && !takes_stacks(spec) {
+            m.set_autocreate(false)?;
             continue;
         }
         if name == RODATA {
@@ -333,6 +356,9 @@ fn load_object(
     let mut by_fd = BTreeMap::new();
     for m in object.maps() {
         let name = plain_name(m.name());
+        if STACK_MAPS.contains(&name.as_str()) && !takes_stacks(spec) {
+            continue;
+        }
         let info = m.info().with_context(|| format!("BPF map {name}"))?.info;
         by_fd.insert(m.as_fd().as_raw_fd(), prepared_maps.len() as u32);
         prepared_maps.push(PreparedMap {
@@ -363,6 +389,23 @@ fn load_object(
     }
     let prepared = prepared_progs.map(|progs| Prepared { key, maps: prepared_maps, progs });
     Ok((Loaded { maps, progs, from_cache: false }, prepared))
+}
+
+/// What only the programs that take stacks use.
+const STACK_MAPS: [&str; 9] = [
+    "samples",
+    "files",
+    "spaces",
+    "samplers",
+    "file_scratch",
+    "segments",
+    "unwind_rules",
+    "tables",
+    ".bss.next_file",
+];
+
+fn takes_stacks(spec: &Spec<'_>) -> bool {
+    spec.programs.contains(&"sample")
 }
 
 /// libbpf puts the object's name before those of its own sections.

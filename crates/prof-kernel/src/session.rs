@@ -39,6 +39,8 @@ use crate::counters::Counters;
 use crate::host;
 use crate::loader;
 use crate::loader::Loaded;
+use crate::sampler::Sampler;
+use crate::sampler::StackPlan;
 use crate::sys;
 use crate::sys::Occupied;
 use crate::sys::Ring;
@@ -128,6 +130,8 @@ pub struct Plan {
     pub attaches: bool,
     /// Whether to begin paused: see [`Session::resume`].
     pub start_paused: bool,
+    /// Stacks to be sampled, by a [`Sampler`](crate::sampler::Sampler).
+    pub stacks: Option<StackPlan>,
 }
 
 /// A loaded and attached kernel half. Detaches when dropped.
@@ -493,6 +497,21 @@ impl Session {
         self.iterate(IterMode::Resumed)
     }
 
+    /// What takes the stacks of the processes of this session, which was opened with
+    /// the same plan.
+    pub fn sampler(&self, plan: &StackPlan) -> Result<Sampler> {
+        let spec = loader::Spec {
+            programs: &[],
+            config: &self.config,
+            sizes: &[],
+            value_sizes: &[],
+            btf: self.btf.as_deref(),
+            reuse: Some(&self.loaded),
+            cache: self.cache.clone(),
+        };
+        Sampler::load(plan, &spec)
+    }
+
     /// Detaches: from now on nothing is added.
     pub fn detach(&mut self) {
         self.links.clear();
@@ -756,6 +775,10 @@ fn config(plan: &Plan, backend: Backend, cpus: usize, exact: bool, ring_bytes: u
         switch_counters: switch_counters(&plan.counters),
         // The root of a tree is there before prof is, too.
         attaches: (plan.attaches || !t.tree_roots.is_empty()).into(),
+        stacks: plan.stacks.as_ref().map_or(0, StackPlan::parts),
+        max_depth: plan.stacks.as_ref().map_or(0, |s| s.max_depth.clamp(1, abi::stacks::MAX_FRAMES)),
+        samples_wakeup: crate::sampler::RING_BYTES / 4,
+        pad: 0,
     }
 }
 

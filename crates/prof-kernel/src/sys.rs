@@ -18,6 +18,7 @@ use prof_events::Attr;
 
 use crate::abi;
 use crate::abi::Plain;
+use crate::sampler::Rate;
 
 fn check(ret: i32) -> io::Result<()> {
     if ret < 0 { Err(io::Error::from_raw_os_error(-ret)) } else { Ok(()) }
@@ -67,6 +68,15 @@ pub fn map_lookup_bytes<K: Plain>(map: BorrowedFd<'_>, key: &K, out: &mut [u8]) 
     })
 }
 
+/// Bytes of a value (for a per-CPU map: of one CPU).
+pub fn map_value_size(map: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut info = bpf::bpf_map_info::default();
+    let mut len = size_of::<bpf::bpf_map_info>() as u32;
+    // SAFETY: the kernel writes at most `len` bytes of the struct, which is plain.
+    check(unsafe { bpf::bpf_map_get_info_by_fd(map.as_raw_fd(), &mut info, &mut len) })?;
+    Ok(info.value_size as usize)
+}
+
 /// Removes a key; no error if it is not there.
 pub fn map_delete<K: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
     // SAFETY: the key has the map's key size.
@@ -90,7 +100,7 @@ pub fn map_next_key<K: Plain>(map: BorrowedFd<'_>, key: Option<&K>) -> io::Resul
     }
 }
 
-/// Makes a map.
+/// Makes a map; one of maps is shown an element.
 pub fn map_create(
     kind: u32,
     name: &CStr,
@@ -98,10 +108,12 @@ pub fn map_create(
     value_size: u32,
     max_entries: u32,
     flags: u32,
+    inner: Option<BorrowedFd<'_>>,
 ) -> io::Result<OwnedFd> {
     let opts = bpf::bpf_map_create_opts {
         sz: size_of::<bpf::bpf_map_create_opts>() as u64,
         map_flags: flags,
+        inner_map_fd: inner.map_or(0, |fd| fd.as_raw_fd() as u32),
         ..Default::default()
     };
     // SAFETY: the name ends in NUL and the options carry their own size.
@@ -271,6 +283,20 @@ pub fn counter_open(
     of: Counted,
     leader: Option<BorrowedFd<'_>>,
 ) -> io::Result<OwnedFd> {
+    let mut a = from_attr(attr);
+    match of {
+        Counted::Cpu(cpu) => open_attr(&mut a, -1, cpu as i32, leader),
+        Counted::Command(pid) => {
+            a.set_inherit(1);
+            // A member of a group goes by its leader.
+            a.set_disabled(u64::from(leader.is_none()));
+            a.set_enable_on_exec(u64::from(leader.is_none()));
+            open_attr(&mut a, pid as i32, -1, leader)
+        }
+    }
+}
+
+fn from_attr(attr: &Attr) -> perf::bindings::perf_event_attr {
     let mut a = counting(attr.type_, attr.config);
     a.bp_type = attr.bp_type;
     a.__bindgen_anon_3.config1 = attr.config1;
@@ -285,16 +311,7 @@ pub fn counter_open(
     a.set_precise_ip(attr.precise_ip.into());
     a.set_pinned(attr.pinned.into());
     a.set_exclusive(attr.exclusive.into());
-    match of {
-        Counted::Cpu(cpu) => open_attr(&mut a, -1, cpu as i32, leader),
-        Counted::Command(pid) => {
-            a.set_inherit(1);
-            // A member of a group goes by its leader.
-            a.set_disabled(u64::from(leader.is_none()));
-            a.set_enable_on_exec(u64::from(leader.is_none()));
-            open_attr(&mut a, pid as i32, -1, leader)
-        }
-    }
+    a
 }
 
 /// Sets the filter of a tracepoint's counter.
@@ -366,16 +383,7 @@ pub fn kprobe_open(
     // config1 is the address of the function's name, config2 the offset in it.
     attr.__bindgen_anon_3.config1 = function.as_ptr() as u64;
     let fd = open_attr(&mut attr, -1, 0, None)?;
-    // SAFETY: the descriptors are open; SET_BPF takes the program's by value.
-    let set =
-        unsafe { libc::ioctl(fd.as_raw_fd(), perf::bindings::SET_BPF.into(), prog.as_raw_fd()) };
-    if set < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: takes no argument.
-    if unsafe { libc::ioctl(fd.as_raw_fd(), perf::bindings::ENABLE.into(), 0) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    set_bpf(fd.as_fd(), prog)?;
     Ok(fd)
 }
 
@@ -383,38 +391,129 @@ pub fn kprobe_open(
 /// user space puts in is seen by the hooks only if it is counted here first.
 #[derive(Debug)]
 pub struct Occupied {
-    counts: ptr::NonNull<AtomicU32>,
+    counts: Words,
 }
 
 impl Occupied {
-    const BYTES: usize = abi::OCCUPIED * size_of::<AtomicU32>();
-
     /// Maps it.
     pub fn new(map: BorrowedFd<'_>) -> io::Result<Self> {
-        let flags = rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE;
-        // SAFETY: a new mapping, which overlaps nothing.
-        let at = unsafe {
-            let shared = rustix::mm::MapFlags::SHARED;
-            rustix::mm::mmap(ptr::null_mut(), Self::BYTES, flags, shared, map, 0)?
-        };
-        let counts = ptr::NonNull::new(at.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        Ok(Self { counts })
+        Ok(Self { counts: Words::new(map, abi::OCCUPIED)? })
     }
 
     /// Counts an entry that is about to be put in.
     pub fn add(&self, tgid: u32) {
-        // SAFETY: the index is below OCCUPIED, so within the mapping, which lives
-        // as long as this; the kernel half changes it by atomic operations only.
-        let count = unsafe { self.counts.add(tgid as usize % abi::OCCUPIED).as_ref() };
-        count.fetch_add(1, Ordering::SeqCst);
+        let at = tgid as usize % abi::OCCUPIED;
+        if let Some(count) = self.counts.words().get(at) {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
     }
 }
 
-impl Drop for Occupied {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `new` with this length; nothing refers to it any more.
-        let _ = unsafe { rustix::mm::munmap(self.counts.as_ptr().cast(), Self::BYTES) };
+/// A mapping that is given back when dropped.
+#[derive(Debug)]
+pub struct Mapping {
+    at: ptr::NonNull<libc::c_void>,
+    bytes: usize,
+}
+
+// SAFETY: an address range of the process; whoever reads or writes it does so by atomic
+// operations.
+unsafe impl Send for Mapping {}
+
+impl Mapping {
+    fn new(fd: BorrowedFd<'_>, bytes: usize, prot: rustix::mm::ProtFlags, flags: rustix::mm::MapFlags) -> io::Result<Self> {
+        // SAFETY: a new mapping, which overlaps nothing.
+        let at = unsafe { rustix::mm::mmap(ptr::null_mut(), bytes, prot, flags, fd, 0)? };
+        let at = ptr::NonNull::new(at).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Self { at, bytes })
     }
+
+    /// The first page of a file, to be seen and not to be read: it may be cut at any time.
+    pub fn executable(file: &std::fs::File) -> io::Result<Self> {
+        use rustix::mm::ProtFlags;
+        let prot = ProtFlags::READ | ProtFlags::EXEC;
+        Self::new(file.as_fd(), rustix::param::page_size(), prot, rustix::mm::MapFlags::PRIVATE)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new` with this length; what borrows from it is gone.
+        let _ = unsafe { rustix::mm::munmap(self.at.as_ptr(), self.bytes) };
+    }
+}
+
+/// A map whose values are shared with the kernel half, as 32-bit words.
+#[derive(Debug)]
+pub struct Words {
+    map: Mapping,
+    len: usize,
+}
+
+impl Words {
+    /// Maps the first `len` words of a map that was made to be mapped.
+    pub fn new(map: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+        use rustix::mm::ProtFlags;
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let map = Mapping::new(map, len * 4, prot, rustix::mm::MapFlags::SHARED)?;
+        Ok(Self { map, len })
+    }
+
+    fn words(&self) -> &[AtomicU32] {
+        // SAFETY: the mapping has this length, is aligned to a page, lives as long as
+        // this, and is changed by atomic operations or by the kernel half only.
+        unsafe { std::slice::from_raw_parts(self.map.at.as_ptr().cast(), self.len) }
+    }
+
+    /// Writes words from a place on; what is behind the end is left out.
+    pub fn write(&self, from: usize, words: impl Iterator<Item = u32>) {
+        for (to, word) in self.words().iter().skip(from).zip(words) {
+            to.store(word, Ordering::Relaxed);
+        }
+    }
+
+    /// Writes one word, behind all that was written before.
+    pub fn store(&self, at: usize, word: u32) {
+        if let Some(to) = self.words().get(at) {
+            to.store(word, Ordering::Release);
+        }
+    }
+}
+
+/// Opens an event on a CPU, whose overflow runs a program.
+pub fn sampling_open(
+    attr: &Attr,
+    rate: Rate,
+    cpu: u32,
+    prog: BorrowedFd<'_>,
+) -> io::Result<OwnedFd> {
+    let mut a = from_attr(attr);
+    match rate {
+        Rate::Hz(hz) => {
+            a.set_freq(1);
+            a.__bindgen_anon_1.sample_freq = hz;
+        }
+        Rate::Period(n) => a.__bindgen_anon_1.sample_period = n,
+    }
+    a.set_disabled(1);
+    let fd = open_attr(&mut a, -1, cpu as i32, None)?;
+    set_bpf(fd.as_fd(), prog)?;
+    Ok(fd)
+}
+
+/// Attaches a program to an event and switches the event on.
+fn set_bpf(event: BorrowedFd<'_>, prog: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the descriptors are open; SET_BPF takes the program's by value.
+    let set =
+        unsafe { libc::ioctl(event.as_raw_fd(), perf::bindings::SET_BPF.into(), prog.as_raw_fd()) };
+    if set < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: takes no argument.
+    if unsafe { libc::ioctl(event.as_raw_fd(), perf::bindings::ENABLE.into(), 0) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Reads records of a BPF ring buffer.
@@ -434,6 +533,10 @@ impl std::fmt::Debug for Ring {
         f.debug_struct("Ring").field("waiting", &self.sink.records.len()).finish()
     }
 }
+
+// SAFETY: the ring belongs to whoever has this, a thread at a time, and libbpf keeps
+// nothing of it in the thread that made it.
+unsafe impl Send for Ring {}
 
 unsafe extern "C" fn push(ctx: *mut libc::c_void, data: *mut libc::c_void, size: u64) -> i32 {
     // SAFETY: `ctx` is the boxed Sink that Ring keeps alive and lends to nobody

@@ -8,30 +8,34 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use serde::Deserialize;
+use serde::Serialize;
+
 /// Place of a [`Frame`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FrameId(pub u32);
 
 /// Place of a [`StackNode`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct StackId(pub u32);
 
 /// Place of a [`Module`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ModuleId(pub u32);
 
 /// Place of a [`Process`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProcessId(pub u32);
 
 /// Place of a [`Thread`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ThreadId(pub u32);
 
 /// A file whose code ran, or what stands for one.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Module {
-    /// As the process saw it; `[vdso]`, `[kernel]`, `[anon]` for what is no file.
+    /// As the process saw it; `[vdso]`, `[anon:PID]` for what is no file.
+    #[serde(with = "path_bytes")]
     pub path: PathBuf,
     /// GNU build id; empty if the file has none.
     pub build_id: Vec<u8>,
@@ -46,7 +50,7 @@ impl Module {
 }
 
 /// What code a frame is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum FrameKind {
     /// Of the program, its libraries, what it made itself.
     User,
@@ -55,18 +59,19 @@ pub enum FrameKind {
 }
 
 /// One function of a frame: an address has several where calls were inlined.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Function {
     /// Demangled.
     pub name: String,
     /// Source file.
+    #[serde(with = "path_bytes")]
     pub file: Option<PathBuf>,
     /// Line in it, from 1.
     pub line: Option<u32>,
 }
 
 /// A place in code.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frame {
     /// Kernel or user.
     pub kind: FrameKind,
@@ -83,7 +88,7 @@ pub struct Frame {
 }
 
 /// A stack: a frame and the stack that called it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StackNode {
     /// The leaf.
     pub frame: FrameId,
@@ -92,7 +97,7 @@ pub struct StackNode {
 }
 
 /// How much of a stack there is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Whole {
     /// It reaches the program's entry, the thread's start, or the kernel's.
     Whole,
@@ -175,7 +180,7 @@ impl Whole {
 }
 
 /// A process that was sampled, by what was its program.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Process {
     /// On the host.
     pub pid: u32,
@@ -188,6 +193,7 @@ pub struct Process {
     /// Name.
     pub comm: String,
     /// Program, where it is known.
+    #[serde(with = "path_bytes")]
     pub exe: Option<PathBuf>,
     /// Start of the window, [`StackProfile::start_ns`] being 0; ns.
     pub from_ns: u64,
@@ -196,7 +202,7 @@ pub struct Process {
 }
 
 /// A thread that was sampled.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Thread {
     /// Of which process.
     pub process: ProcessId,
@@ -207,7 +213,7 @@ pub struct Thread {
 }
 
 /// One sample.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
     /// When, [`StackProfile::start_ns`] being 0; ns.
     pub time_ns: u64,
@@ -227,7 +233,7 @@ pub struct Sample {
 }
 
 /// What was sampled.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SampledEvent {
     /// As it was asked for: `cpu-clock`, `cycles`, `off-cpu`.
     pub name: String,
@@ -240,7 +246,7 @@ pub struct SampledEvent {
 }
 
 /// All samples of a session.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StackProfile {
     /// The command, if one was run.
     pub command: Vec<String>,
@@ -330,6 +336,52 @@ impl StackProfile {
             }
         }
         Ok(())
+    }
+}
+
+/// Paths as the bytes that they are: they come from the target, and need not be text.
+mod path_bytes {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::os::unix::ffi::OsStringExt as _;
+    use std::path::PathBuf;
+
+    use serde::Deserialize;
+    use serde::Deserializer;
+    use serde::Serialize as _;
+    use serde::Serializer;
+
+    pub trait Bytes: Sized {
+        fn get(&self) -> Option<&[u8]>;
+        fn make(bytes: Option<Vec<u8>>) -> Self;
+    }
+
+    impl Bytes for PathBuf {
+        fn get(&self) -> Option<&[u8]> {
+            Some(self.as_os_str().as_bytes())
+        }
+
+        fn make(bytes: Option<Vec<u8>>) -> Self {
+            OsString::from_vec(bytes.unwrap_or_default()).into()
+        }
+    }
+
+    impl Bytes for Option<PathBuf> {
+        fn get(&self) -> Option<&[u8]> {
+            self.as_ref().map(|p| p.as_os_str().as_bytes())
+        }
+
+        fn make(bytes: Option<Vec<u8>>) -> Self {
+            bytes.map(|b| OsString::from_vec(b).into())
+        }
+    }
+
+    pub fn serialize<T: Bytes, S: Serializer>(path: &T, s: S) -> Result<S::Ok, S::Error> {
+        path.get().serialize(s)
+    }
+
+    pub fn deserialize<'de, T: Bytes, D: Deserializer<'de>>(d: D) -> Result<T, D::Error> {
+        Option::<Vec<u8>>::deserialize(d).map(T::make)
     }
 }
 

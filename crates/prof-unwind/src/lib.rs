@@ -26,6 +26,7 @@ pub mod vdso;
 pub use elf::Arch;
 pub use elf::Code;
 pub use error::Error;
+pub use libraries::Environment;
 pub use libraries::closure;
 pub use needed::Needed;
 pub use rule::Cfa;

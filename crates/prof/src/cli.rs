@@ -13,6 +13,8 @@ use clap::Parser;
 use clap::Subcommand;
 use clap::ValueEnum;
 use prof_export::OutputSpec;
+use prof_kernel::sampler::Rate;
+use prof_kernel::sampler::StackPlan;
 use prof_kernel::session::Backend;
 
 use crate::attach;
@@ -114,6 +116,11 @@ impl Color {
     }
 }
 
+const STACKS: &str = "Stacks";
+
+/// Samples a second: no multiple of the system's ticks.
+const DEFAULT_HZ: u64 = 997;
+
 /// Options that all verbs share which profile.
 #[derive(Debug, Clone, Args)]
 pub struct Shared {
@@ -161,6 +168,34 @@ pub struct Shared {
           value_parser = clap::value_parser!(i64).range(-1..=86_400_000))]
     pub delay: Option<i64>,
 
+    /// Sample stacks: where the time went, in the functions of the programs and of the
+    /// kernel. Implied by an output of stacks (text, folded, flamegraph, pprof, firefox,
+    /// speedscope), and by the options that follow
+    #[arg(short = 'g', long, help_heading = STACKS)]
+    pub stacks: bool,
+
+    /// Samples a second of each CPU that is busy with what is profiled [default: 997]
+    #[arg(short = 'F', long, value_name = "HZ", help_heading = STACKS, conflicts_with = "count",
+          value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub freq: Option<u64>,
+
+    /// A sample for each N events, or nanoseconds of a clock, instead of --freq
+    #[arg(short = 'c', long, value_name = "N", help_heading = STACKS,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+
+    /// Frames of a stack, of the program and of the kernel each
+    #[arg(long, value_name = "N", help_heading = STACKS, value_parser = clap::value_parser!(u32).range(1..=128))]
+    pub max_depth: Option<u32>,
+
+    /// Only the programs' part of the stacks
+    #[arg(long, help_heading = STACKS, conflicts_with = "kernel")]
+    pub user: bool,
+
+    /// Only the kernel's part of the stacks
+    #[arg(long, help_heading = STACKS)]
+    pub kernel: bool,
+
     /// Report each thread (in json)
     #[arg(long)]
     pub per_thread: bool,
@@ -203,6 +238,29 @@ impl Shared {
     /// Whether something is asked of the session while it runs.
     pub fn asks_while_it_runs(&self) -> bool {
         self.interval.is_some() || self.control.is_some() || self.delay.is_some()
+    }
+
+    /// What stacks are to be sampled, if any.
+    pub fn stack_plan(&self) -> Option<StackPlan> {
+        let asked = self.stacks
+            || self.user
+            || self.kernel
+            || self.freq.is_some()
+            || self.count.is_some()
+            || self.max_depth.is_some();
+        asked.then(|| {
+            let rate = match (self.count, self.freq) {
+                (Some(n), _) => Rate::Period(n),
+                (None, hz) => Rate::Hz(hz.unwrap_or(DEFAULT_HZ)),
+            };
+            let plan = StackPlan::clock(rate);
+            StackPlan {
+                max_depth: self.max_depth.unwrap_or(plan.max_depth),
+                no_kernel: self.user,
+                no_user: self.kernel,
+                ..plan
+            }
+        })
     }
 
     /// Whether it begins switched off.

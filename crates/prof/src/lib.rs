@@ -24,6 +24,7 @@ pub mod rules;
 pub mod run;
 pub mod select;
 pub mod signals;
+pub mod stacks;
 pub mod stream;
 pub mod vendor;
 pub mod watch;

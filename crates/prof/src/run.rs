@@ -14,6 +14,7 @@ use prof_kernel::clock;
 use prof_kernel::counters::Inherited;
 use prof_kernel::host;
 use prof_kernel::perf;
+use prof_kernel::sampler::StackPlan;
 use prof_kernel::session::Session;
 use prof_kernel::spawn;
 use prof_kernel::spawn::Ended;
@@ -46,6 +47,7 @@ use crate::rules::Rules;
 use crate::select;
 use crate::select::Selected;
 use crate::signals::Stop;
+use crate::stacks::Recording;
 use crate::stream;
 use crate::stream::Stream;
 
@@ -151,6 +153,10 @@ impl Job<'_> {
     ) -> Result<Done> {
         let Self { args, selected, stop, .. } = *self;
         let command = Some(command_line(args));
+        let plan = args.shared.stack_plan().map(|plan| StackPlan { prepare: crate::stacks::files_of(waiting.path()), ..plan });
+        let recording = plan
+            .map(|plan| Recording::begin(&session, &plan, &args.command))
+            .transpose()?;
         let mut stream = Stream::begin(session, outputs, selected, rules, command);
         requests.begin(&mut stream)?;
         let began = Instant::now();
@@ -166,6 +172,7 @@ impl Job<'_> {
         let ended = running.has_ended().then(|| running.wait()).transpose()?;
         let took = if ended.is_some() { Took::Ended(took) } else { Took::StillRuns };
         let finished = stream.finish();
+        if let Some(r) = recording { let t = r.end(&crate::stacks::Processes::default())?; crate::stacks::dump(&t); }
         Ok(Done { code: status(ended, finished)?, took })
     }
 }

@@ -107,6 +107,7 @@ fn open(rules: &[String], backend: Backend) -> Result<Session> {
         count_execs: false,
         counters: Vec::new(),
         attaches: false,
+        stacks: None,
         start_paused: false,
     })
 }

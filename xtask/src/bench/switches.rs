@@ -245,6 +245,7 @@ fn in_the_program(bench: &Bench, rules: &[String]) -> Result<(u64, f64)> {
         counters: specs()?,
         start_paused: false,
         attaches: false,
+        stacks: None,
     })?;
     let _stats = sys::enable_stats().context("statistics of BPF programs")?;
     let read = || -> Result<(u64, u64)> {

@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Unwinding the user stack of the running task by tables that user space has made
+ * of the files' unwind information. crates/prof-unwind/src/unwind.rs does the same for
+ * what could not be finished here, and is what this is tested against.
+ *
+ * All that goes on from one frame to the next stands in a map's value and not in
+ * registers: the verifier knows nothing of it, and so walks a loop's body a few times
+ * only, however many frames there may be.
+ */
+#ifndef PROF_UNWIND_H
+#define PROF_UNWIND_H
+
+/* Rows and indices. One element each, which is the whole segment. */
+struct prof_segment {
+	u32 w[PROF_SEGMENT_WORDS];
+};
+
+struct prof_segment_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(u32));
+	__uint(value_size, PROF_SEGMENT_BYTES);
+};
+
+/* Filled by user space as tables come. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, PROF_MAX_SEGMENTS);
+	__uint(key_size, sizeof(u32));
+	__array(values, struct prof_segment_map);
+} segments SEC(".maps");
+
+/* Both written by user space, through a mapping. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, PROF_MAX_UNWIND_RULES);
+	__type(key, u32);
+	__type(value, struct prof_unwind_rule);
+} unwind_rules SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, PROF_MAX_FILES);
+	__type(key, u32);
+	__type(value, struct prof_table);
+} tables SEC(".maps");
+
+/* The way down the tree of a process's mappings. */
+#define PROF_MAPLE_DEPTH 8
+#define PROF_MAPLE_WORDS 32
+struct prof_walk_maple {
+	u32 level;
+	u32 walked;
+	struct {
+		u64 max; /* last address under it */
+		u32 leaf;
+		u32 slot; /* to be looked at next */
+		u32 slots;
+		u32 pivots_at; /* words */
+		u32 slots_at;
+		u32 pad;
+	} at[PROF_MAPLE_DEPTH];
+	u64 copy[PROF_MAPLE_DEPTH][PROF_MAPLE_WORDS];
+};
+
+/* What the sampler of a CPU works on. */
+struct prof_sampler {
+	u64 counters[PROF_NR_SAMPLE_COUNTERS];
+	u32 busy;
+	/* Place of a search, its end, and what was decided: kept here so that the verifier
+	 * does not follow each combination of them to the end. */
+	u32 at;
+	u32 end;
+	u32 in_user; /* the event struck user code */
+	u32 scan_needed;
+	u32 frames; /* of `data`, so far */
+	u32 pad;
+	struct prof_file_key key;
+	struct prof_file file;
+	/* Of the caller of the frame at hand. */
+	struct {
+		u64 ip;
+		u64 sp;
+		u64 fp;
+		u64 lr;
+	} up;
+	struct prof_walk_maple maple;
+	struct vm_area_struct *vma[PROF_MAX_VMAS]; /* of which file is being looked up */
+	struct prof_space scan; /* what is mapped in the process that is sampled */
+	struct prof_rec_sample rec;
+	u64 data[PROF_SAMPLE_DATA];
+};
+
+#define AT(s) (*(volatile u32 *)&(s)->at)
+#define END(s) (*(volatile u32 *)&(s)->end)
+#define IN_USER(s) (*(volatile u32 *)&(s)->in_user)
+#define SCAN_NEEDED(s) (*(volatile u32 *)&(s)->scan_needed)
+
+/*
+ * At the end of a loop's body: a round of the loop is one that the verifier has seen
+ * before only if all registers hold the same as then, also those that nobody reads.
+ */
+#define SETTLE()                                                                               \
+	asm volatile("r0 = 0\nr1 = 0\nr2 = 0\nr3 = 0\nr4 = 0\nr5 = 0\nr6 = 0\nr7 = 0\nr8 = 0" ::     \
+			     : "r0", "r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8")
+
+/* The mapping that an address is in. */
+static __always_inline struct prof_vma *vma_of(struct prof_sampler *s, u64 ip)
+{
+	struct prof_space *space = &s->scan;
+	struct prof_vma *v;
+	u32 i;
+
+	AT(s) = 0;
+	END(s) = space->vmas;
+#pragma clang loop unroll(full)
+	for (u32 step = 128; step; step >>= 1) {
+		i = AT(s) + step;
+		if (i < END(s) && i < PROF_MAX_VMAS && space->v[i].start <= ip)
+			AT(s) = i;
+	}
+	i = AT(s);
+	if (i >= END(s) || i >= PROF_MAX_VMAS)
+		return 0;
+	v = &space->v[i];
+	if (ip < v->start || ip - v->start >= (u64)v->pages << 12)
+		return 0;
+	return v;
+}
+
+static __always_inline struct prof_segment *segment_of(u32 segment)
+{
+	void *inner = bpf_map_lookup_elem(&segments, &segment);
+	u32 zero = 0;
+
+	return inner ? bpf_map_lookup_elem(inner, &zero) : 0;
+}
+
+/* The rule for an offset in a file; null where its table has no row. */
+static __always_inline struct prof_unwind_rule *rule_of(struct prof_sampler *s, struct prof_table *t,
+							u64 offset)
+{
+	u32 page = offset >> PROF_UNWIND_PAGE_BITS, low = offset & ((1 << PROF_UNWIND_PAGE_BITS) - 1);
+	struct prof_segment *seg = segment_of(t->segment);
+	u32 entry, first, count, id;
+
+	if (!seg || page >= t->pages)
+		return 0;
+	entry = seg->w[(t->at + page * 2) & (PROF_SEGMENT_WORDS - 1)];
+	count = seg->w[(t->at + page * 2 + 1) & (PROF_SEGMENT_WORDS - 1)];
+	if (!count)
+		return 0;
+	/* struct prof_unwind_page */
+	seg = segment_of(entry & 0x3fff);
+	first = entry >> 14;
+	if (!seg)
+		return 0;
+	AT(s) = 0;
+	END(s) = count;
+#pragma clang loop unroll(full)
+	for (u32 step = 1 << 15; step; step >>= 1) {
+		u32 i = AT(s) + step;
+
+		if (i < END(s) && (seg->w[(first + i) & (PROF_SEGMENT_WORDS - 1)] & 0xffff) <= low)
+			AT(s) = i;
+	}
+	id = seg->w[(first + AT(s)) & (PROF_SEGMENT_WORDS - 1)] >> 16;
+	return bpf_map_lookup_elem(&unwind_rules, &id);
+}
+
+static __always_inline bool read_word(u64 address, u64 *value)
+{
+	return !bpf_probe_read_user(value, sizeof(*value), (void *)address);
+}
+
+/* A register whose value is lost: neither aligned nor mapped. */
+#define PROF_LOST 1
+
+/* A return address as it is: arm64 signs it in bits that no address uses. */
+static __always_inline u64 plain_address(u64 address)
+{
+#if defined(__TARGET_ARCH_arm64)
+	const u64 mask = ~((1ULL << 48) - 1) & ~(1ULL << 55);
+
+	return address & (1ULL << 55) ? address | mask : address & ~mask;
+#else
+	return address;
+#endif
+}
+
+enum prof_stepped {
+	PROF_ON = 0,
+	/* else 1 + enum prof_stop */
+};
+#define STOPPED(reason) (1 + (reason))
+
+/* On to the caller, `up`. */
+static __always_inline u32 go_up(struct prof_sampler *s, u16 exact)
+{
+	s->up.ip = plain_address(s->up.ip);
+	if (!s->up.ip)
+		return STOPPED(PROF_STOP_END);
+	s->rec.ip = s->up.ip;
+	s->rec.sp = s->up.sp;
+	s->rec.fp = s->up.fp;
+	s->rec.lr = s->up.lr;
+	s->rec.exact = exact;
+	return PROF_ON;
+}
+
+/* Where a frame's pointer is kept, each function having saved its caller's. */
+static __always_inline u32 step_by_fp(struct prof_sampler *s, u16 failed)
+{
+	u64 fp = s->rec.fp;
+
+	if (!fp)
+		return STOPPED(PROF_STOP_END);
+	if ((fp & 7) || fp < s->rec.sp || fp - s->rec.sp >= (1 << 20))
+		return STOPPED(failed);
+	if (!read_word(fp, &s->up.fp) || !read_word(fp + 8, &s->up.ip))
+		return STOPPED(failed);
+	s->up.sp = fp + 16;
+	s->up.lr = PROF_LOST;
+	return go_up(s, 0);
+}
+
+/* The registers are where the kernel put them when it delivered the signal: the rule
+ * says where the ip is, and the others stand before it. */
+static __always_inline u32 step_signal(struct prof_sampler *s, s32 ip_off)
+{
+	u64 ip_at = s->rec.sp + ip_off;
+#if defined(__TARGET_ARCH_x86)
+	u64 fp_at = ip_at - 48;
+#elif defined(__TARGET_ARCH_arm64)
+	u64 fp_at = ip_at - 24;
+#endif
+
+	s->up.lr = PROF_LOST;
+	if (!read_word(ip_at, &s->up.ip) || !read_word(ip_at - 8, &s->up.sp) ||
+	    !read_word(fp_at, &s->up.fp))
+		return STOPPED(PROF_STOP_UNREADABLE);
+#if defined(__TARGET_ARCH_arm64)
+	if (!read_word(ip_at - 16, &s->up.lr))
+		return STOPPED(PROF_STOP_UNREADABLE);
+#endif
+	return go_up(s, 1);
+}
+
+static __always_inline u32 step_by_rule(struct prof_sampler *s, struct prof_unwind_rule *r)
+{
+	switch (r->cfa) {
+	case PROF_CFA_SP:
+		s->up.sp = s->rec.sp + r->cfa_off;
+		break;
+	case PROF_CFA_FP:
+		if (s->rec.fp == PROF_LOST)
+			return STOPPED(PROF_STOP_UNSUPPORTED);
+		s->up.sp = s->rec.fp + r->cfa_off;
+		break;
+	case PROF_CFA_DEREF_SP:
+	case PROF_CFA_DEREF_FP:
+		s->up.sp = (r->cfa == PROF_CFA_DEREF_SP ? s->rec.sp : s->rec.fp) + r->cfa_off;
+		if (!read_word(s->up.sp, &s->up.sp))
+			return STOPPED(PROF_STOP_UNREADABLE);
+		s->up.sp += r->cfa_add;
+		break;
+	case PROF_CFA_PLT:
+		s->up.sp = s->rec.sp + 8 + ((u64)((s->rec.ip & 15) >= (u32)r->cfa_off) << 3);
+		break;
+	case PROF_CFA_SIGNAL:
+		return step_signal(s, r->cfa_off);
+	case PROF_CFA_END:
+		return STOPPED(PROF_STOP_END);
+	case PROF_CFA_NONE:
+		return STOPPED(PROF_STOP_NO_ROW);
+	default:
+		return STOPPED(PROF_STOP_UNSUPPORTED);
+	}
+	if (r->ra == PROF_REG_CFA) {
+		if (!read_word(s->up.sp + r->ra_off, &s->up.ip))
+			return STOPPED(PROF_STOP_UNREADABLE);
+	} else if (r->ra == PROF_REG_SAME && s->rec.lr != PROF_LOST) {
+		s->up.ip = s->rec.lr;
+	} else {
+		return STOPPED(PROF_STOP_UNSUPPORTED);
+	}
+	s->up.fp = s->rec.fp;
+	if (r->fp == PROF_REG_CFA || (r->fp == PROF_REG_FP && s->rec.fp != PROF_LOST)) {
+		if (!read_word((r->fp == PROF_REG_CFA ? s->up.sp : s->rec.fp) + r->fp_off, &s->up.fp))
+			return STOPPED(PROF_STOP_UNREADABLE);
+	} else if (r->fp != PROF_REG_SAME) {
+		s->up.fp = PROF_LOST;
+	}
+	/* Only a leaf of arm64 has a frame of no bytes. */
+	if (s->up.sp < s->rec.sp || (s->up.sp == s->rec.sp && r->ra == PROF_REG_CFA))
+		return STOPPED(PROF_STOP_UNREADABLE);
+	s->up.lr = PROF_LOST;
+	return go_up(s, 0);
+}
+
+/* One frame: noted, then on to its caller. */
+static __always_inline u32 unwind_step(struct prof_sampler *s, u32 depth)
+{
+	u64 at = s->rec.ip - !s->rec.exact, offset;
+	struct prof_unwind_rule *rule;
+	struct prof_table *table;
+	struct prof_vma *v;
+	u32 file;
+
+	if (depth >= config.max_depth)
+		return STOPPED(PROF_STOP_DEPTH);
+	v = vma_of(s, at);
+	if (!v)
+		return STOPPED(PROF_STOP_NO_MAPPING);
+	file = v->file;
+	offset = at - v->start + v->offset;
+	s->data[s->frames & (PROF_SAMPLE_FRAMES - 1)] =
+		file == PROF_FILE_NONE ? s->rec.ip :
+					 (u64)file << PROF_FRAME_FILE_SHIFT |
+						 (s->rec.ip - v->start + v->offset);
+	s->frames++;
+	s->rec.user_frames++;
+	if (file == PROF_FILE_NONE)
+		return step_by_fp(s, PROF_STOP_ANONYMOUS);
+	table = bpf_map_lookup_elem(&tables, &file);
+	if (!table)
+		return STOPPED(PROF_STOP_NO_TABLE);
+	switch (*(volatile u32 *)&table->state) {
+	case PROF_TABLE_PENDING:
+		return STOPPED(PROF_STOP_PENDING);
+	case PROF_TABLE_NONE:
+		return STOPPED(PROF_STOP_NO_TABLE);
+	}
+	rule = rule_of(s, table, offset);
+	if (rule && rule->cfa != PROF_CFA_NONE)
+		return step_by_rule(s, rule);
+	return *(volatile u32 *)&table->state == PROF_TABLE_FP ? step_by_fp(s, PROF_STOP_NO_ROW) :
+								 STOPPED(PROF_STOP_NO_ROW);
+}
+
+#endif /* PROF_UNWIND_H */

@@ -1,0 +1,226 @@
+//! `-g`: stacks, from the sampler to the outputs. A thread of its own takes them, so that
+//! neither a slow output nor the making of a large unwind table holds up the other.
+
+use std::ffi::OsStr;
+use std::ffi::OsString;
+use std::io;
+use std::io::Write;
+use std::path::Path;
+use std::path::PathBuf;
+use std::os::fd::AsFd as _;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::thread;
+use std::thread::JoinHandle;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::anyhow;
+use prof_export::Exporter;
+use prof_kernel::abi::stacks::SampleCounter;
+use prof_kernel::clock;
+use prof_kernel::host;
+use prof_kernel::sampler::SampleCounts;
+use prof_kernel::sampler::Sampler;
+use prof_kernel::sampler::StackPlan;
+use prof_kernel::sampler::gather::Code;
+use prof_kernel::sampler::gather::Gatherer;
+use prof_kernel::sampler::gather::TableCounts;
+use prof_kernel::session::Session;
+use prof_model::record::Profile;
+use prof_model::record::Record;
+use prof_model::record::WindowEnd;
+use prof_model::stacks::SampledEvent;
+use prof_model::stacks::StackProfile;
+use rustix::event::EventfdFlags;
+use rustix::event::PollFd;
+use rustix::event::PollFlags;
+use rustix::time::ClockId;
+use rustix::time::Timespec;
+
+/// Samples are fetched at least this often.
+const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+
+/// Losses of the kernel half, by the names that the outputs have for them.
+const LOSSES: [(SampleCounter, &str); 4] = [
+    (SampleCounter::LostRing, "sample-ring-full"),
+    (SampleCounter::LostNested, "sample-nested"),
+    (SampleCounter::LostSpace, "mappings-map-full"),
+    (SampleCounter::LostFile, "file-map-or-ring-full"),
+];
+
+/// What was taken, not yet named.
+#[derive(Debug)]
+pub struct Taken {
+    /// The samples.
+    pub profile: StackProfile,
+    /// Where the code of each module is.
+    pub code: Vec<Code>,
+    /// What became of unwind tables.
+    pub tables: TableCounts,
+    /// What the kernel half counted.
+    pub counts: SampleCounts,
+}
+
+/// Sampling that goes on.
+#[derive(Debug)]
+pub struct Recording {
+    stop: OwnedFd,
+    thread: JoinHandle<Result<Taken>>,
+    epoch: u64,
+}
+
+impl Recording {
+    /// From its return on, the processes of the session are sampled.
+    pub fn begin(session: &Session, plan: &StackPlan, command: &[OsString]) -> Result<Self> {
+        let mut sampler = session.sampler(plan)?;
+        let epoch = clock::now_ns(ClockId::Monotonic);
+        let (host, _, _) = host::uname();
+        let profile = StackProfile {
+            command: command.iter().map(|a| a.to_string_lossy().into_owned()).collect(),
+            host,
+            start_ns: clock::now_ns(ClockId::Realtime),
+            events: vec![event(plan)],
+            ..StackProfile::default()
+        };
+        let mut gatherer = Gatherer::new(&sampler, profile, epoch, &plan.prepare)?;
+        sampler.prepare(&plan.prepare)?;
+        // The tables are there when the first sample is.
+        gatherer.pump(&mut sampler)?;
+        sampler.start()?;
+        let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?;
+        let stopped = stop.try_clone()?;
+        let thread = thread::Builder::new()
+            .name("prof-samples".into())
+            .spawn(move || take(sampler, gatherer, &stopped))
+            .context("thread that takes samples")?;
+        Ok(Self { stop, thread, epoch })
+    }
+
+    /// Ends it, and gives what was taken. `processes` tells of those that were sampled.
+    pub fn end(self, processes: &Processes) -> Result<Taken> {
+        rustix::io::write(&self.stop, &1u64.to_ne_bytes())?;
+        let mut taken =
+            self.thread.join().map_err(|_| anyhow!("the thread that takes samples died"))??;
+        taken.profile.duration_ns = clock::now_ns(ClockId::Monotonic).saturating_sub(self.epoch);
+        for (counter, name) in LOSSES {
+            let n = taken.counts[counter as usize];
+            if n > 0 {
+                taken.profile.lost.push((name.into(), n));
+            }
+        }
+        processes.describe(&mut taken.profile, self.epoch);
+        Ok(taken)
+    }
+}
+
+fn event(plan: &StackPlan) -> SampledEvent {
+    use prof_kernel::sampler::Rate;
+    let is_clock = plan.attr.type_ == 1 && plan.attr.config <= 1;
+    let (frequency_hz, period) = match plan.rate {
+        Rate::Hz(hz) => (Some(hz), None),
+        Rate::Period(n) => (None, Some(n)),
+    };
+    let unit = if is_clock { "ns" } else { "" };
+    SampledEvent { name: plan.event.clone(), unit: unit.into(), frequency_hz, period }
+}
+
+fn take(mut sampler: Sampler, mut gatherer: Gatherer, stop: &OwnedFd) -> Result<Taken> {
+    let mut stopped = false;
+    while !stopped {
+        let mut fds = [
+            PollFd::from_borrowed_fd(sampler.as_poll_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
+        ];
+        // Interrupted or not: what is there is taken.
+        let _ = rustix::event::poll(&mut fds, Some(&TICK));
+        stopped = !fds[1].revents().is_empty();
+        gatherer.pump(&mut sampler)?;
+    }
+    sampler.stop();
+    gatherer.pump(&mut sampler)?;
+    let counts = sampler.counts()?;
+    let (profile, code, tables) = gatherer.finish();
+    Ok(Taken { profile, code, tables, counts })
+}
+
+/// Files that a command will run, as far as that can be known before: their unwind
+/// tables are made before it starts.
+pub fn files_of(program: &Path) -> Vec<PathBuf> {
+    let path = std::env::var_os("LD_LIBRARY_PATH");
+    let environment = prof_unwind::Environment { library_path: path.as_deref() };
+    prof_unwind::closure(program, &environment)
+}
+
+/// What the records of the stream say of processes. An exporter that writes nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Processes {
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    key: (u32, u64, u32),
+    ppid: u32,
+    comm: String,
+    exe: Option<PathBuf>,
+    start_ns: u64,
+    end_ns: Option<u64>,
+}
+
+impl Processes {
+    fn note(&self, p: &Profile) {
+        use std::os::unix::ffi::OsStrExt as _;
+        let ident = &p.process.ident;
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(Seen {
+            key: (ident.pid, ident.start_ns, ident.exec),
+            ppid: ident.ppid,
+            comm: String::from_utf8_lossy(&ident.comm).into_owned(),
+            exe: p.process.exe.as_ref().map(|e| PathBuf::from(OsStr::from_bytes(e))),
+            start_ns: p.window.start_ns,
+            end_ns: (p.window.end != WindowEnd::Running).then_some(p.window.end_ns),
+        });
+    }
+
+    /// Completes what the samples say of processes.
+    fn describe(&self, profile: &mut StackProfile, epoch: u64) {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let by_key: std::collections::HashMap<_, _> = seen.iter().map(|s| (s.key, s)).collect();
+        for p in &mut profile.processes {
+            let Some(s) = by_key.get(&(p.pid, p.start_ns, p.exec)) else { continue };
+            p.ppid = s.ppid;
+            p.comm.clone_from(&s.comm);
+            p.exe.clone_from(&s.exe);
+            p.from_ns = s.start_ns.saturating_sub(epoch);
+            p.to_ns = s.end_ns.map(|end| end.saturating_sub(epoch));
+        }
+    }
+}
+
+impl Exporter for Processes {
+    fn record(&mut self, r: &Record, _: &mut dyn Write) -> io::Result<()> {
+        if let Record::Profile(p) = r {
+            self.note(p);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, _: &mut dyn Write) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+pub fn dump(t: &Taken) {
+    eprintln!("counts {:?} tables {:?}", t.counts, t.tables);
+    eprintln!("wholeness {:?} of {}", t.profile.wholeness(), t.profile.samples.len());
+    for s in t.profile.samples.iter().take(std::env::var("DUMP").ok().and_then(|d| d.parse().ok()).unwrap_or(3)) {
+        let th = &t.profile.threads[s.thread.0 as usize];
+        eprintln!("{} {} {:?} w={}", th.comm, s.time_ns, s.whole, s.weight);
+        for f in t.profile.frames_of(s.stack) {
+            let f = t.profile.frame(f);
+            eprintln!("    {:?} {:#x} {}", f.kind, f.offset, t.profile.module(f).map(|m| m.name()).unwrap_or_default());
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! From samples to what is shown: names, then the outputs.
+
+use std::fs::File;
+use std::io;
+use std::io::BufWriter;
+use std::io::Write;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use prof_export::Sink;
+use prof_export::stacks::Root;
+use prof_export::stacks::StackFormat;
+use prof_export::stacks::StackOptions;
+use prof_export::stacks::StackOutputSpec;
+use prof_kernel::sampler::gather::Code;
+use prof_model::stacks::ModuleId;
+use prof_model::stacks::StackProfile;
+use prof_symbols::Options;
+use prof_symbols::Source;
+use prof_symbols::Symbolizer;
+use prof_symbols::perf_map;
+
+use crate::cli::Color;
+use crate::output;
+
+/// How stacks are shown.
+#[derive(Debug, Clone)]
+pub struct How {
+    /// What stands at the root.
+    pub root: Root,
+    /// Rows of the heaviest functions.
+    pub top: usize,
+    /// Colours.
+    pub color: Color,
+    /// Where an output goes that names no file.
+    pub default: output::Default,
+    /// A file tree with the modules and their debug files.
+    pub symfs: Option<PathBuf>,
+}
+
+/// Names all frames: of code that was held since it was met.
+pub fn name(profile: &mut StackProfile, code: &[Code], how: &How) {
+    let options = Options { symfs: how.symfs.clone(), ..Options::default() };
+    let symbolizer = Symbolizer::new(options);
+    let generated: Vec<Vec<u8>> = code.iter().map(perf_map_of).collect();
+    let modules = profile.modules.clone();
+    symbolizer.name_profile(profile, |ModuleId(at)| {
+        let module = modules.get(at as usize)?;
+        match code.get(at as usize)? {
+            Code::File(file) => Some(Source::File {
+                file: file.as_fd(),
+                path: &module.path,
+                build_id: &module.build_id,
+            }),
+            Code::Image(image) => Some(Source::Image(image)),
+            Code::Generated(_) => Some(Source::PerfMap(&generated[at as usize])),
+            Code::Gone(_) => None,
+        }
+    });
+}
+
+fn perf_map_of(code: &Code) -> Vec<u8> {
+    let Code::Generated(pid) = code else { return Vec::new() };
+    let inside = format!("/proc/{pid}/root/tmp/perf-{pid}.map");
+    let outside = format!("/tmp/perf-{pid}.map");
+    [inside, outside]
+        .iter()
+        .find_map(|p| perf_map::read(Path::new(p)).ok())
+        .unwrap_or_default()
+}
+
+/// Writes each output; the first error is told when all were tried.
+pub fn write(profile: &StackProfile, outputs: &[StackOutput], how: &How) -> Result<()> {
+    let mut result = Ok(());
+    for spec in outputs {
+        if let Err(e) = write_one(profile, spec, how)
+            && result.is_ok()
+        {
+            result = Err(e);
+        }
+    }
+    result
+}
+
+/// An output of stacks.
+#[derive(Debug, Clone)]
+pub enum StackOutput {
+    /// Named, in one of the formats.
+    Shown(StackOutputSpec),
+    /// As it is, for `prof report`.
+    Raw(PathBuf),
+}
+
+impl StackOutput {
+    /// Whether names are needed.
+    pub fn is_named(&self) -> bool {
+        matches!(self, Self::Shown(_))
+    }
+}
+
+fn write_one(profile: &StackProfile, output: &StackOutput, how: &How) -> Result<()> {
+    let (sink, format) = match output {
+        StackOutput::Raw(path) => (Sink::File(path.clone()), None),
+        StackOutput::Shown(spec) => (spec.sink.clone(), Some(spec.format)),
+    };
+    let mut options = StackOptions { root: how.root, top: how.top, ..StackOptions::default() };
+    let (to, name): (Box<dyn Write>, _) = match &sink {
+        Sink::File(path) => {
+            options.file = Some(path.clone());
+            let file = File::create(path)
+                .with_context(|| format!("output file {}", path.display()))?;
+            (Box::new(file), path.display().to_string())
+        }
+        Sink::Default if how.default == output::Default::Stderr && is_for_people(format) => {
+            let to = io::stderr();
+            (options.color, options.width) = (how.color.on(&to), output::terminal_width(&to));
+            (Box::new(to), "standard error".into())
+        }
+        Sink::Default | Sink::Stdout => {
+            let to = io::stdout();
+            (options.color, options.width) = (how.color.on(&to), output::terminal_width(&to));
+            (Box::new(to), "standard output".into())
+        }
+    };
+    let mut to = BufWriter::new(to);
+    let written = match format {
+        Some(format) => format.write(profile, &options, &mut to),
+        None => super::raw::write(profile, &mut to),
+    };
+    let told = written.and_then(|()| to.flush());
+    match told {
+        // A reader that went away has seen enough.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.with_context(|| format!("writing to {name}")),
+    }
+}
+
+fn is_for_people(format: Option<StackFormat>) -> bool {
+    format == Some(StackFormat::Text)
+}
+
+/// A line for the terminal about files that were written.
+pub fn tell(profile: &StackProfile, outputs: &[StackOutput]) {
+    let files: Vec<_> = outputs
+        .iter()
+        .filter_map(|o| match o {
+            StackOutput::Raw(path) => Some(path),
+            StackOutput::Shown(StackOutputSpec { sink: Sink::File(path), .. }) => Some(path),
+            StackOutput::Shown(_) => None,
+        })
+        .map(|p| p.display().to_string())
+        .collect();
+    if files.is_empty() {
+        return;
+    }
+    let n = profile.samples.len();
+    let whole = profile.samples.iter().filter(|s| s.whole.is_whole()).count();
+    let share = if n == 0 { 100.0 } else { 100.0 * whole as f64 / n as f64 };
+    eprintln!(
+        "prof: {n} samples of {} processes, {share:.1} % of the stacks whole: {}",
+        profile.processes.len(),
+        files.join(", ")
+    );
+}
