@@ -4,6 +4,7 @@
 //! - [`tracee`]: `prof` events as Tracee v0.20–v0.24 prints events
 //! - [`table`]: a line for each event and profile as it comes, to watch
 //! - [`summary`]: one view of a whole run, at its end
+//! - [`stacks`]: samples with their stacks, in formats of their own
 //!
 //! Nothing here looks at a terminal, a clock or the environment: what depends on
 //! them is in [`Options`]. Writers come with each call, so one stream can feed
@@ -13,6 +14,7 @@ mod human;
 mod layout;
 
 pub mod json;
+pub mod stacks;
 pub mod summary;
 pub mod table;
 pub mod tracee;
@@ -136,20 +138,7 @@ pub struct OutputSpec {
 impl OutputSpec {
     /// Reads `FORMAT[:FILE]`; a FILE of `-` is standard output.
     pub fn parse(spec: &str) -> Result<Self, OutputError> {
-        let (name, file) = match spec.split_once(':') {
-            Some((name, file)) => (name, Some(file)),
-            None => (spec, None),
-        };
-        let format = Format::ALL.into_iter().find(|f| f.name() == name);
-        let Some(format) = format else {
-            return Err(OutputError::unknown_format(spec, name));
-        };
-        let sink = match file {
-            None => Sink::Default,
-            Some("") => return Err(OutputError::no_file(spec)),
-            Some("-") => Sink::Stdout,
-            Some(path) => Sink::File(path.into()),
-        };
+        let (format, sink) = read_spec(spec, &Format::ALL, Format::name)?;
         Ok(Self { format, sink })
     }
 }
@@ -160,6 +149,38 @@ impl std::str::FromStr for OutputSpec {
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         Self::parse(s)
     }
+}
+
+/// The format and the place in `FORMAT[:FILE]`.
+fn read_spec<F: Copy>(
+    spec: &str,
+    all: &[F],
+    name_of: fn(F) -> &'static str,
+) -> Result<(F, Sink), OutputError> {
+    let (name, file) = match spec.split_once(':') {
+        Some((name, file)) => (name, Some(file)),
+        None => (spec, None),
+    };
+    let format = format_named(spec, name, all, name_of)?;
+    let sink = match file {
+        None => Sink::Default,
+        Some("") => return Err(OutputError::no_file(spec)),
+        Some("-") => Sink::Stdout,
+        Some(path) => Sink::File(path.into()),
+    };
+    Ok((format, sink))
+}
+
+/// The format of this name, which stands at the start of `spec`.
+fn format_named<F: Copy>(
+    spec: &str,
+    name: &str,
+    all: &[F],
+    name_of: fn(F) -> &'static str,
+) -> Result<F, OutputError> {
+    let names = || all.iter().map(|f| name_of(*f)).collect::<Vec<_>>();
+    let format = all.iter().copied().find(|f| name_of(*f) == name);
+    format.ok_or_else(|| OutputError::unknown_format(spec, name, &names()))
 }
 
 /// An output that cannot be read, and where.
@@ -176,8 +197,7 @@ pub struct OutputError {
 }
 
 impl OutputError {
-    fn unknown_format(spec: &str, name: &str) -> Self {
-        let names: Vec<_> = Format::ALL.iter().map(|f| f.name()).collect();
+    fn unknown_format(spec: &str, name: &str, names: &[&str]) -> Self {
         let near = names
             .iter()
             .map(|n| (text::distance(&name.to_ascii_lowercase(), n), n))

@@ -1,0 +1,247 @@
+//! Samples with their stacks: one module per format, each with a `write`.
+//!
+//! - [`text`]: for a terminal: the heaviest functions, the call tree, what is whole
+//! - [`folded`]: a stack a line, for flame graphs and `grep`
+//! - [`flamegraph`]: an SVG, or a page with one, to search and zoom in
+//! - [`names`]: what a frame is called in all of them
+
+pub mod flamegraph;
+pub mod folded;
+pub mod names;
+pub mod text;
+
+use std::fmt;
+use std::io;
+use std::io::Write;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use prof_model::stacks::SampledEvent;
+use prof_model::stacks::StackProfile;
+use prof_model::stacks::Whole;
+
+use self::names::Names;
+use crate::OutputError;
+use crate::Sink;
+use crate::human;
+
+/// Most reasons for places without names that are told.
+const REASONS: usize = 10;
+
+/// A format of stacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StackFormat {
+    /// The heaviest functions and the call tree, for people.
+    Text,
+    /// A stack a line.
+    Folded,
+    /// An SVG, or a page with one.
+    Flamegraph,
+}
+
+impl StackFormat {
+    /// Every format.
+    pub const ALL: [Self; 3] = [Self::Text, Self::Folded, Self::Flamegraph];
+
+    /// Its name, as in `-o`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Folded => "folded",
+            Self::Flamegraph => "flamegraph",
+        }
+    }
+
+    /// What it is, in a few words.
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::Text => "the heaviest functions and the call tree",
+            Self::Folded => "a stack a line, with its weight",
+            Self::Flamegraph => "an interactive SVG; a page if the file is .html",
+        }
+    }
+
+    /// Whether it is for people to read where it is written, not for a program.
+    pub fn is_text(self) -> bool {
+        matches!(self, Self::Text | Self::Folded)
+    }
+
+    /// Writes a profile in this format.
+    pub fn write(
+        self,
+        profile: &StackProfile,
+        options: &StackOptions,
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
+        match self {
+            Self::Text => text::write(profile, options, out),
+            Self::Folded => folded::write(profile, options, out),
+            Self::Flamegraph => flamegraph::write(profile, options, out),
+        }
+    }
+}
+
+impl fmt::Display for StackFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for StackFormat {
+    type Err = OutputError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        crate::format_named(s, s, &Self::ALL, Self::name)
+    }
+}
+
+/// One `-o FORMAT[:FILE]` of stacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StackOutputSpec {
+    /// What to write.
+    pub format: StackFormat,
+    /// Where to.
+    pub sink: Sink,
+}
+
+impl FromStr for StackOutputSpec {
+    type Err = OutputError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let (format, sink) = crate::read_spec(s, &StackFormat::ALL, StackFormat::name)?;
+        Ok(Self { format, sink })
+    }
+}
+
+/// What stands at the root of stacks, before functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Root {
+    /// Nothing: stacks begin with functions.
+    Function,
+    /// The thread's name.
+    #[default]
+    Comm,
+    /// The thread's name and the process's id: `make-1234`.
+    CommPid,
+}
+
+/// What a writer has to be told about what to write, and where.
+#[derive(Debug, Clone)]
+pub struct StackOptions {
+    /// Which event, by its place in the profile: formats that hold one take the first
+    /// that has samples if it is not said, those that hold several take all.
+    pub event: Option<u32>,
+    /// What stands at the root of stacks; of `text`, `folded` and `flamegraph`.
+    pub root: Root,
+    /// The file that is written, if it is one: its extension chooses between kinds of a
+    /// format.
+    pub file: Option<PathBuf>,
+    /// Whether to write colours (SGR sequences); of `text`.
+    pub color: bool,
+    /// Columns of the terminal; of `text`.
+    pub width: usize,
+    /// Most rows among the heaviest functions; of `text`.
+    pub top: usize,
+    /// Most levels of the call tree; of `text`.
+    pub depth: usize,
+    /// The part of all, 0 to 1, below which a path is left out of the tree; of `text`.
+    pub threshold: f64,
+}
+
+impl Default for StackOptions {
+    fn default() -> Self {
+        Self {
+            event: None,
+            root: Root::default(),
+            file: None,
+            color: false,
+            width: 80,
+            top: 20,
+            depth: 24,
+            threshold: 0.01,
+        }
+    }
+}
+
+impl StackOptions {
+    /// The one event that is shown, by its place.
+    pub fn event_of(&self, profile: &StackProfile) -> Option<u32> {
+        self.event
+            .or_else(|| profile.samples.iter().map(|s| s.event).min())
+            .filter(|e| (*e as usize) < profile.events.len())
+    }
+
+    /// Those that are shown where there is room for several.
+    fn events_of(&self, profile: &StackProfile) -> Vec<u32> {
+        (0..profile.events.len() as u32).filter(|e| self.event.is_none_or(|o| o == *e)).collect()
+    }
+
+    /// Whether the file's name ends so.
+    fn ends_with(&self, extension: &str) -> bool {
+        let file = self.file.as_ref().and_then(|f| f.extension());
+        file.is_some_and(|e| e.eq_ignore_ascii_case(extension))
+    }
+}
+
+/// Refuses a profile that points at nothing: writers rely on it.
+fn check(profile: &StackProfile) -> io::Result<()> {
+    profile.check().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}
+
+/// Whether weights of the event are times.
+fn is_time(event: &SampledEvent) -> bool {
+    event.unit == "ns"
+}
+
+/// How much of the stacks there is, and why not more.
+fn wholeness(profile: &StackProfile) -> Option<String> {
+    let samples = profile.samples.len();
+    let mut parts = profile.wholeness();
+    parts.sort_by_key(|(whole, _)| *whole != Whole::Whole);
+    let part = |(whole, n): (Whole, u64)| {
+        let what = if whole == Whole::Whole { "whole" } else { whole.about() };
+        format!("{} {what} ({})", human::percent(n as f64 / samples as f64), human::count(n))
+    };
+    let parts: Vec<String> = parts.into_iter().map(part).collect();
+    (samples > 0).then(|| format!("stacks: {}", parts.join("; ")))
+}
+
+/// Why places have no names, a line each.
+fn unnamed(names: &Names<'_>) -> Vec<String> {
+    let all = names.unnamed();
+    let mut lines: Vec<String> = all
+        .iter()
+        .take(REASONS)
+        .map(|(file, reason, places)| {
+            format!("unnamed: {} in {file}: {reason}", human::plural(*places, "place", "places"))
+        })
+        .collect();
+    if all.len() > REASONS {
+        let more = human::plural((all.len() - REASONS) as u64, "more reason", "more reasons");
+        lines.push(format!("unnamed: {more}"));
+    }
+    lines
+}
+
+/// The command line as it is shown.
+fn command(profile: &StackProfile) -> String {
+    names::clean(profile.command.join(" ").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_are_found_by_name_and_with_a_file() {
+        for f in StackFormat::ALL {
+            assert_eq!(f.name().parse(), Ok(f));
+        }
+        let spec: StackOutputSpec = "flamegraph:/tmp/a.svg".parse().unwrap();
+        assert_eq!(spec.format, StackFormat::Flamegraph);
+        assert_eq!(spec.sink, Sink::File("/tmp/a.svg".into()));
+        let e = "flamegraf:x.svg".parse::<StackOutputSpec>().unwrap_err();
+        assert!(e.message.contains("did you mean flamegraph?"), "{e}");
+        assert!("folded:".parse::<StackOutputSpec>().is_err());
+    }
+}
