@@ -1,0 +1,177 @@
+//! What has to be known of an ELF file before a library is given it: how offsets become
+//! addresses, which build it is, where its names are.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd as _;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileExt as _;
+
+use object::Endianness;
+use object::FileKind;
+use object::ReadCache;
+use object::ReadRef;
+use object::elf;
+use object::elf::FileHeader32;
+use object::elf::FileHeader64;
+use object::read::elf::FileHeader;
+use object::read::elf::ProgramHeader as _;
+use object::read::elf::SectionHeader as _;
+
+/// Most of each that are looked at. Kernel modules have hundreds of sections, objects
+/// from a compiler thousands; what is mapped has some forty.
+const MAX_HEADERS: usize = 10_000;
+
+/// Longest build id that is believed: SHA-1 has 20 bytes, the longest in use 32.
+const MAX_BUILD_ID: usize = 64;
+
+/// A part of the file that is mapped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Segment {
+    offset: u64,
+    file_size: u64,
+    address: u64,
+    executable: bool,
+}
+
+/// A section, where it has a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Section {
+    /// Its name.
+    pub name: String,
+    /// Where its content is in the file; empty if it has none there.
+    pub file: Range<u64>,
+    /// Where it is in memory; empty if it is not.
+    pub memory: Range<u64>,
+    /// Where in the file its header is, which begins with the name's offset.
+    pub header_at: u64,
+}
+
+/// What is known of a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Elf {
+    segments: Vec<Segment>,
+    /// Named sections, in the file's order.
+    pub sections: Vec<Section>,
+    /// GNU build id; empty if there is none.
+    pub build_id: Vec<u8>,
+}
+
+/// A descriptor with a position of its own: that of the one we were given is shared
+/// with whoever holds it.
+pub(crate) fn reopen(file: BorrowedFd<'_>) -> io::Result<File> {
+    let stat = rustix::fs::fstat(file)?;
+    if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+impl Elf {
+    /// Reads the headers.
+    pub fn read(file: &File) -> Result<Self, String> {
+        let cache = ReadCache::new(file);
+        let kind = FileKind::parse(&cache).map_err(|_| "not an ELF file".to_owned())?;
+        let read = match kind {
+            FileKind::Elf32 => Self::parse::<FileHeader32<Endianness>, _>(&cache),
+            FileKind::Elf64 => Self::parse::<FileHeader64<Endianness>, _>(&cache),
+            _ => return Err("not an ELF file".to_owned()),
+        };
+        read.map_err(|e| format!("a broken ELF file: {e}"))
+    }
+
+    fn parse<'d, E, R>(data: R) -> object::Result<Self>
+    where
+        E: FileHeader<Endian = Endianness>,
+        R: ReadRef<'d>,
+    {
+        let header = E::parse(data)?;
+        let endian = header.endian()?;
+        let mut this = Self::default();
+        for p in header.program_headers(endian, data)?.iter().take(MAX_HEADERS) {
+            match p.p_type(endian) {
+                elf::PT_LOAD => this.segments.push(Segment {
+                    offset: p.p_offset(endian).into(),
+                    file_size: p.p_filesz(endian).into(),
+                    address: p.p_vaddr(endian).into(),
+                    executable: p.p_flags(endian).contains(elf::PF_X),
+                }),
+                elf::PT_NOTE if this.build_id.is_empty() => {
+                    if let Ok(Some(mut notes)) = p.notes(endian, data) {
+                        while let Ok(Some(n)) = notes.next() {
+                            this.note(n.n_type(endian), n.name(), n.desc());
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        // Without section headers there are no names, but offsets and a build id.
+        let Ok(sections) = header.sections(endian, data) else { return Ok(this) };
+        let at: u64 = header.e_shoff(endian).into();
+        let each = u64::from(header.e_shentsize(endian));
+        for (i, s) in sections.enumerate().take(MAX_HEADERS) {
+            let Ok(name) = sections.section_name(endian, s) else { continue };
+            let (offset, size) = s.file_range(endian).unwrap_or((0, 0));
+            let start = s.sh_addr(endian).into();
+            let in_memory = s.sh_flags(endian).contains(elf::SHF_ALLOC);
+            let length = if in_memory { s.sh_size(endian).into() } else { 0_u64 };
+            this.sections.push(Section {
+                name: String::from_utf8_lossy(&name[..name.len().min(64)]).into_owned(),
+                file: offset..offset.saturating_add(size),
+                memory: start..start.saturating_add(length),
+                header_at: at.saturating_add((i.0 as u64).saturating_mul(each)),
+            });
+            if this.build_id.is_empty()
+                && name == b".note.gnu.build-id"
+                && let Ok(Some(mut notes)) = s.notes(endian, data)
+            {
+                while let Ok(Some(n)) = notes.next() {
+                    this.note(n.n_type(endian), n.name(), n.desc());
+                }
+            }
+        }
+        Ok(this)
+    }
+
+    fn note(&mut self, kind: elf::NoteType, name: &[u8], value: &[u8]) {
+        let is_id = kind == elf::NT_GNU_BUILD_ID && name == b"GNU" && value.len() <= MAX_BUILD_ID;
+        if is_id && self.build_id.is_empty() {
+            self.build_id = value.to_vec();
+        }
+    }
+
+    /// The address that the file gives the code at this offset. Where there is no code
+    /// there is no name: linkers leave DWARF and symbols of what they dropped at 0.
+    pub fn address(&self, offset: u64) -> Option<u64> {
+        let within = |s: &Segment| offset.checked_sub(s.offset).filter(|o| *o < s.file_size);
+        let code = self.segments.iter().filter(|s| s.executable);
+        code.filter_map(|s| s.address.checked_add(within(s)?)).next()
+    }
+
+    /// A section by its name, if it has content in the file.
+    pub fn section(&self, name: &str) -> Option<&Section> {
+        self.sections.iter().find(|s| s.name == name && !s.file.is_empty())
+    }
+
+    /// The name of the section that an address is in.
+    pub fn section_at(&self, address: u64) -> Option<&str> {
+        self.sections.iter().find(|s| s.memory.contains(&address)).map(|s| s.name.as_str())
+    }
+
+    /// File name and checksum of `.gnu_debuglink`. A name, not a path: what is in the
+    /// file shall not lead anywhere.
+    pub fn debug_link(&self, file: &File) -> Option<(String, u32)> {
+        let section = self.section(".gnu_debuglink")?;
+        let len = usize::try_from(section.file.end - section.file.start).ok()?;
+        // A name of at most 255 bytes, filled up to four, and the checksum.
+        let mut bytes = vec![0; len.min(264)];
+        file.read_exact_at(&mut bytes, section.file.start).ok()?;
+        let end = bytes.iter().position(|b| *b == 0)?;
+        let sum = bytes.get((end + 4) & !3..)?.first_chunk()?;
+        let name = str::from_utf8(bytes.get(..end)?).ok()?;
+        let is_name = !name.is_empty() && !name.contains('/') && name != "." && name != "..";
+        is_name.then(|| (name.to_owned(), u32::from_ne_bytes(*sum)))
+    }
+}

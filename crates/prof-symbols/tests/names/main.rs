@@ -1,0 +1,8 @@
+//! Names beside those of binutils and of the kernel.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
+mod debugged;
+mod held;
+mod kernel;
+mod stripped;
+mod support;
