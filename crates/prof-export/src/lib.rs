@@ -151,6 +151,51 @@ impl std::str::FromStr for OutputSpec {
     }
 }
 
+/// One `-o FORMAT[:FILE]` of any kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AnyOutputSpec {
+    /// Of the records of a stream.
+    Records(OutputSpec),
+    /// Of stacks, named.
+    Stacks(stacks::StackOutputSpec),
+    /// Of stacks as they were taken, for `prof report`.
+    Raw(Sink),
+}
+
+/// Any format.
+#[derive(Debug, Clone, Copy)]
+enum AnyFormat {
+    Records(Format),
+    Stacks(stacks::StackFormat),
+    Raw,
+}
+
+impl AnyFormat {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Records(f) => f.name(),
+            Self::Stacks(f) => f.name(),
+            Self::Raw => "raw",
+        }
+    }
+}
+
+impl std::str::FromStr for AnyOutputSpec {
+    type Err = OutputError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let records = Format::ALL.into_iter().map(AnyFormat::Records);
+        let stacks = stacks::StackFormat::ALL.into_iter().map(AnyFormat::Stacks);
+        let all: Vec<_> = records.chain(stacks).chain([AnyFormat::Raw]).collect();
+        let (format, sink) = read_spec(s, &all, AnyFormat::name)?;
+        Ok(match format {
+            AnyFormat::Records(format) => Self::Records(OutputSpec { format, sink }),
+            AnyFormat::Stacks(format) => Self::Stacks(stacks::StackOutputSpec { format, sink }),
+            AnyFormat::Raw => Self::Raw(sink),
+        })
+    }
+}
+
 /// The format and the place in `FORMAT[:FILE]`.
 fn read_spec<F: Copy>(
     spec: &str,

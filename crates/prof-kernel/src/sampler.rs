@@ -116,9 +116,7 @@ impl Sampler {
             reuse: spec.reuse,
             cache: spec.cache.clone(),
         })
-        .context(
-            "sampling of stacks (it needs Linux 6.4)",
-        )?;
+        .context("sampling of stacks (it needs Linux 6.4)")?;
         let ring = sys::Ring::new(loaded.map("samples")?).context("ring of samples")?;
         let hook = c"sched_process_exit";
         let exit = sys::raw_tracepoint_open(Some(hook), loaded.prog("sample_exit")?)

@@ -776,7 +776,10 @@ fn config(plan: &Plan, backend: Backend, cpus: usize, exact: bool, ring_bytes: u
         // The root of a tree is there before prof is, too.
         attaches: (plan.attaches || !t.tree_roots.is_empty()).into(),
         stacks: plan.stacks.as_ref().map_or(0, StackPlan::parts),
-        max_depth: plan.stacks.as_ref().map_or(0, |s| s.max_depth.clamp(1, abi::stacks::MAX_FRAMES)),
+        max_depth: plan
+            .stacks
+            .as_ref()
+            .map_or(0, |s| s.max_depth.clamp(1, abi::stacks::MAX_FRAMES)),
         samples_wakeup: crate::sampler::RING_BYTES / 4,
         pad: 0,
     }

@@ -421,7 +421,12 @@ pub struct Mapping {
 unsafe impl Send for Mapping {}
 
 impl Mapping {
-    fn new(fd: BorrowedFd<'_>, bytes: usize, prot: rustix::mm::ProtFlags, flags: rustix::mm::MapFlags) -> io::Result<Self> {
+    fn new(
+        fd: BorrowedFd<'_>,
+        bytes: usize,
+        prot: rustix::mm::ProtFlags,
+        flags: rustix::mm::MapFlags,
+    ) -> io::Result<Self> {
         // SAFETY: a new mapping, which overlaps nothing.
         let at = unsafe { rustix::mm::mmap(ptr::null_mut(), bytes, prot, flags, fd, 0)? };
         let at = ptr::NonNull::new(at).ok_or(io::ErrorKind::AddrNotAvailable)?;

@@ -12,7 +12,8 @@ use clap::CommandFactory as _;
 use clap::Parser;
 use clap::Subcommand;
 use clap::ValueEnum;
-use prof_export::OutputSpec;
+use prof_export::AnyOutputSpec;
+use prof_export::stacks::StackOutputSpec;
 use prof_kernel::sampler::Rate;
 use prof_kernel::sampler::StackPlan;
 use prof_kernel::session::Backend;
@@ -21,6 +22,8 @@ use crate::attach;
 use crate::control::Spec;
 use crate::doctor;
 use crate::events;
+use crate::record;
+use crate::report;
 use crate::run;
 use crate::watch;
 
@@ -43,6 +46,8 @@ pub const USAGE: u8 = 2;
   prof watch -s comm=cc1               every cc1 on this host, as it comes and goes
   prof watch -s uid=1000 -o json:x.json --duration 10s
   prof attach 1234                     a process that already runs, from now on
+  prof run -g -- ./server              where the time went, function by function
+  prof run -o flamegraph:x.svg -- make all of it as a picture
   prof doctor                          what works on this machine, and what would
                                        make the rest work"
 )]
@@ -59,6 +64,10 @@ enum Command {
     Watch(WatchArgs),
     /// Profile processes that already run, from now on
     Attach(AttachArgs),
+    /// Sample stacks and keep them in a file, to be shown later or elsewhere
+    Record(RecordArgs),
+    /// Show the stacks that `prof record` has kept
+    Report(ReportArgs),
     /// List the events that can be counted
     Events(EventsArgs),
     /// Show what of this machine prof can use, and what would make the rest work
@@ -138,9 +147,11 @@ pub struct Shared {
     #[arg(long)]
     pub keep_going: bool,
 
-    /// Output, FORMAT[:FILE]: table, summary, json or tracee; may be repeated
+    /// Output, FORMAT[:FILE]: table, summary, json or tracee; of stacks: text, folded,
+    /// flamegraph (.svg or .html), pprof, firefox, speedscope, or raw for `prof report`;
+    /// may be repeated
     #[arg(short, long, value_name = "FORMAT[:FILE]", value_parser = output)]
-    pub output: Vec<OutputSpec>,
+    pub output: Vec<AnyOutputSpec>,
 
     /// How to attach to the kernel
     #[arg(long, value_enum, default_value_t = Hooks::Auto)]
@@ -243,6 +254,7 @@ impl Shared {
     /// What stacks are to be sampled, if any.
     pub fn stack_plan(&self) -> Option<StackPlan> {
         let asked = self.stacks
+            || self.output.iter().any(|o| !matches!(o, AnyOutputSpec::Records(_)))
             || self.user
             || self.kernel
             || self.freq.is_some()
@@ -383,6 +395,72 @@ pub struct AttachArgs {
     pub pids: Vec<u32>,
 }
 
+/// `prof record`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  prof record -- make -j4                       to prof.stacks
+  prof record -s comm=cc1 --duration 1m         host-wide, each process of that name
+  prof record -o raw:/tmp/x.stacks -F 99 -- ./server
+  prof report                                   what was recorded, here or on another
+                                                machine that has the same programs
+
+Nothing is named while it records: a small machine is spared the work, and the file
+names each program and library by its build id.")]
+pub struct RecordArgs {
+    /// Options that all share.
+    #[command(flatten)]
+    pub shared: Shared,
+
+    /// Which processes.
+    #[command(flatten)]
+    pub which: Which,
+
+    /// Do not sample what the command starts
+    #[arg(long)]
+    pub no_follow: bool,
+
+    /// Without a command: sample the processes that run already and match, too
+    #[arg(long)]
+    pub existing: bool,
+
+    /// The command and its arguments; without one, the whole host by rules
+    #[arg(trailing_var_arg = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// `prof report`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  prof report
+  prof report prof.stacks -o flamegraph:x.svg -o pprof:x.pb.gz
+  prof report --symfs /srv/rootfs board.stacks  programs of another machine")]
+pub struct ReportArgs {
+    /// What `prof record` wrote
+    #[arg(default_value = RAW_FILE)]
+    pub file: PathBuf,
+
+    /// Output, FORMAT[:FILE]: text, folded, flamegraph (.svg or .html), pprof, firefox or
+    /// speedscope; may be repeated [default: text]
+    #[arg(short, long, value_name = "FORMAT[:FILE]")]
+    pub output: Vec<StackOutputSpec>,
+
+    /// Where the programs and libraries are, as on the machine that recorded, and their
+    /// debug files
+    #[arg(long, value_name = "DIR")]
+    pub symfs: Option<PathBuf>,
+
+    /// Rows of the heaviest functions
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    pub top: usize,
+
+    /// Colours
+    #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    pub color: Color,
+}
+
+/// Where `prof record` writes unless told.
+pub const RAW_FILE: &str = "prof.stacks";
+
 /// `prof events`
 #[derive(Debug, Clone, Args)]
 pub struct EventsArgs {
@@ -403,8 +481,8 @@ pub enum ListFormat {
     Json,
 }
 
-fn output(spec: &str) -> Result<OutputSpec, String> {
-    OutputSpec::parse(spec).map_err(|e| e.to_string())
+fn output(spec: &str) -> Result<AnyOutputSpec, String> {
+    spec.parse::<AnyOutputSpec>().map_err(|e| e.to_string())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -448,8 +526,16 @@ impl Cli {
             Command::Run(args) => &args.shared,
             Command::Watch(args) => &args.shared,
             Command::Attach(args) => &args.shared,
+            Command::Record(args) => &args.shared,
             _ => return,
         };
+        if let Command::Run(args) = &self.command
+            && args.repeat.is_some()
+            && shared.stack_plan().is_some()
+        {
+            let what = "stacks are of one run: leave out --repeat or the options of stacks";
+            command().error(clap::error::ErrorKind::ArgumentConflict, what).exit();
+        }
         if shared.delay == Some(-1) && shared.control.is_none() {
             let what = "--delay -1 begins switched off until --control says otherwise: give it too";
             command().error(clap::error::ErrorKind::MissingRequiredArgument, what).exit();
@@ -465,6 +551,8 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(&args),
         Command::Watch(args) => watch::main(&args),
         Command::Attach(args) => attach::main(&args),
+        Command::Record(args) => record::main(&args),
+        Command::Report(args) => report::main(&args),
         Command::Events(args) => events::main(&args),
         Command::Doctor(args) => doctor::run(&args),
     };

@@ -1,9 +1,11 @@
 //! The command: thin wiring from the kernel half to the outputs.
 //!
 //! - [`cli`]: the command line, from which help, man pages and completions come
-//! - [`run`], [`watch`], [`attach`], [`events`], [`doctor`]: one module a verb
+//! - [`run`], [`watch`], [`attach`], [`record`], [`report`], [`events`], [`doctor`]: one
+//!   module a verb
 //! - [`repeat`]: a command several times
 //! - [`stream`]: a session's records on their way to the outputs
+//! - [`stacks`]: samples on their way to the outputs
 //! - [`select`]: events from the command line, what this machine has of them
 //! - [`vendor`]: events by the names that the CPU's vendor gives them
 //! - [`output`]: where they go
@@ -18,7 +20,9 @@ pub mod control;
 pub mod doctor;
 pub mod events;
 pub mod output;
+pub mod record;
 pub mod repeat;
+pub mod report;
 pub mod requests;
 pub mod rules;
 pub mod run;

@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use anyhow::Context as _;
 use anyhow::Result;
+use prof_export::AnyOutputSpec;
 use prof_export::Exporter;
 use prof_export::Format;
 use prof_export::Options;
@@ -23,6 +24,7 @@ use prof_model::record::Record;
 use prof_model::record::Repetition;
 
 use crate::cli::Shared;
+use crate::stacks::Stacks;
 
 /// Where an output goes that names no file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,13 +67,25 @@ impl Outputs {
         sort: Option<Item>,
         format: Format,
         default: Default,
+        stacks: Option<&Stacks>,
     ) -> Result<Self> {
         let asked = if shared.output.is_empty() {
             vec![OutputSpec { format, sink: Sink::Default }]
         } else {
-            shared.output.clone()
+            let of_records = |o: &AnyOutputSpec| match o {
+                AnyOutputSpec::Records(spec) => Some(spec.clone()),
+                AnyOutputSpec::Stacks(_) | AnyOutputSpec::Raw(_) => None,
+            };
+            shared.output.iter().filter_map(of_records).collect()
         };
         let mut list = Vec::new();
+        if let Some(stacks) = stacks {
+            list.push(Output {
+                exporter: Box::new(stacks.processes()),
+                writer: BufWriter::with_capacity(0, Box::new(io::sink())),
+                name: "processes of the stacks".into(),
+            });
+        }
         for spec in asked {
             let to_stderr = spec.sink == Sink::Default && default == Default::Stderr;
             let (writer, name, color, width): (Box<dyn Write + Send>, _, _, _) = match &spec.sink {
@@ -191,7 +205,8 @@ impl Outputs {
     }
 }
 
-fn terminal_width(to: &impl std::os::fd::AsFd) -> usize {
+/// Columns of a terminal; of anything else, 100.
+pub fn terminal_width(to: &impl std::os::fd::AsFd) -> usize {
     rustix::termios::tcgetwinsize(to)
         .ok()
         .map(|w| usize::from(w.ws_col))

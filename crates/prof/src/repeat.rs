@@ -8,6 +8,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Result;
+use prof_export::AnyOutputSpec;
 use prof_export::Format;
 use prof_export::Sink;
 use prof_kernel::clock;
@@ -122,8 +123,12 @@ enum How {
 
 impl Progress {
     fn new(args: &RunArgs, of: u32) -> Self {
-        let quiet = |o: &prof_export::OutputSpec| {
-            o.format == Format::Summary || matches!(o.sink, Sink::File(_))
+        let quiet = |o: &AnyOutputSpec| match o {
+            AnyOutputSpec::Records(o) => {
+                o.format == Format::Summary || matches!(o.sink, Sink::File(_))
+            }
+            // Not to be had of several runs.
+            AnyOutputSpec::Stacks(_) | AnyOutputSpec::Raw(_) => true,
         };
         let how = if !io::stderr().is_terminal()
             || args.shared.interval.is_some()

@@ -14,7 +14,6 @@ use prof_kernel::clock;
 use prof_kernel::counters::Inherited;
 use prof_kernel::host;
 use prof_kernel::perf;
-use prof_kernel::sampler::StackPlan;
 use prof_kernel::session::Session;
 use prof_kernel::spawn;
 use prof_kernel::spawn::Ended;
@@ -47,7 +46,7 @@ use crate::rules::Rules;
 use crate::select;
 use crate::select::Selected;
 use crate::signals::Stop;
-use crate::stacks::Recording;
+use crate::stacks::Stacks;
 use crate::stream;
 use crate::stream::Stream;
 
@@ -57,9 +56,11 @@ pub fn main(args: &RunArgs) -> Result<ExitCode> {
     let set = rules::from_options(&args.which)?;
     let selected = select::from_options(&args.shared)?;
     let to = output::Default::Stderr;
-    let outputs = Outputs::open(&args.shared, selected.sort, Format::Summary, to)?;
+    let stacks = Stacks::from_options(&args.shared, to);
+    let outputs = Outputs::open(&args.shared, selected.sort, Format::Summary, to, stacks.as_ref())?;
     let stop = Stop::install()?;
-    let job = Job { args, selected: &selected, set: &set, stop: &stop };
+    let stacks = stacks.as_ref();
+    let job = Job { args, selected: &selected, set: &set, stop: &stop, stacks };
     let mut requests = Requests::from_options(&args.shared)?;
     match args.repeat {
         Some(n) => repeat::main(&job, outputs, &mut requests, n),
@@ -78,6 +79,8 @@ pub struct Job<'a> {
     pub set: &'a RuleSet,
     /// Whether it is to end early.
     pub stop: &'a Stop,
+    /// Stacks to be taken.
+    pub stacks: Option<&'a Stacks>,
 }
 
 /// A run that is over.
@@ -153,11 +156,11 @@ impl Job<'_> {
     ) -> Result<Done> {
         let Self { args, selected, stop, .. } = *self;
         let command = Some(command_line(args));
-        let plan = args.shared.stack_plan().map(|plan| StackPlan { prepare: crate::stacks::files_of(waiting.path()), ..plan });
-        let recording = plan
-            .map(|plan| Recording::begin(&session, &plan, &args.command))
-            .transpose()?;
-        let mut stream = Stream::begin(session, outputs, selected, rules, command);
+        let mut stacks = self.stacks.cloned();
+        if let Some(stacks) = &mut stacks {
+            stacks.prepare(waiting.path());
+        }
+        let mut stream = Stream::begin(session, outputs, selected, rules, command, stacks)?;
         requests.begin(&mut stream)?;
         let began = Instant::now();
         let running = waiting.go()?;
@@ -172,7 +175,6 @@ impl Job<'_> {
         let ended = running.has_ended().then(|| running.wait()).transpose()?;
         let took = if ended.is_some() { Took::Ended(took) } else { Took::StillRuns };
         let finished = stream.finish();
-        if let Some(r) = recording { let t = r.end(&crate::stacks::Processes::default())?; crate::stacks::dump(&t); }
         Ok(Done { code: status(ended, finished)?, took })
     }
 }
@@ -181,6 +183,7 @@ impl Job<'_> {
 fn may_do_without(args: &RunArgs) -> bool {
     args.shared.hooks.backend().is_none()
         && !args.shared.asks_while_it_runs()
+        && args.shared.stack_plan().is_none()
         && args.which.scope.is_empty()
         && args.which.rule.is_empty()
         && args.which.rules.is_empty()

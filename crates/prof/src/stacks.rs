@@ -1,14 +1,19 @@
 //! `-g`: stacks, from the sampler to the outputs. A thread of its own takes them, so that
 //! neither a slow output nor the making of a large unwind table holds up the other.
+//!
+//! - [`show`]: names, and the outputs
+//! - [`raw`]: what is kept for `prof report`
+
+pub mod raw;
+pub mod show;
 
 use std::ffi::OsStr;
-use std::ffi::OsString;
 use std::io;
 use std::io::Write;
-use std::path::Path;
-use std::path::PathBuf;
 use std::os::fd::AsFd as _;
 use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -18,7 +23,12 @@ use std::thread::JoinHandle;
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::anyhow;
+use prof_export::AnyOutputSpec;
 use prof_export::Exporter;
+use prof_export::Sink;
+use prof_export::stacks::Root;
+use prof_export::stacks::StackFormat;
+use prof_export::stacks::StackOutputSpec;
 use prof_kernel::abi::stacks::SampleCounter;
 use prof_kernel::clock;
 use prof_kernel::host;
@@ -40,6 +50,11 @@ use rustix::event::PollFlags;
 use rustix::time::ClockId;
 use rustix::time::Timespec;
 
+use crate::cli::Shared;
+use crate::output;
+use crate::stacks::show::How;
+use crate::stacks::show::StackOutput;
+
 /// Samples are fetched at least this often.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
@@ -50,6 +65,84 @@ const LOSSES: [(SampleCounter, &str); 4] = [
     (SampleCounter::LostSpace, "mappings-map-full"),
     (SampleCounter::LostFile, "file-map-or-ring-full"),
 ];
+
+/// What is to be done with stacks.
+#[derive(Debug, Clone)]
+pub struct Stacks {
+    /// What is sampled.
+    pub plan: StackPlan,
+    outputs: Vec<StackOutput>,
+    how: How,
+    processes: Processes,
+}
+
+impl Stacks {
+    /// What the options ask for, if they ask for stacks.
+    pub fn from_options(shared: &Shared, default: output::Default) -> Option<Self> {
+        let plan = shared.stack_plan()?;
+        let mut outputs: Vec<_> = shared
+            .output
+            .iter()
+            .filter_map(|o| match o {
+                AnyOutputSpec::Records(_) => None,
+                AnyOutputSpec::Stacks(spec) => Some(StackOutput::Shown(spec.clone())),
+                AnyOutputSpec::Raw(sink) => Some(StackOutput::Raw(sink.clone())),
+            })
+            .collect();
+        if outputs.is_empty() {
+            let spec = StackOutputSpec { format: StackFormat::Text, sink: Sink::Default };
+            outputs.push(StackOutput::Shown(spec));
+        }
+        let how = How {
+            root: Root::default(),
+            top: if shared.top == 0 { usize::MAX } else { shared.top },
+            color: shared.color,
+            default,
+            symfs: None,
+        };
+        Some(Self { plan, outputs, how, processes: Processes::default() })
+    }
+
+    /// To be told of the records of the stream.
+    pub fn processes(&self) -> Processes {
+        self.processes.clone()
+    }
+
+    /// What the command will run is made ready before it starts.
+    pub fn prepare(&mut self, program: &Path) {
+        self.plan.prepare = files_of(program);
+    }
+
+    /// Begins to take them.
+    pub fn begin(self, session: &Session, command: &[Vec<u8>]) -> Result<Running> {
+        let recording = Recording::begin(session, &self.plan, command)?;
+        Ok(Running { recording, stacks: self })
+    }
+}
+
+/// Stacks that are being taken.
+#[derive(Debug)]
+pub struct Running {
+    recording: Recording,
+    stacks: Stacks,
+}
+
+impl Running {
+    /// Ends it, and writes the outputs.
+    pub fn finish(self) -> Result<()> {
+        let Stacks { outputs, how, processes, .. } = self.stacks;
+        let mut taken = self.recording.end(&processes)?;
+        // What is kept for later is not named.
+        let (raw, shown): (Vec<_>, Vec<_>) = outputs.into_iter().partition(|o| !o.is_named());
+        let kept = show::write(&taken.profile, &raw, &how);
+        if !shown.is_empty() {
+            show::name(&mut taken.profile, &taken.code, &how, |pid| processes.owner(pid));
+        }
+        let written = show::write(&taken.profile, &shown, &how);
+        show::tell(&taken.profile, raw.iter().chain(&shown));
+        kept.and(written)
+    }
+}
 
 /// What was taken, not yet named.
 #[derive(Debug)]
@@ -74,12 +167,12 @@ pub struct Recording {
 
 impl Recording {
     /// From its return on, the processes of the session are sampled.
-    pub fn begin(session: &Session, plan: &StackPlan, command: &[OsString]) -> Result<Self> {
+    pub fn begin(session: &Session, plan: &StackPlan, command: &[Vec<u8>]) -> Result<Self> {
         let mut sampler = session.sampler(plan)?;
         let epoch = clock::now_ns(ClockId::Monotonic);
         let (host, _, _) = host::uname();
         let profile = StackProfile {
-            command: command.iter().map(|a| a.to_string_lossy().into_owned()).collect(),
+            command: command.iter().map(|a| String::from_utf8_lossy(a).into_owned()).collect(),
             host,
             start_ns: clock::now_ns(ClockId::Realtime),
             events: vec![event(plan)],
@@ -168,9 +261,16 @@ struct Seen {
     exe: Option<PathBuf>,
     start_ns: u64,
     end_ns: Option<u64>,
+    uid: u32,
 }
 
 impl Processes {
+    /// Whose process it was: what it wrote about itself is his.
+    fn owner(&self, pid: u32) -> Option<u32> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.iter().rev().find(|s| s.key.0 == pid).map(|s| s.uid)
+    }
+
     fn note(&self, p: &Profile) {
         use std::os::unix::ffi::OsStrExt as _;
         let ident = &p.process.ident;
@@ -181,6 +281,7 @@ impl Processes {
             exe: p.process.exe.as_ref().map(|e| PathBuf::from(OsStr::from_bytes(e))),
             start_ns: p.window.start_ns,
             end_ns: (p.window.end != WindowEnd::Running).then_some(p.window.end_ns),
+            uid: ident.uid,
         });
     }
 
@@ -209,18 +310,5 @@ impl Exporter for Processes {
 
     fn finish(&mut self, _: &mut dyn Write) -> io::Result<()> {
         Ok(())
-    }
-}
-
-pub fn dump(t: &Taken) {
-    eprintln!("counts {:?} tables {:?}", t.counts, t.tables);
-    eprintln!("wholeness {:?} of {}", t.profile.wholeness(), t.profile.samples.len());
-    for s in t.profile.samples.iter().take(std::env::var("DUMP").ok().and_then(|d| d.parse().ok()).unwrap_or(3)) {
-        let th = &t.profile.threads[s.thread.0 as usize];
-        eprintln!("{} {} {:?} w={}", th.comm, s.time_ns, s.whole, s.weight);
-        for f in t.profile.frames_of(s.stack) {
-            let f = t.profile.frame(f);
-            eprintln!("    {:?} {:#x} {}", f.kind, f.offset, t.profile.module(f).map(|m| m.name()).unwrap_or_default());
-        }
     }
 }

@@ -40,6 +40,8 @@ use crate::requests::Next;
 use crate::requests::Requests;
 use crate::rules::Rules;
 use crate::select::Selected;
+use crate::stacks;
+use crate::stacks::Stacks;
 
 /// Records are fetched at least this often: 20 times a second is no load, and no
 /// person sees the delay.
@@ -157,6 +159,7 @@ pub struct Stream {
     later: Option<Later>,
     /// Of the events.
     names: Vec<String>,
+    stacks: Option<stacks::Running>,
 }
 
 /// Processes that already run, to be switched on later.
@@ -185,7 +188,10 @@ impl Stream {
         selected: &Selected,
         rules: &Rules,
         command: Option<Vec<Vec<u8>>>,
-    ) -> Self {
+        stacks: Option<Stacks>,
+    ) -> Result<Self> {
+        let of = command.as_deref().unwrap_or_default();
+        let stacks = stacks.map(|s| s.begin(&session, of)).transpose()?;
         let header =
             header(selected, &rules.names, session.attached(), session.limits().to_vec(), command);
         let kept = selected.events.iter().map(|e| e.info().name.to_owned());
@@ -194,6 +200,7 @@ impl Stream {
             paused: session.starts_paused(),
             later: None,
             names: kept.chain(counted).collect(),
+            stacks,
             session,
             collector: Collector::new(selected.events, host::keeps()),
             outputs,
@@ -215,7 +222,7 @@ impl Stream {
         };
         stream.emit();
         stream.outputs.flush();
-        stream
+        Ok(stream)
     }
 
     /// Switches on the processes that already run, and tells which. While the session
@@ -516,6 +523,8 @@ impl Stream {
         };
         self.records.push(Record::End(Box::new(end)));
         self.emit();
-        self.outputs.finish()
+        let finished = self.outputs.finish();
+        let shown = self.stacks.map_or(Ok(()), stacks::Running::finish);
+        finished.and(shown)
     }
 }

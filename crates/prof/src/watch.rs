@@ -16,6 +16,7 @@ use crate::requests::Requests;
 use crate::rules;
 use crate::select;
 use crate::signals::Stop;
+use crate::stacks::Stacks;
 use crate::stream;
 use crate::stream::Stream;
 
@@ -28,12 +29,13 @@ pub fn main(args: &WatchArgs) -> Result<ExitCode> {
     let rules = rules::compiled(&set)?;
     let selected = select::from_options(&args.shared)?;
     let to = output::Default::Stdout;
-    let outputs = Outputs::open(&args.shared, selected.sort, Format::Table, to)?;
+    let stacks = Stacks::from_options(&args.shared, to);
+    let outputs = Outputs::open(&args.shared, selected.sort, Format::Table, to, stacks.as_ref())?;
     let stop = Stop::install()?;
     let mut requests = Requests::from_options(&args.shared)?;
     let session =
         Session::open(&stream::plan(&args.shared, &selected, &rules, true, args.existing))?;
-    let mut stream = Stream::begin(session, outputs, &selected, &rules, None);
+    let mut stream = Stream::begin(session, outputs, &selected, &rules, None, stacks)?;
     if args.existing {
         stream.attach_matching(rules.tables.follow)?;
     }

@@ -149,10 +149,14 @@ pub fn decode(bytes: &[u8]) -> Result<StackRecord, DecodeError> {
             check_size(&head, end)?;
             let short = DecodeError::Short { need: end, have: bytes.len() };
             let part = |from: usize, to: usize| bytes.get(from..to).ok_or(short);
-            let words = |b: &[u8]| b.chunks_exact(8).filter_map(u64::from_bytes).collect::<Vec<_>>();
+            let words =
+                |b: &[u8]| b.chunks_exact(8).filter_map(u64::from_bytes).collect::<Vec<_>>();
             Ok(StackRecord::Sample {
                 kernel: words(part(size_of::<RecSample>(), kernel_end)?),
-                user: words(part(kernel_end, user_end)?).into_iter().map(UserFrame::unpack).collect(),
+                user: words(part(kernel_end, user_end)?)
+                    .into_iter()
+                    .map(UserFrame::unpack)
+                    .collect(),
                 vmas: part(user_end, vmas_end)?
                     .chunks_exact(size_of::<AbiVma>())
                     .filter_map(AbiVma::from_bytes)
@@ -197,7 +201,8 @@ mod tests {
 
     #[test]
     fn a_sample_carries_both_parts_of_the_stack() {
-        let bytes = sample(&[0xffff_ffff_8100_0000], &[3 << 48 | 0x1234, 0x7fff_0000_1000], b"12345678");
+        let bytes =
+            sample(&[0xffff_ffff_8100_0000], &[3 << 48 | 0x1234, 0x7fff_0000_1000], b"12345678");
         let Ok(StackRecord::Sample { kernel, user, stack, vmas, .. }) = decode(&bytes) else {
             panic!("no sample");
         };

@@ -295,7 +295,8 @@ fn window(found: &mut Findings, backend: Option<Backend>) {
 fn ring_buffer(found: &mut Findings, p: &Privileges) {
     let what = (GROUP, "ring_buffer", "BPF ring buffer");
     let page = rustix::param::page_size() as u32;
-    let made = sys::map_create(libbpf_sys::BPF_MAP_TYPE_RINGBUF, c"prof_doctor", 0, 0, page, 0, None);
+    let made =
+        sys::map_create(libbpf_sys::BPF_MAP_TYPE_RINGBUF, c"prof_doctor", 0, 0, page, 0, None);
     found.add(match made {
         Ok(_) => Check::new(what, State::Works, "a map of one page was made"),
         Err(e) => {

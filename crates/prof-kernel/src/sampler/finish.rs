@@ -98,8 +98,8 @@ pub fn finish(
         Some(Reason::Depth) => Whole::Depth,
         Some(Reason::Memory(_)) => Whole::Unreadable,
         Some(Reason::Backwards) => Whole::Unreadable,
-        Some(
-            Reason::Unsupported | Reason::FramePointerLost | Reason::ReturnAddressLost,
-        ) => Whole::Unsupported,
+        Some(Reason::Unsupported | Reason::FramePointerLost | Reason::ReturnAddressLost) => {
+            Whole::Unsupported
+        }
     }
 }

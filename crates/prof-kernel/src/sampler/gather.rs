@@ -253,12 +253,8 @@ impl Gatherer {
         let mut frames: Vec<FrameId> = Vec::with_capacity(user.len() + kernel.len());
         for frame in user.iter().rev() {
             let module = self.module_of(frame.file, rec.pid);
-            let frame = self.interner.frame(
-                &mut self.profile,
-                FrameKind::User,
-                Some(module),
-                frame.offset,
-            );
+            let frame =
+                self.interner.frame(&mut self.profile, FrameKind::User, Some(module), frame.offset);
             frames.push(frame);
         }
         for address in kernel.iter().rev() {
@@ -333,4 +329,3 @@ fn whole(stop: u16) -> Whole {
         _ => Whole::NoRegisters,
     }
 }
-

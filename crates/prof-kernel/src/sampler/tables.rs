@@ -88,8 +88,7 @@ impl Tables {
         let new = rules.rules().get(self.rules_written..).unwrap_or_default();
         let bytes = new.iter().flat_map(|r| r.as_bytes()).collect::<Vec<_>>();
         let (words, _) = bytes.as_chunks::<4>();
-        self.rules
-            .write(self.rules_written * 4, words.iter().map(|w| u32::from_ne_bytes(*w)));
+        self.rules.write(self.rules_written * 4, words.iter().map(|w| u32::from_ne_bytes(*w)));
         self.rules_written += new.len();
         let mut index = Vec::with_capacity(table.pages() * 2);
         for page in 0..table.pages() {

@@ -42,10 +42,18 @@ pub struct How {
 }
 
 /// Names all frames: of code that was held since it was met.
-pub fn name(profile: &mut StackProfile, code: &[Code], how: &How) {
+///
+/// `owner` says whose a process was: only what that user or root has written is believed
+/// to name its generated code.
+pub fn name(
+    profile: &mut StackProfile,
+    code: &[Code],
+    how: &How,
+    owner: impl Fn(u32) -> Option<u32>,
+) {
     let options = Options { symfs: how.symfs.clone(), ..Options::default() };
     let symbolizer = Symbolizer::new(options);
-    let generated: Vec<Vec<u8>> = code.iter().map(perf_map_of).collect();
+    let generated: Vec<_> = code.iter().map(|c| perf_map_of(c, &owner)).collect();
     let modules = profile.modules.clone();
     symbolizer.name_profile(profile, |ModuleId(at)| {
         let module = modules.get(at as usize)?;
@@ -62,13 +70,14 @@ pub fn name(profile: &mut StackProfile, code: &[Code], how: &How) {
     });
 }
 
-fn perf_map_of(code: &Code) -> Vec<u8> {
+fn perf_map_of(code: &Code, owner: &impl Fn(u32) -> Option<u32>) -> Vec<u8> {
     let Code::Generated(pid) = code else { return Vec::new() };
+    let Some(owner) = owner(*pid) else { return Vec::new() };
     let inside = format!("/proc/{pid}/root/tmp/perf-{pid}.map");
     let outside = format!("/tmp/perf-{pid}.map");
     [inside, outside]
         .iter()
-        .find_map(|p| perf_map::read(Path::new(p)).ok())
+        .find_map(|p| perf_map::read(Path::new(p), owner).ok())
         .unwrap_or_default()
 }
 
@@ -91,7 +100,7 @@ pub enum StackOutput {
     /// Named, in one of the formats.
     Shown(StackOutputSpec),
     /// As it is, for `prof report`.
-    Raw(PathBuf),
+    Raw(Sink),
 }
 
 impl StackOutput {
@@ -103,15 +112,15 @@ impl StackOutput {
 
 fn write_one(profile: &StackProfile, output: &StackOutput, how: &How) -> Result<()> {
     let (sink, format) = match output {
-        StackOutput::Raw(path) => (Sink::File(path.clone()), None),
+        StackOutput::Raw(sink) => (sink.clone(), None),
         StackOutput::Shown(spec) => (spec.sink.clone(), Some(spec.format)),
     };
     let mut options = StackOptions { root: how.root, top: how.top, ..StackOptions::default() };
     let (to, name): (Box<dyn Write>, _) = match &sink {
         Sink::File(path) => {
             options.file = Some(path.clone());
-            let file = File::create(path)
-                .with_context(|| format!("output file {}", path.display()))?;
+            let file =
+                File::create(path).with_context(|| format!("output file {}", path.display()))?;
             (Box::new(file), path.display().to_string())
         }
         Sink::Default if how.default == output::Default::Stderr && is_for_people(format) => {
@@ -143,13 +152,12 @@ fn is_for_people(format: Option<StackFormat>) -> bool {
 }
 
 /// A line for the terminal about files that were written.
-pub fn tell(profile: &StackProfile, outputs: &[StackOutput]) {
+pub fn tell<'a>(profile: &StackProfile, outputs: impl Iterator<Item = &'a StackOutput>) {
     let files: Vec<_> = outputs
-        .iter()
         .filter_map(|o| match o {
-            StackOutput::Raw(path) => Some(path),
+            StackOutput::Raw(Sink::File(path)) => Some(path),
             StackOutput::Shown(StackOutputSpec { sink: Sink::File(path), .. }) => Some(path),
-            StackOutput::Shown(_) => None,
+            StackOutput::Raw(_) | StackOutput::Shown(_) => None,
         })
         .map(|p| p.display().to_string())
         .collect();
