@@ -3,11 +3,13 @@
 //! - [`text`]: for a terminal: the heaviest functions, the call tree, what is whole
 //! - [`folded`]: a stack a line, for flame graphs and `grep`
 //! - [`flamegraph`]: an SVG, or a page with one, to search and zoom in
+//! - [`pprof`]: pprof's `profile.proto`, all events in one file
 //! - [`names`]: what a frame is called in all of them
 
 pub mod flamegraph;
 pub mod folded;
 pub mod names;
+pub mod pprof;
 pub mod text;
 
 use std::fmt;
@@ -37,11 +39,13 @@ pub enum StackFormat {
     Folded,
     /// An SVG, or a page with one.
     Flamegraph,
+    /// pprof's `profile.proto`.
+    Pprof,
 }
 
 impl StackFormat {
     /// Every format.
-    pub const ALL: [Self; 3] = [Self::Text, Self::Folded, Self::Flamegraph];
+    pub const ALL: [Self; 4] = [Self::Text, Self::Folded, Self::Flamegraph, Self::Pprof];
 
     /// Its name, as in `-o`.
     pub fn name(self) -> &'static str {
@@ -49,6 +53,7 @@ impl StackFormat {
             Self::Text => "text",
             Self::Folded => "folded",
             Self::Flamegraph => "flamegraph",
+            Self::Pprof => "pprof",
         }
     }
 
@@ -58,6 +63,7 @@ impl StackFormat {
             Self::Text => "the heaviest functions and the call tree",
             Self::Folded => "a stack a line, with its weight",
             Self::Flamegraph => "an interactive SVG; a page if the file is .html",
+            Self::Pprof => "pprof's profile.proto, gzipped, all events",
         }
     }
 
@@ -77,6 +83,7 @@ impl StackFormat {
             Self::Text => text::write(profile, options, out),
             Self::Folded => folded::write(profile, options, out),
             Self::Flamegraph => flamegraph::write(profile, options, out),
+            Self::Pprof => pprof::write(profile, options, out),
         }
     }
 }
@@ -193,6 +200,13 @@ fn is_time(event: &SampledEvent) -> bool {
     event.unit == "ns"
 }
 
+/// What an event's sample stands for, if it is known and the same for all.
+fn period(event: &SampledEvent) -> Option<u64> {
+    let by_time =
+        || event.frequency_hz.filter(|_| is_time(event)).map(|hz| 1_000_000_000 / hz.max(1));
+    event.period.or_else(by_time).filter(|p| *p > 0)
+}
+
 /// How much of the stacks there is, and why not more.
 fn wholeness(profile: &StackProfile) -> Option<String> {
     let samples = profile.samples.len();
@@ -243,5 +257,19 @@ mod tests {
         let e = "flamegraf:x.svg".parse::<StackOutputSpec>().unwrap_err();
         assert!(e.message.contains("did you mean flamegraph?"), "{e}");
         assert!("folded:".parse::<StackOutputSpec>().is_err());
+    }
+
+    #[test]
+    fn a_period_is_known_or_follows_from_the_frequency_of_a_clock() {
+        let event = |unit: &str, frequency_hz, period| SampledEvent {
+            name: "e".into(),
+            unit: unit.into(),
+            frequency_hz,
+            period,
+        };
+        assert_eq!(period(&event("", None, Some(1000))), Some(1000));
+        assert_eq!(period(&event("ns", Some(1000), None)), Some(1_000_000));
+        assert_eq!(period(&event("", Some(1000), None)), None);
+        assert_eq!(period(&event("ns", Some(0), None)), Some(1_000_000_000));
     }
 }
