@@ -4,8 +4,10 @@
 //! - [`folded`]: a stack a line, for flame graphs and `grep`
 //! - [`flamegraph`]: an SVG, or a page with one, to search and zoom in
 //! - [`pprof`]: pprof's `profile.proto`, all events in one file
+//! - [`firefox`]: Firefox Profiler, with times
 //! - [`names`]: what a frame is called in all of them
 
+pub mod firefox;
 pub mod flamegraph;
 pub mod folded;
 pub mod names;
@@ -41,11 +43,14 @@ pub enum StackFormat {
     Flamegraph,
     /// pprof's `profile.proto`.
     Pprof,
+    /// Firefox Profiler.
+    Firefox,
 }
 
 impl StackFormat {
     /// Every format.
-    pub const ALL: [Self; 4] = [Self::Text, Self::Folded, Self::Flamegraph, Self::Pprof];
+    pub const ALL: [Self; 5] =
+        [Self::Text, Self::Folded, Self::Flamegraph, Self::Pprof, Self::Firefox];
 
     /// Its name, as in `-o`.
     pub fn name(self) -> &'static str {
@@ -54,6 +59,7 @@ impl StackFormat {
             Self::Folded => "folded",
             Self::Flamegraph => "flamegraph",
             Self::Pprof => "pprof",
+            Self::Firefox => "firefox",
         }
     }
 
@@ -64,6 +70,7 @@ impl StackFormat {
             Self::Folded => "a stack a line, with its weight",
             Self::Flamegraph => "an interactive SVG; a page if the file is .html",
             Self::Pprof => "pprof's profile.proto, gzipped, all events",
+            Self::Firefox => "Firefox Profiler; gzipped if the file is .gz",
         }
     }
 
@@ -84,6 +91,7 @@ impl StackFormat {
             Self::Folded => folded::write(profile, options, out),
             Self::Flamegraph => flamegraph::write(profile, options, out),
             Self::Pprof => pprof::write(profile, options, out),
+            Self::Firefox => firefox::write(profile, options, out),
         }
     }
 }
@@ -198,6 +206,11 @@ fn check(profile: &StackProfile) -> io::Result<()> {
 /// Whether weights of the event are times.
 fn is_time(event: &SampledEvent) -> bool {
     event.unit == "ns"
+}
+
+/// Whether the event tells of time off the CPU: its samples come when it is over.
+fn is_off_cpu(event: &SampledEvent) -> bool {
+    event.name == "off-cpu"
 }
 
 /// What an event's sample stands for, if it is known and the same for all.
