@@ -5,6 +5,7 @@
 //! - [`flamegraph`]: an SVG, or a page with one, to search and zoom in
 //! - [`pprof`]: pprof's `profile.proto`, all events in one file
 //! - [`firefox`]: Firefox Profiler, with times
+//! - [`speedscope`]: speedscope's JSON
 //! - [`names`]: what a frame is called in all of them
 
 pub mod firefox;
@@ -12,6 +13,7 @@ pub mod flamegraph;
 pub mod folded;
 pub mod names;
 pub mod pprof;
+pub mod speedscope;
 pub mod text;
 
 use std::fmt;
@@ -45,12 +47,14 @@ pub enum StackFormat {
     Pprof,
     /// Firefox Profiler.
     Firefox,
+    /// speedscope.
+    Speedscope,
 }
 
 impl StackFormat {
     /// Every format.
-    pub const ALL: [Self; 5] =
-        [Self::Text, Self::Folded, Self::Flamegraph, Self::Pprof, Self::Firefox];
+    pub const ALL: [Self; 6] =
+        [Self::Text, Self::Folded, Self::Flamegraph, Self::Pprof, Self::Firefox, Self::Speedscope];
 
     /// Its name, as in `-o`.
     pub fn name(self) -> &'static str {
@@ -60,6 +64,7 @@ impl StackFormat {
             Self::Flamegraph => "flamegraph",
             Self::Pprof => "pprof",
             Self::Firefox => "firefox",
+            Self::Speedscope => "speedscope",
         }
     }
 
@@ -71,6 +76,7 @@ impl StackFormat {
             Self::Flamegraph => "an interactive SVG; a page if the file is .html",
             Self::Pprof => "pprof's profile.proto, gzipped, all events",
             Self::Firefox => "Firefox Profiler; gzipped if the file is .gz",
+            Self::Speedscope => "speedscope's JSON",
         }
     }
 
@@ -92,6 +98,7 @@ impl StackFormat {
             Self::Flamegraph => flamegraph::write(profile, options, out),
             Self::Pprof => pprof::write(profile, options, out),
             Self::Firefox => firefox::write(profile, options, out),
+            Self::Speedscope => speedscope::write(profile, options, out),
         }
     }
 }
