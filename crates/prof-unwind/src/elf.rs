@@ -220,6 +220,16 @@ impl<'a> Elf<'a> {
         Ok(Self { source, arch, header, segments })
     }
 
+    /// Whether it is a program for fixed addresses.
+    pub(crate) fn is_fixed(&self) -> bool {
+        self.header.e_type.get(LE) == elf::ET_EXEC
+    }
+
+    /// The address that is run first.
+    pub(crate) fn entry(&self) -> u64 {
+        self.header.e_entry.get(LE)
+    }
+
     /// The segments of a kind.
     pub(crate) fn segments(&self, kind: elf::ProgramType) -> impl Iterator<Item = &Segment> {
         self.segments.iter().filter(move |s| s.p_type.get(LE) == kind)

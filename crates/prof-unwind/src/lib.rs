@@ -1,5 +1,23 @@
 //! Unwind tables for a kernel half that walks user stacks itself.
 //!
+//! A table is made of an ELF file's `.eh_frame` and is looked up by file offset; its rows
+//! have the numbers of rules, which all files share. The README says what rows and rules
+//! can hold.
+//!
+//! ```
+//! use std::fs::File;
+//!
+//! use prof_unwind::Limits;
+//! use prof_unwind::RuleSet;
+//! use prof_unwind::Table;
+//!
+//! let mut rules = RuleSet::new();
+//! let table = Table::from_file(&File::open("/proc/self/exe")?, &mut rules, &Limits::default())?;
+//! let first = table.code[0].offset;
+//! println!("{:?}", rules.get(table.rule_at(first)));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! - [`error`]: what can go wrong
 //! - [`libraries`]: all that will be loaded for a program, before it runs
 //! - [`needed`]: what an ELF file needs to be loaded
@@ -13,12 +31,12 @@ mod elf;
 pub mod error;
 mod expression;
 mod frame;
+mod holes;
 mod ldcache;
 pub mod libraries;
 pub mod needed;
 mod pages;
 pub mod rule;
-mod sigreturn;
 pub mod table;
 pub mod unwind;
 pub mod vdso;

@@ -45,7 +45,10 @@ impl Needed {
     }
 
     pub(crate) fn read(source: Source<'_>) -> Result<Self, Error> {
-        let elf = Elf::open(source)?;
+        Self::of(&Elf::open(source)?)
+    }
+
+    pub(crate) fn of(elf: &Elf<'_>) -> Result<Self, Error> {
         let mut needed = Self {
             arch: elf.arch,
             interpreter: None,

@@ -121,8 +121,10 @@ impl Writer<'_> {
 mod tests {
     use super::*;
 
+    type Rows<'a> = &'a [(u32, u16)];
+
     /// Functions of (offset, size, rows).
-    fn pages(functions: &[(u64, u32, &[(u32, u16)])], end: u64) -> Vec<Vec<(u16, u16)>> {
+    fn pages(functions: &[(u64, u32, Rows<'_>)], end: u64) -> Vec<Vec<(u16, u16)>> {
         let (mut all, mut steps) = (Vec::new(), Vec::new());
         for (offset, size, rows) in functions {
             let (first, count) = (steps.len() as u32, rows.len() as u32);

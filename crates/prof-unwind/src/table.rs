@@ -20,9 +20,9 @@ use crate::elf::Place;
 use crate::elf::Sections;
 use crate::elf::Source;
 use crate::error::Error;
+use crate::holes;
 use crate::pages;
 use crate::rule::RuleSet;
-use crate::sigreturn;
 
 /// A page is of so many bits of a file offset.
 pub const PAGE_BITS: u32 = 16;
@@ -159,6 +159,8 @@ pub struct Stats {
     pub fp_lost: u64,
     /// Places that handlers of signals return to, known by their instructions.
     pub sigreturns: u64,
+    /// Whether the outermost frame is known only by where the file is entered.
+    pub entry: bool,
 }
 
 /// The table of a file: rows by file offset.
@@ -207,15 +209,16 @@ impl Table {
                 .any(|name| sections.find(name).is_some());
         let mut reader = Reader::new(elf.arch, &code, limits, rules);
         let missing = read_cfi(&elf, &sections, go, limits, &mut reader)?;
-        let sigreturns = sigreturn::find(&elf, &code, &mut reader);
+        let sigreturns = holes::sigreturns(&elf, &code, &mut reader);
         if let Some(why) = missing
             && !go
             && sigreturns == 0
         {
             return Err(Error::NoCfi(why));
         }
+        let entry = !go && holes::entry(&elf, &code, &mut reader);
         let Reader { stats, functions, steps, .. } = reader;
-        let stats = Stats { sigreturns, ..stats };
+        let stats = Stats { sigreturns, entry, ..stats };
         let end = code.iter().map(|c| c.offset + c.size).max().unwrap_or_default();
         let (rows, starts) = pages::lay_out(functions, &steps, end, limits)?;
         Ok(Self {
@@ -239,6 +242,11 @@ impl Table {
         let range = self.starts.get(page).zip(self.starts.get(page.saturating_add(1)));
         let rows = range.and_then(|(a, b)| self.rows.get(*a as usize..*b as usize));
         rows.unwrap_or_default()
+    }
+
+    /// Adds the rows of a page as they lie in memory, in the byte order of this machine.
+    pub fn write_page(&self, page: usize, bytes: &mut Vec<u8>) {
+        bytes.extend(self.page(page).iter().flat_map(Row::as_bytes));
     }
 
     /// How many rows there are.

@@ -1,4 +1,5 @@
 //! What will be loaded, against what the loader itself says.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! This process's own stack, by the tables of what it has mapped, against libgcc's
 //! unwinder, which walks it by registers and CFI.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
 use std::arch::asm;

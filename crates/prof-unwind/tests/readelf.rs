@@ -1,4 +1,5 @@
 //! Tables against what binutils' `readelf` says.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
 mod support;
 

@@ -5,6 +5,7 @@
 //! every slot of its stack holds another value, and every register. It is unwound by the
 //! table, by gimli and by framehop, and the callers' registers are compared. Between
 //! functions there must be no rule.
+#![allow(clippy::unwrap_used, reason = "a test, wherever it is run from")]
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -75,6 +76,8 @@ pub struct Tally {
     pub addresses: u64,
     /// Where all three say the same.
     pub equal: u64,
+    /// Where the table and gimli do, by kind of rule.
+    pub kinds: BTreeMap<String, u64>,
     /// Where the table and gimli do, and framehop does not; by what the rule needs.
     pub not_framehop: BTreeMap<String, u64>,
     /// Where there is no rule, by why gimli's is not to be held.
@@ -100,9 +103,11 @@ impl Tally {
         self.wrong_total += other.wrong_total;
         self.wrong.extend(other.wrong);
         self.wrong.truncate(20);
-        for (all, more) in
-            [(&mut self.not_framehop, other.not_framehop), (&mut self.refused, other.refused)]
-        {
+        for (all, more) in [
+            (&mut self.kinds, other.kinds),
+            (&mut self.not_framehop, other.not_framehop),
+            (&mut self.refused, other.refused),
+        ] {
             for (what, count) in more {
                 *all.entry(what).or_default() += count;
             }
@@ -133,6 +138,8 @@ impl fmt::Display for Tally {
         for (what, count) in &self.refused {
             writeln!(f, "  {count} ({:.4} %) refused: {what}", share(*count))?;
         }
+        let kinds: Vec<_> = self.kinds.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
+        writeln!(f, "  kinds of rules: {}", kinds.join(", "))?;
         writeln!(f, "  {} of the above lose the frame pointer", self.fp_lost)?;
         writeln!(f, "  {} different from gimli", self.wrong_total)?;
         write!(f, "{} places between functions", self.holes)?;
@@ -188,7 +195,15 @@ pub fn compare(data: &[u8], name: &str) -> Option<Tally> {
         }
     }
     ranges.sort();
-    let mut look = Look { rules: &rules, table: &table, numbers, hop, tally: &mut tally, name };
+    let mut look = Look {
+        rules: &rules,
+        table: &table,
+        numbers,
+        hop,
+        tally: &mut tally,
+        name,
+        entry: elf.entry(),
+    };
     let mut context = gimli::UnwindContext::new();
     for (i, (start, end, offset)) in ranges.iter().enumerate() {
         let next = ranges.get(i + 1).map_or(u64::MAX, |next| next.0);
@@ -216,6 +231,9 @@ pub fn compare(data: &[u8], name: &str) -> Option<Tally> {
         }
         if next > *end {
             look.hole(*end);
+            if (*end..next).contains(&look.entry) {
+                look.entry();
+            }
             look.hole((next - 1).min(end + 4096));
         }
     }
@@ -242,6 +260,8 @@ struct Look<'a> {
     hop: Hop,
     tally: &'a mut Tally,
     name: &'a str,
+    /// Where the file is entered.
+    entry: u64,
 }
 
 impl Look<'_> {
@@ -262,10 +282,22 @@ impl Look<'_> {
         let Some(offset) = self.table.offset_of(address) else { return };
         self.tally.holes += 1;
         let rule = self.table.rule_at(offset);
-        let signal = self.rules.get(rule).is_some_and(|rule| rule.cfa == Cfa::Signal);
-        if rule != RuleSet::NONE && !(signal && self.table.stats.sigreturns > 0) {
+        let known = match self.rules.get(rule).unwrap().cfa {
+            Cfa::None => true,
+            Cfa::Signal => self.table.stats.sigreturns > 0,
+            Cfa::End => (self.entry..self.entry + 64).contains(&address),
+            _ => false,
+        };
+        if !known {
             let what = format!("{}: {address:#x}: no function, but rule {rule}", self.name);
             self.tally.wrong(what);
+        }
+    }
+
+    fn entry(&mut self) {
+        if self.ours(self.entry).0 == Step::End {
+            self.tally.addresses += 1;
+            *self.tally.kinds.entry("Entry".to_owned()).or_default() += 1;
         }
     }
 
@@ -316,6 +348,7 @@ impl Look<'_> {
             let what = format!("{}: {address:#x}: {ours:x?}, not {expected:x?}", self.name);
             return self.tally.wrong(what);
         }
+        *self.tally.kinds.entry(format!("{cfa:?}")).or_default() += 1;
         let hop = self.hop.step(address);
         let same = match (hop, expected) {
             (Some(Caller::Frame { ip, sp, fp }), Caller::Frame { ip: i, sp: s, fp: f }) => {
