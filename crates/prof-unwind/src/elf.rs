@@ -23,6 +23,10 @@ type Section = elf::SectionHeader64<LE>;
 /// Most that is read of headers, of notes, and of names, each.
 const MAX_HEADERS: u64 = 8 << 20;
 
+/// Most segments that are run: each function is looked for in all. Linkers make one, what
+/// rewrites a program adds some.
+const MAX_CODE: usize = 64;
+
 /// An id is of 20 bytes, or of 16; some tools write what they like.
 const MAX_BUILD_ID: usize = 64;
 
@@ -153,10 +157,12 @@ pub(crate) struct Sections {
 }
 
 impl Sections {
-    fn name(&self, section: &Section) -> &[u8] {
+    /// Whether a section has this name. No more is looked at: thousands of sections could
+    /// share one name of megabytes.
+    fn is_named(&self, section: &Section, name: &[u8]) -> bool {
         let start = usize::try_from(section.sh_name.get(LE)).unwrap_or(usize::MAX);
-        let name = self.names.get(start..).unwrap_or_default();
-        name.split(|b| *b == 0).next().unwrap_or_default()
+        let after = self.names.get(start..).and_then(|own| own.strip_prefix(name));
+        after.is_some_and(|after| after.first() == Some(&0))
     }
 
     /// Of those that have bytes in the file, the first of this name; and whether these
@@ -166,7 +172,7 @@ impl Sections {
             .iter()
             .find(|s| {
                 let kind = s.sh_type.get(LE);
-                kind != elf::SHT_NOBITS && kind != elf::SHT_NULL && self.name(s) == name
+                kind != elf::SHT_NOBITS && kind != elf::SHT_NULL && self.is_named(s, name)
             })
             .map(|s| {
                 let place = Place {
@@ -236,16 +242,20 @@ impl<'a> Elf<'a> {
     }
 
     /// What is run, as far as the file has it.
-    pub(crate) fn code(&self) -> Vec<Code> {
+    pub(crate) fn code(&self) -> Result<Vec<Code>, Error> {
         let loads = self.segments(elf::PT_LOAD);
         let run = loads.filter(|s| s.p_flags.get(LE).contains(elf::PF_X));
-        run.filter_map(|s| {
+        let code = run.filter_map(|s| {
             let (address, offset) = (s.p_vaddr.get(LE), s.p_offset.get(LE));
             let size = s.p_filesz.get(LE).min(self.source.len().checked_sub(offset)?);
             let size = size.min(u64::MAX - address);
             (size > 0).then_some(Code { address, offset, size })
-        })
-        .collect()
+        });
+        let code: Vec<_> = code.take(MAX_CODE + 1).collect();
+        if code.len() > MAX_CODE {
+            return Err(Error::TooMuch("executable segments", MAX_CODE as u64));
+        }
+        Ok(code)
     }
 
     /// Where in the file an address of a loaded segment is, and how many bytes of the

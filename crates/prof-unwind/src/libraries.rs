@@ -28,6 +28,9 @@ const MAX_FILES: usize = 1024;
 /// Most that are looked for on the way there: names times folders.
 const MAX_LOOKUPS: usize = 65_536;
 
+/// Most folders that are looked in for one name.
+const MAX_FOLDERS: usize = 256;
+
 /// As many interpreters of scripts in a row as the kernel follows.
 const MAX_SCRIPTS: usize = 4;
 
@@ -133,7 +136,8 @@ impl Search<'_> {
         let mut at = 0;
         while let Some(file) = self.files.get(at) {
             for name in file.needed.libraries.clone() {
-                if self.names.insert(name.clone()) {
+                if self.left > 0 && self.names.insert(name.clone()) {
+                    self.left -= 1;
                     self.find(&name, at);
                 }
             }
@@ -194,7 +198,8 @@ impl Search<'_> {
     fn split(&self, list: &[u8], at: &[u8], file: usize, folders: &mut Vec<PathBuf>) {
         let each = list.split(|b| at.contains(b));
         // An empty one is the program's working directory, which is not known.
-        folders.extend(each.filter(|f| !f.is_empty()).filter_map(|f| self.expand(f, file)));
+        let each = each.filter(|f| !f.is_empty()).filter_map(|f| self.expand(f, file));
+        folders.extend(each.take(MAX_FOLDERS.saturating_sub(folders.len())));
     }
 
     /// A path with what ld.so puts in place of `$ORIGIN`, `$LIB` and `$PLATFORM`.

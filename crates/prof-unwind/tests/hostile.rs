@@ -6,8 +6,14 @@ mod check;
 mod support;
 
 use std::sync::LazyLock;
+use std::time::Duration;
+use std::time::Instant;
 
 use check::check;
+use prof_unwind::Error;
+use prof_unwind::Limits;
+use prof_unwind::RuleSet;
+use prof_unwind::Table;
 use proptest::prelude::*;
 use support::mapped;
 
@@ -63,6 +69,45 @@ fn each_byte_of_the_vdso_at_its_worst() {
         }
         data[at] = whole;
     }
+}
+
+/// What would make one part of the work as large as another, times over.
+#[test]
+fn tables_of_headers_as_long_as_can_be() {
+    let whole = &FILES[1];
+    let started = Instant::now();
+    // 65,534 segments, all of code.
+    let load = elf_segment(whole, |kind, flags| kind == 1 && flags & 1 != 0);
+    let mut data = whole.clone();
+    let offset = data.len() as u64;
+    data[0x20..0x28].copy_from_slice(&offset.to_le_bytes());
+    data[0x38..0x3a].copy_from_slice(&0xfffe_u16.to_le_bytes());
+    data.extend(load.iter().copied().cycle().take(load.len() * 0xfffe));
+    let error = Table::from_elf(&data, &mut RuleSet::new(), &Limits::default()).unwrap_err();
+    assert!(matches!(error, Error::TooMuch("executable segments", _)), "{error}");
+
+    // 65,000 sections that share a name of 8 MB.
+    let mut data = whole.clone();
+    let names = data.len() as u64;
+    data.resize(data.len() + (8 << 20), b'x');
+    let headers = data.len() as u64;
+    let mut section = [0; 64];
+    section[4] = 1;
+    section[0x18..0x20].copy_from_slice(&names.to_le_bytes());
+    section[0x20..0x28].copy_from_slice(&(8_u64 << 20).to_le_bytes());
+    data.extend(section.repeat(65_000));
+    data[0x28..0x30].copy_from_slice(&headers.to_le_bytes());
+    data[0x3c..0x3e].copy_from_slice(&65_000_u16.to_le_bytes());
+    data[0x3e..0x40].fill(0);
+    assert!(check(&data));
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+}
+
+fn elf_segment(data: &[u8], wanted: impl Fn(u32, u32) -> bool) -> Vec<u8> {
+    let number = |at: usize| u32::from_le_bytes(data[at..at + 4].try_into().unwrap());
+    let mut all = (64..).step_by(56).take(usize::from(data[0x38]));
+    let at = all.find(|at| wanted(number(*at), number(at + 4))).unwrap();
+    data[at..at + 56].to_vec()
 }
 
 proptest! {
