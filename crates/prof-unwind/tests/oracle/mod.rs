@@ -227,6 +227,10 @@ pub fn compare(data: &[u8], name: &str) -> Option<Tally> {
                 if first < last - 1 {
                     look.row(last - 1, &eh, &fde, row);
                 }
+                // The PLT's depend on the address.
+                if matches!(row.cfa(), CfaRule::Expression(_)) {
+                    (first + 1..last - 1).take(32).for_each(|at| look.row(at, &eh, &fde, row));
+                }
             }
         }
         if next > *end {

@@ -1,0 +1,99 @@
+//! Steps by rules that are made up.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
+use prof_unwind::Arch;
+use prof_unwind::Cfa;
+use prof_unwind::Reg;
+use prof_unwind::Rule;
+use prof_unwind::unwind;
+use prof_unwind::unwind::Machine;
+use prof_unwind::unwind::Reason;
+use prof_unwind::unwind::Regs;
+use prof_unwind::unwind::Step;
+
+#[test]
+fn a_lost_frame_pointer_stops_who_needs_it() {
+    let machine = Machine::new(Arch::X86_64);
+    let memory = |at: u64| Some(at + 0x10_0000);
+    let regs = Regs::new(0x400000, 0x1000, Regs::LOST, Regs::LOST);
+    let rule = |cfa| Rule { ra: Reg::Cfa, ra_off: -8, cfa_off: 16, ..Rule::only(cfa) };
+    for cfa in [Cfa::Fp, Cfa::DerefFp] {
+        let step = unwind::by_rule(&machine, &rule(cfa), &regs, &memory);
+        assert_eq!(step, Step::Stop(Reason::FramePointerLost));
+    }
+    for fp in [Reg::Same, Reg::Fp, Reg::Undefined] {
+        let rule = Rule { fp, ..rule(Cfa::Sp) };
+        let Step::Caller(caller) = unwind::by_rule(&machine, &rule, &regs, &memory) else {
+            panic!("{fp:?}");
+        };
+        assert_eq!(caller.fp, Regs::LOST);
+    }
+}
+
+#[test]
+fn pointer_authentication_is_taken_off() {
+    let machine = Machine::new(Arch::Aarch64);
+    let rule = Rule { cfa_off: 16, ..Rule::only(Cfa::Sp) };
+    let memory = |_: u64| None;
+    for (signed, plain) in [
+        (0x0042_aaaa_bbbb_cccc, 0x0000_aaaa_bbbb_cccc),
+        (0xff7f_aaaa_bbbb_cccc, 0x0000_aaaa_bbbb_cccc),
+        (0x0080_8000_0800_0000, 0xffff_8000_0800_0000),
+    ] {
+        let regs = Regs::new(0x400000, 0x1000, 0x2000, signed);
+        let step = unwind::by_rule(&machine, &rule, &regs, &memory);
+        let Step::Caller(caller) = step else { panic!("{step:?}") };
+        assert_eq!(caller.ip, plain);
+    }
+}
+
+fn by(arch: Arch, rule: Rule, regs: Regs) -> Step {
+    let memory = |at: u64| (at >= 0x1000).then(|| at + 0x10_0000);
+    unwind::by_rule(&Machine::new(arch), &rule, &regs, &memory)
+}
+
+#[test]
+fn stacks_do_not_go_down() {
+    let regs = Regs::new(0x40_0000, 0x2000, 0x1800, 0x40_1000);
+    let caller = Regs { caller: true, ..regs };
+    let rule = |cfa, cfa_off| Rule { cfa_off, ra: Reg::Cfa, ra_off: -8, ..Rule::only(cfa) };
+    for (regs, rule) in [
+        (regs, rule(Cfa::Sp, -8)),
+        (regs, rule(Cfa::Fp, 16)),
+        (caller, rule(Cfa::Sp, 0)),
+        (caller, rule(Cfa::Fp, 0x800)),
+    ] {
+        assert_eq!(by(Arch::X86_64, rule, regs), Step::Stop(Reason::Backwards), "{rule:?}");
+    }
+    // The innermost frame may have no bytes: on arm64 a leaf has none.
+    let leaf = Rule::only(Cfa::Sp);
+    let found = Regs { ip: 0x40_1000, lr: Regs::LOST, caller: true, ..regs };
+    assert_eq!(by(Arch::Aarch64, leaf, regs), Step::Caller(found));
+    // But whoever calls has its return address overwritten.
+    let caller = Regs { lr: Regs::LOST, ..caller };
+    assert_eq!(by(Arch::Aarch64, leaf, caller), Step::Stop(Reason::ReturnAddressLost));
+}
+
+#[test]
+fn where_the_stack_cannot_be_read() {
+    let regs = Regs::new(0x40_0000, 0x2000, 0x3000, 0x40_1000);
+    let low = Regs { sp: 0x800, fp: 0x900, ..regs };
+    let rule = Rule { cfa_off: 16, ra: Reg::Cfa, ra_off: -8, ..Rule::only(Cfa::Sp) };
+    assert_eq!(by(Arch::X86_64, rule, low), Step::Stop(Reason::Memory(0x808)));
+    let rule = Rule { fp: Reg::Cfa, fp_off: -0x1100, ..rule };
+    assert_eq!(by(Arch::X86_64, rule, regs), Step::Stop(Reason::Memory(0xf10)));
+    let rule = Rule { cfa: Cfa::DerefFp, ..rule };
+    assert_eq!(by(Arch::X86_64, rule, low), Step::Stop(Reason::Memory(0x910)));
+    let rule = Rule { cfa_off: 168, ..Rule::only(Cfa::Signal) };
+    assert_eq!(by(Arch::X86_64, rule, low), Step::Stop(Reason::Memory(0x8a8)));
+}
+
+#[test]
+fn what_ends_and_what_cannot_go_on() {
+    let regs = Regs::new(0x40_0000, 0x2000, 0x3000, 0);
+    assert_eq!(by(Arch::X86_64, Rule::only(Cfa::End), regs), Step::End);
+    assert_eq!(by(Arch::Aarch64, Rule::only(Cfa::Sp), regs), Step::End, "a return address of 0");
+    assert_eq!(by(Arch::X86_64, Rule::only(Cfa::None), regs), Step::Stop(Reason::NoRule));
+    let unsupported = Rule::only(Cfa::Unsupported);
+    assert_eq!(by(Arch::X86_64, unsupported, regs), Step::Stop(Reason::Unsupported));
+}
