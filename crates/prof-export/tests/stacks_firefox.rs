@@ -7,9 +7,14 @@
 mod stacks;
 
 use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Child;
 use std::process::Command;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
 
 use prof_export::stacks::StackFormat;
 use prof_export::stacks::StackOptions;
@@ -174,12 +179,13 @@ fn an_empty_profile_has_a_thread_all_the_same() {
 struct Session {
     cli: PathBuf,
     folder: tempfile::TempDir,
+    daemon: Child,
 }
 
 impl Session {
     fn load(p: &StackProfile) -> Option<Self> {
-        let mut places =
-            vec![PathBuf::from(std::env::var_os("PROF_PROFILER_CLI").unwrap_or_default())];
+        let own = std::env::var_os("PROF_PROFILER_CLI").unwrap_or_default();
+        let mut places = vec![PathBuf::from(own)];
         places.extend(stacks::in_path("profiler-cli"));
         let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools");
         places.push(tools.join("node_modules/.bin/profiler-cli"));
@@ -190,34 +196,63 @@ impl Session {
         let file = folder.path().join("profile.json");
         let bytes = stacks::render(StackFormat::Firefox, p, &StackOptions::default());
         std::fs::write(&file, bytes).unwrap();
-        let session = Self { cli, folder };
-        session.run(&["load", file.to_str().unwrap()]);
+        // `load` would start it, too, but waits for half a second only.
+        let daemon = command(&cli, &folder)
+            .arg("--daemon")
+            .arg(&file)
+            .args(["--session", "test"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let session = Self { cli, folder, daemon };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let wait = |why: &str| {
+            assert!(Instant::now() < deadline, "{why}");
+            std::thread::sleep(Duration::from_millis(100));
+        };
+        // Who asks before it listens makes it a dead one, whose traces are removed.
+        let listens = || {
+            session.folder.path().join("test.json").is_file()
+                && UnixStream::connect(session.folder.path().join("test.sock")).is_ok()
+        };
+        while !listens() {
+            wait("it does not listen");
+        }
+        while let Err(error) = session.run(&["profile", "info"]) {
+            wait(&error);
+        }
         Some(session)
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.cli);
-        // Its socket is there: paths of sockets are short.
-        command.env("PROFILER_CLI_SESSION_DIR", self.folder.path());
-        command.env("PROFILER_CLI_NO_SYMBOLICATE", "1").args(arguments);
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> String {
-        let out = self.command(arguments).output().unwrap();
-        let error = String::from_utf8_lossy(&out.stderr);
-        assert!(out.status.success(), "{arguments:?}: {error}");
-        String::from_utf8(out.stdout).unwrap()
+    fn run(&self, arguments: &[&str]) -> Result<String, String> {
+        let arguments = [arguments, &["--session", "test"]].concat();
+        let out = command(&self.cli, &self.folder).args(arguments).output().unwrap();
+        if out.status.success() {
+            Ok(String::from_utf8(out.stdout).unwrap())
+        } else {
+            Err(String::from_utf8_lossy(&out.stderr).into_owned())
+        }
     }
 
     fn json(&self, arguments: &[&str]) -> Value {
-        serde_json::from_str(&self.run(&[arguments, &["--json"]].concat())).unwrap()
+        let text = self.run(&[arguments, &["--json"]].concat()).unwrap();
+        serde_json::from_str(&text).unwrap()
     }
+}
+
+/// A run of it that keeps its sockets to itself and asks nobody for names.
+fn command(cli: &Path, folder: &tempfile::TempDir) -> Command {
+    let mut command = Command::new(cli);
+    command.env("PROFILER_CLI_SESSION_DIR", folder.path());
+    command.env("PROFILER_CLI_NO_SYMBOLICATE", "1");
+    command
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let _ = self.command(&["stop"]).output();
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
     }
 }
 
@@ -248,7 +283,7 @@ fn firefox_profiler_reads_what_was_sampled() {
         list(&info, "processes").iter().flat_map(|p| list(p, "threads")).collect();
     let samples = |name: &str| {
         let of = threads.iter().find(|t| t["name"] == name).unwrap();
-        session.run(&["thread", "select", of["threadHandle"].as_str().unwrap()]);
+        session.run(&["thread", "select", of["threadHandle"].as_str().unwrap()]).unwrap();
         let tree = session.json(&["thread", "samples-top-down"]);
         tree["regularCallTree"].clone()
     };

@@ -105,6 +105,16 @@ fn functions_have_the_time_that_was_sampled() {
 }
 
 #[test]
+fn a_profile_is_called_after_the_program_not_after_its_libraries() {
+    let Some(pprof) = go_pprof() else { return };
+    let mut p = stacks::full();
+    // What is left begins in a library.
+    p.samples.retain(|s| s.thread.0 == 1);
+    let text = read(&pprof, &p, &["-top"]);
+    assert!(text.lines().any(|l| l == "File: app"), "{text}");
+}
+
+#[test]
 fn names_are_not_demangled_again() {
     let Some(pprof) = go_pprof() else { return };
     let mut p = stacks::full();

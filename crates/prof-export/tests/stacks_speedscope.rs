@@ -79,6 +79,15 @@ fn threads_and_events_are_profiles_of_their_own() {
             ("ev\\x0ail;\\x1b 200 – cycles", "none", 700_000),
         ]
     );
+    let own = |names: &[&str], ms: u64| {
+        (names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>(), ms * stacks::MS)
+    };
+    let want = BTreeMap::from([
+        own(&["main", "work", "inner"], 40),
+        own(&["main", "work", "work", "inner"], 20),
+        own(&["main", "work", "vfs_read"], 10),
+    ]);
+    assert_eq!(weights(&file, &profiles[0]), want);
     assert_eq!(file["name"], "make -j2");
     let frame = |at: &Value| file["shared"]["frames"][at.as_u64().unwrap() as usize].clone();
     let stack = |profile: usize, sample: usize| -> Vec<(String, Value)> {

@@ -10,6 +10,15 @@ mod stacks;
 use prof_export::stacks::Root;
 use prof_export::stacks::StackFormat;
 use prof_export::stacks::StackOptions;
+use prof_model::stacks::FrameKind;
+use prof_model::stacks::Function;
+use prof_model::stacks::Interner;
+use prof_model::stacks::Process;
+use prof_model::stacks::ProcessId;
+use prof_model::stacks::Sample;
+use prof_model::stacks::Thread;
+use prof_model::stacks::ThreadId;
+use prof_model::stacks::Whole;
 use proptest::prelude::*;
 
 fn text(options: &StackOptions) -> String {
@@ -56,6 +65,36 @@ fn colours_only_if_asked_for_and_they_change_nothing_else() {
         stripped.replace_range(at..=end, "");
     }
     assert_eq!(stripped, plain);
+}
+
+/// `main` calls `f`, which calls itself twice; half of the time is `main`'s own.
+#[test]
+fn a_function_counts_once_for_each_stack_and_a_callee_with_less_is_indented() {
+    let mut p = stacks::empty();
+    p.processes.push(Process { pid: 7, comm: "app".into(), ..Process::default() });
+    p.threads.push(Thread { process: ProcessId(0), tid: 7, comm: "app".into() });
+    let mut i = Interner::default();
+    let [main, f] = [("main", 1), ("f", 2)].map(|(name, at)| {
+        let id = i.frame(&mut p, FrameKind::User, None, at);
+        p.frames[id.0 as usize].functions =
+            vec![Function { name: name.into(), ..Function::default() }];
+        id
+    });
+    for root_first in [vec![main], vec![main, f, f, f]] {
+        let stack = i.stack(&mut p, root_first);
+        let (thread, whole) = (ThreadId(0), Whole::Whole);
+        p.samples.push(Sample { time_ns: 0, thread, cpu: 0, event: 0, weight: 1000, stack, whole });
+    }
+    let text = stacks::text(StackFormat::Text, &p, &StackOptions::default());
+    assert_eq!(
+        text,
+        "\n cpu-clock: 2.00 µs in 2 samples, of 1 process and 1 thread: true\n\n\
+         FUNCTION    SELF    TOTAL  SELF TIME  MODULE\n\
+         main      50.0 %  100.0 %    1.00 µs\n\
+         f         50.0 %   50.0 %    1.00 µs\n\n\
+         100.0 %   app\n          main\n 50.0 %     f\n            f\n            f\n\n \
+         stacks: 100.0 % whole (2)\n lost: no sample\n"
+    );
 }
 
 #[test]

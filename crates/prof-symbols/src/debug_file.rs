@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -27,11 +28,9 @@ pub(crate) struct DebugFile {
     pub file: File,
     /// What is in it.
     pub elf: Elf,
-    /// Where it was found.
-    pub path: PathBuf,
-    /// Whether only root or this user can have written it: what it links to in turn may
-    /// be followed.
-    pub trusted: bool,
+    /// Where it is, if only root or this user can have written it: from there its own
+    /// link may be followed.
+    pub path: Option<PathBuf>,
 }
 
 /// Finds the debug file of `elf`.
@@ -41,18 +40,8 @@ pub(crate) fn find(
     path: Option<&Path>,
     options: &Options,
 ) -> Option<DebugFile> {
-    let in_trees: Vec<PathBuf> = options
-        .debug_dirs
-        .iter()
-        .flat_map(|dir| {
-            let there = options.symfs.as_ref().map(|tree| below(tree, dir));
-            there.into_iter().chain([dir.clone()])
-        })
-        .collect();
-
-    if let [first, rest @ ..] = &elf.build_id[..] {
-        let rest: String = rest.iter().map(|b| format!("{b:02x}")).collect();
-        let name = PathBuf::from(format!(".build-id/{first:02x}/{rest}.debug"));
+    let in_trees = folders(options);
+    if let Some(name) = by_id(&elf.build_id) {
         let by_id = in_trees.iter().map(|dir| dir.join(&name));
         let in_tree = options.symfs.iter().zip(path).map(|(tree, path)| below(tree, path));
         for place in by_id.chain(in_tree) {
@@ -81,6 +70,37 @@ pub(crate) fn find(
     None
 }
 
+/// Finds what a file shares with others. Where it says a path, it is believed only if it
+/// is trusted.
+pub(crate) fn shared(
+    file: &File,
+    elf: &Elf,
+    path: Option<&Path>,
+    options: &Options,
+) -> Option<(File, Elf)> {
+    let (link, id) = elf.shared_link(file)?;
+    let name = by_id(&id)?;
+    let beside = path.and_then(Path::parent).map(|folder| folder.join(link));
+    folders(options).into_iter().map(|dir| dir.join(&name)).chain(beside).find_map(|place| {
+        let found = open(&place)?;
+        (found.elf.build_id == id).then_some((found.file, found.elf))
+    })
+}
+
+/// Folders of debug files, those of the other tree first.
+fn folders(options: &Options) -> Vec<PathBuf> {
+    let there =
+        options.symfs.iter().flat_map(|tree| options.debug_dirs.iter().map(|dir| below(tree, dir)));
+    there.chain(options.debug_dirs.iter().cloned()).collect()
+}
+
+/// Where a file of this build id is, in such a folder.
+fn by_id(id: &[u8]) -> Option<PathBuf> {
+    let (first, rest) = id.split_first()?;
+    let rest: String = rest.iter().map(|b| format!("{b:02x}")).collect();
+    Some(format!(".build-id/{first:02x}/{rest}.debug").into())
+}
+
 /// A path in another tree.
 fn below(tree: &Path, path: &Path) -> PathBuf {
     let inside = path.components().filter(|c| matches!(c, std::path::Component::Normal(_)));
@@ -94,7 +114,9 @@ fn open(path: &Path) -> Option<DebugFile> {
     let elf = Elf::read(&file).ok()?;
     let ours = meta.uid() == 0 || meta.uid() == rustix::process::geteuid().as_raw();
     let trusted = ours && meta.mode() & 0o022 == 0;
-    Some(DebugFile { file, elf, path: path.to_owned(), trusted })
+    // The name by build id may be a link to where it is.
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok();
+    Some(DebugFile { file, elf, path: path.filter(|_| trusted) })
 }
 
 fn same_file(a: &File, b: &File) -> bool {

@@ -44,6 +44,8 @@ pub(crate) struct Section {
     pub file: Range<u64>,
     /// Where it is in memory; empty if it is not.
     pub memory: Range<u64>,
+    /// Whether its flags say that it is compressed.
+    pub compressed: bool,
     /// Where in the file its header is, which begins with the name's offset.
     pub header_at: u64,
 }
@@ -56,6 +58,10 @@ pub(crate) struct Elf {
     pub sections: Vec<Section>,
     /// GNU build id; empty if there is none.
     pub build_id: Vec<u8>,
+    /// Whether it is of 64 bits.
+    pub is_64: bool,
+    /// Whether numbers have their upper end first.
+    pub big_endian: bool,
 }
 
 /// A descriptor with a position of its own: that of the one we were given is shared
@@ -88,7 +94,11 @@ impl Elf {
     {
         let header = E::parse(data)?;
         let endian = header.endian()?;
-        let mut this = Self::default();
+        let mut this = Self {
+            is_64: header.is_type_64(),
+            big_endian: header.is_big_endian(),
+            ..Self::default()
+        };
         for p in header.program_headers(endian, data)?.iter().take(MAX_HEADERS) {
             match p.p_type(endian) {
                 elf::PT_LOAD => this.segments.push(Segment {
@@ -121,6 +131,7 @@ impl Elf {
                 name: String::from_utf8_lossy(&name[..name.len().min(64)]).into_owned(),
                 file: offset..offset.saturating_add(size),
                 memory: start..start.saturating_add(length),
+                compressed: s.sh_flags(endian).contains(elf::SHF_COMPRESSED),
                 header_at: at.saturating_add((i.0 as u64).saturating_mul(each)),
             });
             if this.build_id.is_empty()
@@ -163,15 +174,31 @@ impl Elf {
     /// File name and checksum of `.gnu_debuglink`. A name, not a path: what is in the
     /// file shall not lead anywhere.
     pub fn debug_link(&self, file: &File) -> Option<(String, u32)> {
-        let section = self.section(".gnu_debuglink")?;
+        let (name, bytes) = self.link(file, ".gnu_debuglink")?;
+        // Behind the name, filled up to four bytes.
+        let sum = bytes.get((name.len() + 4) & !3..)?.first_chunk()?;
+        let is_name = !name.contains('/') && name != "." && name != "..";
+        let sum = if self.big_endian { u32::from_be_bytes(*sum) } else { u32::from_le_bytes(*sum) };
+        is_name.then_some((name, sum))
+    }
+
+    /// Path and build id of `.gnu_debugaltlink`: the file that has what this one and
+    /// others have in common.
+    pub fn shared_link(&self, file: &File) -> Option<(String, Vec<u8>)> {
+        let (path, bytes) = self.link(file, ".gnu_debugaltlink")?;
+        let id = bytes.get(path.len() + 1..)?;
+        (!id.is_empty() && id.len() <= MAX_BUILD_ID).then(|| (path, id.to_vec()))
+    }
+
+    /// What a section begins with, to the first NUL, and all of the section.
+    fn link(&self, file: &File, section: &str) -> Option<(String, Vec<u8>)> {
+        let section = self.section(section)?;
         let len = usize::try_from(section.file.end - section.file.start).ok()?;
-        // A name of at most 255 bytes, filled up to four, and the checksum.
-        let mut bytes = vec![0; len.min(264)];
+        // Linux has no longer paths.
+        let mut bytes = vec![0; len.min(4096 + MAX_BUILD_ID)];
         file.read_exact_at(&mut bytes, section.file.start).ok()?;
         let end = bytes.iter().position(|b| *b == 0)?;
-        let sum = bytes.get((end + 4) & !3..)?.first_chunk()?;
-        let name = str::from_utf8(bytes.get(..end)?).ok()?;
-        let is_name = !name.is_empty() && !name.contains('/') && name != "." && name != "..";
-        is_name.then(|| (name.to_owned(), u32::from_ne_bytes(*sum)))
+        let name = str::from_utf8(bytes.get(..end)?).ok()?.to_owned();
+        (!name.is_empty()).then_some((name, bytes))
     }
 }

@@ -10,6 +10,7 @@ use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::panic;
 use std::panic::AssertUnwindSafe;
+use std::ptr::null_mut;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -19,6 +20,9 @@ use rustix::event::Timespec;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use rustix::mm::MapFlags;
+use rustix::mm::ProtFlags;
+use rustix::mm::mmap;
 use rustix::pipe::PipeFlags;
 use rustix::process::Pid;
 use rustix::process::PidfdFlags;
@@ -137,6 +141,21 @@ fn data_bytes() -> u64 {
     pages.saturating_mul(rustix::param::page_size() as u64)
 }
 
+/// A file as memory, for as long as this process lives. For what runs here: reading what
+/// was cut off is a signal.
+pub(crate) fn map(file: &File) -> io::Result<&'static [u8]> {
+    let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    if length == 0 {
+        return Ok(&[]);
+    }
+    // SAFETY: a new mapping, which is never undone. Who writes to the file changes what is
+    // read: bytes, of which any is a valid value, by readers that check what they say.
+    unsafe {
+        let at = mmap(null_mut(), length, ProtFlags::READ, MapFlags::PRIVATE, file, 0)?;
+        Ok(std::slice::from_raw_parts(at.cast(), length))
+    }
+}
+
 fn parent(limits: &Limits, from: File, pid: libc::pid_t) -> io::Result<(Vec<u8>, End)> {
     let Some(pid) = Pid::from_raw(pid) else {
         return Err(io::Error::other("fork gave no process id"));
@@ -214,11 +233,6 @@ fn read(
 mod tests {
     use super::*;
     use std::io::Write as _;
-    use std::ptr::null_mut;
-
-    use rustix::mm::MapFlags;
-    use rustix::mm::ProtFlags;
-    use rustix::mm::mmap;
 
     const LIMITS: Limits =
         Limits { time: Duration::from_secs(20), memory: 64 << 20, answer: 1 << 20 };
@@ -277,15 +291,9 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(1 << 20).unwrap();
         let work = |_to| {
-            let flags = MapFlags::PRIVATE;
-            // SAFETY: a new mapping, and reads of it: behind the end of its file they are a
-            // signal, which is what is tested.
-            let byte = unsafe {
-                let at = mmap(null_mut(), 1 << 20, ProtFlags::READ, flags, &file, 0).unwrap();
-                file.set_len(0).unwrap();
-                at.cast::<u8>().add(5000).read_volatile()
-            };
-            std::process::exit(byte.into());
+            let bytes = map(&file).unwrap();
+            file.set_len(0).unwrap();
+            std::process::exit(bytes[5000].into());
         };
         assert_eq!(run(&LIMITS, work).unwrap(), (Vec::new(), End::Signal(libc::SIGBUS)));
     }

@@ -6,13 +6,14 @@ use std::io::Read as _;
 
 use blazesym::MaybeDefault;
 use blazesym::symbolize::Input;
+use blazesym::symbolize::Symbolizer;
 use blazesym::symbolize::source;
 
 use crate::Address;
 use crate::Named;
 use crate::Options;
-use crate::module::functions;
-use crate::module::symbolizer;
+use crate::module::Waiting;
+use crate::module::symbol;
 use crate::wire::Sender;
 
 const KALLSYMS: &str = "/proc/kallsyms";
@@ -41,7 +42,26 @@ fn all_zero(lines: &str) -> bool {
 
 /// Sends a name or a reason for each address.
 pub(crate) fn name(addresses: &[Address], options: &Options, out: &mut Sender) {
-    let symbolizer = symbolizer(options);
+    let all: Vec<(usize, u64)> = addresses.iter().map(|a| a.of_instruction()).enumerate().collect();
+    let (waiting, low): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, a)| *a >= FIRST);
+    for (at, _) in low {
+        out.send(at, Named::unnamed("not an address of the kernel"));
+    }
+    // Lines of a BPF program are asked from the kernel. Where it does not give them, or
+    // the program is gone since, there is no name, either: then without.
+    let waiting = with(true, waiting, options, out);
+    for (at, _) in with(false, waiting, options, out) {
+        out.send(at, Named::unnamed("no symbol of the kernel is below it"));
+    }
+}
+
+/// Sends what has a name; the rest is left.
+fn with(lines: bool, waiting: Waiting, options: &Options, out: &mut Sender) -> Waiting {
+    if waiting.is_empty() {
+        return waiting;
+    }
+    let symbolizer = Symbolizer::builder().enable_code_info(lines).enable_inlined_fns(false);
+    let symbolizer = symbolizer.build();
     // No vmlinux: with one, names would depend on which package is installed, and
     // modules would have none.
     let kernel = source::Kernel {
@@ -50,26 +70,19 @@ pub(crate) fn name(addresses: &[Address], options: &Options, out: &mut Sender) {
         kaslr_offset: Some(0),
         ..source::Kernel::default()
     };
-    let kernel = kernel.into();
-    let input: Vec<u64> = addresses.iter().map(|a| a.of_instruction()).collect();
-    match symbolizer.symbolize(&kernel, Input::AbsAddr(&input)) {
-        Ok(found) => {
-            for (at, (found, address)) in found.iter().zip(&input).enumerate() {
-                let named = if *address < FIRST {
-                    Named::unnamed("not an address of the kernel")
-                } else {
-                    let none = || Named::unnamed("no symbol of the kernel is below it");
-                    functions(found, None, options).unwrap_or_else(none)
-                };
-                out.send(at, named);
-            }
-        }
-        Err(e) => {
-            for at in 0..input.len() {
-                out.send(at, Named::unnamed(format!("{KALLSYMS} cannot be understood: {e}")));
-            }
+    let input: Vec<u64> = waiting.iter().map(|(_, address)| *address).collect();
+    let Ok(found) = symbolizer.symbolize(&kernel.into(), Input::AbsAddr(&input)) else {
+        return waiting;
+    };
+    let mut left = Vec::new();
+    for (waits, found) in waiting.into_iter().zip(&found) {
+        match symbol(found, options) {
+            Some(named) => out.send(waits.0, named),
+            None => left.push(waits),
         }
     }
+    out.flush();
+    left
 }
 
 #[cfg(test)]

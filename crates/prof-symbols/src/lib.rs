@@ -8,16 +8,17 @@
 //! time from a perf map. An address without a name has the reason.
 //!
 //! The files are anybody's, and the libraries that read them were not written against
-//! an enemy: a line table that names a file it does not have makes blazesym panic.
-//! So each module is read by a process of its own, forked for it, with bounds for time
-//! and memory; what it does not survive costs the names of that module only. For these
-//! the symbol tables are tried once more without DWARF. A fork instead of an own
-//! program: held descriptors and memory are there, and nothing has to be found or
+//! an enemy. So each module is read by a process of its own, forked for it, with bounds
+//! for time and memory; what it does not survive costs the names of that module only, and
+//! for these the symbol tables are tried once more without DWARF. A fork instead of an
+//! own program: held descriptors and memory are there, and nothing has to be found or
 //! installed. It has the rights of its parent; it is no jail for code, which none of
 //! these files is.
 //!
 //! Because each module has its own process, no path-based cache of a library lives
 //! long enough to take `/proc/self/fd/9` for the file that it was before.
+//!
+//! Not read: split DWARF (`.dwo`, `.dwp`), `.debug_sup`, and what a debuginfod has.
 //!
 //! - [`Symbolizer`]: all of it
 //! - [`perf_map`]: names of code made at run time
@@ -25,6 +26,7 @@
 
 mod debug_file;
 mod demangle;
+mod dwarf;
 mod elf;
 mod isolate;
 mod kernel;
@@ -151,8 +153,14 @@ impl Symbolizer {
         }
         match source {
             Source::PerfMap(lines) => {
-                let map = perf_map::PerfMap::parse(lines);
-                addresses.iter().map(|a| map.name(a.of_instruction())).collect()
+                let mut named = vec![None; addresses.len()];
+                let why = self.collect(&mut named, |out| {
+                    let map = perf_map::PerfMap::parse(lines);
+                    for (at, address) in addresses.iter().enumerate() {
+                        out.send(at, map.name(address.of_instruction()));
+                    }
+                });
+                fill(named, why.as_deref())
             }
             Source::File { .. } | Source::Image(_) => self.module(source, addresses),
         }

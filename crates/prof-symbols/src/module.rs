@@ -8,7 +8,6 @@ use std::io::SeekFrom;
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
 
 use blazesym::symbolize;
 use blazesym::symbolize::Input;
@@ -23,17 +22,13 @@ use crate::Options;
 use crate::Source;
 use crate::debug_file;
 use crate::demangle;
+use crate::dwarf::Dwarf;
 use crate::elf;
 use crate::elf::Elf;
-use crate::wire;
 use crate::wire::Sender;
 
 /// Addresses between two flushes: what is lost at most if the next one is not survived.
 const BATCH: usize = 64;
-
-/// Sections that lead to other files. Whoever wrote the file chose where to; blazesym
-/// would go there.
-const LINKS: [&str; 3] = [".gnu_debuglink", ".gnu_debugaltlink", ".debug_sup"];
 
 /// Symbols, compressed with xz. Unpacked here, as blazesym needs a C library for it.
 const MINI: &str = ".gnu_debugdata";
@@ -47,14 +42,16 @@ pub(crate) enum Depth {
     Symbols,
 }
 
-/// What blazesym is given, the best first.
-#[derive(Debug, Default)]
-struct Candidates {
-    /// Paths, and whether DWARF is to be read.
-    list: Vec<(PathBuf, bool)>,
-    /// Paths lead through these.
-    held: Vec<File>,
+/// A file that has names.
+struct Names {
+    file: File,
+    elf: Elf,
+    /// What it shares with others.
+    shared: Option<(File, Elf)>,
 }
+
+/// Addresses that have no name yet, with their places.
+pub(crate) type Waiting = Vec<(usize, u64)>;
 
 /// Sends a name or a reason for each of the addresses that are wanted.
 pub(crate) fn name(
@@ -101,59 +98,47 @@ fn try_name(
             None => out.send(*at, Named::unnamed("this part of the file is no code")),
         }
     }
+    if waiting.is_empty() {
+        return Ok(());
+    }
 
     let debug_file = debug_file::find(&file, &elf, path, options);
     let stripped = elf.section(".symtab").is_none() && debug_file.is_none();
     let mini = if depth == Depth::All && stripped { unpacked(&file, &elf, options) } else { None };
-    let mut candidates = Candidates::default();
+    let mut sources = Vec::new();
     if let Some(found) = debug_file {
-        let path = found.trusted.then_some(found.path);
-        candidates.add(found.file, &found.elf, path, depth, options);
+        let shared = debug_file::shared(&found.file, &found.elf, found.path.as_deref(), options);
+        sources.push(Names { file: found.file, elf: found.elf, shared });
     }
-    candidates.add(file, &elf, None, depth, options);
-    if let Some(mini) = mini {
-        candidates.add(mini, &Elf::default(), None, depth, options);
+    let shared = debug_file::shared(&file, &elf, None, options);
+    let sections = elf.clone();
+    sources.push(Names { file, elf, shared });
+    if let Some(file) = mini {
+        sources.push(Names { file, elf: Elf::default(), shared: None });
     }
-    // DWARF first; where it fails, what the same files have as symbols.
-    candidates.list.sort_by_key(|(_, dwarf)| !dwarf);
 
-    let symbolizer = symbolizer(options);
     let mut failed = None;
-    for (path, dwarf) in &candidates.list {
-        let look_up = |input: &[u64], dwarf| {
-            let mut source = symbolize::source::Elf::new(path);
-            source.debug_syms = dwarf;
-            symbolizer.symbolize(&source.into(), Input::VirtOffset(input))
-        };
-        let mut left = Vec::new();
-        for batch in waiting.chunks(BATCH) {
-            let input: Vec<u64> = batch.iter().map(|(_, address)| *address).collect();
-            match look_up(&input, *dwarf) {
-                Ok(found) => {
-                    // DWARF has bare names of what has no name outside of its file: `add`
-                    // for `(anonymous namespace)::Words::add(int)`. Symbols have it all.
-                    let symbols = dwarf.then(|| look_up(&input, false).ok()).flatten();
-                    for (i, (waits, found)) in batch.iter().zip(&found).enumerate() {
-                        let symbol = symbols.as_ref().and_then(|s| s.get(i)?.as_sym());
-                        match functions(found, symbol.map(|s| &*s.name), options) {
-                            Some(named) => out.send(waits.0, named),
-                            None => left.push(*waits),
-                        }
-                    }
-                    out.flush();
-                }
-                Err(e) => {
-                    failed = Some(format!("its symbols cannot be read: {}", first_line(&e)));
-                    left.extend_from_slice(batch);
-                }
+    let symbols: Vec<_> = sources.iter().map(|s| Symbols::new(s, options)).collect();
+    if depth == Depth::All {
+        for (source, symbols) in sources.iter().zip(&symbols) {
+            let has = |name| source.elf.section(name).is_some();
+            if !has(".debug_info") && !has(".zdebug_info") {
+                continue;
+            }
+            let shared = source.shared.as_ref();
+            match Dwarf::load(&source.file, &source.elf, shared, options.memory) {
+                Ok(dwarf) => waiting = by_dwarf(&dwarf, symbols.as_ref(), waiting, options, out),
+                Err(why) => failed = Some(why),
             }
         }
-        waiting = left;
+    }
+    for symbols in symbols.iter().flatten() {
+        waiting = by_symbols(symbols, waiting, options, &mut failed, out);
     }
     for (at, address) in waiting {
         let why = failed.clone().unwrap_or_else(|| {
             let stripped = if stripped { "stripped: " } else { "" };
-            let place = elf.section_at(address).map_or(String::new(), |s| format!(" of {s}"));
+            let place = sections.section_at(address).map_or(String::new(), |s| format!(" of {s}"));
             format!("{stripped}no symbol covers this part{place}")
         });
         out.send(at, Named::unnamed(why));
@@ -161,79 +146,108 @@ fn try_name(
     Ok(())
 }
 
-/// A symbolizer that finds nothing by itself.
-pub(crate) fn symbolizer(options: &Options) -> symbolize::Symbolizer {
-    symbolize::Symbolizer::builder()
-        .enable_auto_reload(false)
-        .enable_code_info(true)
-        .enable_inlined_fns(options.inlines)
-        // For supplementary files of debug files that are trusted.
-        .set_debug_dirs(Some(&options.debug_dirs))
-        .build()
+/// Names what DWARF has names for; the rest is left.
+fn by_dwarf(
+    dwarf: &Dwarf,
+    symbols: Option<&Symbols>,
+    waiting: Waiting,
+    options: &Options,
+    out: &mut Sender,
+) -> Waiting {
+    let mut left = Vec::new();
+    for batch in waiting.chunks(BATCH) {
+        let found = symbols.and_then(|s| s.find(batch).ok()).unwrap_or_default();
+        for (i, waits) in batch.iter().enumerate() {
+            let symbol = found.get(i).and_then(|f| f.as_sym()).map(|s| &*s.name);
+            match dwarf.name(waits.1, symbol, options) {
+                Some(named) => out.send(waits.0, named),
+                None => left.push(*waits),
+            }
+        }
+        out.flush();
+    }
+    left
 }
 
-/// The functions that were found, if they have names; `symbol` is what the symbol table
-/// calls the outermost.
-pub(crate) fn functions(
-    found: &Symbolized<'_>,
-    symbol: Option<&str>,
+/// Names what symbols cover; the rest is left.
+fn by_symbols(
+    symbols: &Symbols,
+    waiting: Waiting,
     options: &Options,
-) -> Option<Named> {
-    let Symbolized::Sym(Sym { name, code_info, inlined, .. }) = found else { return None };
+    failed: &mut Option<String>,
+    out: &mut Sender,
+) -> Waiting {
+    let mut left = Vec::new();
+    for batch in waiting.chunks(BATCH) {
+        match symbols.find(batch) {
+            Ok(found) => {
+                for (waits, found) in batch.iter().zip(&found) {
+                    match symbol(found, options) {
+                        Some(named) => out.send(waits.0, named),
+                        None => left.push(*waits),
+                    }
+                }
+                out.flush();
+            }
+            Err(e) => {
+                *failed = Some(format!("its symbols cannot be read: {}", first_line(&e)));
+                left.extend_from_slice(batch);
+            }
+        }
+    }
+    left
+}
+
+/// The symbol table of a file.
+struct Symbols {
+    symbolizer: symbolize::Symbolizer,
+    source: symbolize::source::Source<'static>,
+    /// The path in `source` leads through it.
+    _copy: Option<File>,
+}
+
+impl Symbols {
+    fn new(names: &Names, options: &Options) -> Option<Self> {
+        let has_mini = names.elf.section(MINI).is_some();
+        // What is not copied is not read: then no symbol is found.
+        let copy = if has_mini {
+            Some(without(&names.file, &names.elf, MINI, options.memory).ok()?)
+        } else {
+            None
+        };
+        let fd = copy.as_ref().unwrap_or(&names.file).as_raw_fd();
+        let mut source = symbolize::source::Elf::new(format!("/proc/self/fd/{fd}"));
+        source.debug_syms = false;
+        let source = source.into();
+        Some(Self {
+            symbolizer: symbolize::Symbolizer::builder().enable_auto_reload(false).build(),
+            source,
+            _copy: copy,
+        })
+    }
+
+    fn find(&self, batch: &[(usize, u64)]) -> blazesym::Result<Vec<Symbolized<'_>>> {
+        let input: Vec<u64> = batch.iter().map(|(_, address)| *address).collect();
+        self.symbolizer.symbolize(&self.source, Input::VirtOffset(&input))
+    }
+}
+
+/// The function that a symbol is of; its line, where a BPF program has it.
+pub(crate) fn symbol(found: &Symbolized<'_>, options: &Options) -> Option<Named> {
+    let Symbolized::Sym(Sym { name, code_info, .. }) = found else { return None };
     if name.is_empty() {
         return None;
     }
-    let function = |name: &str, code: Option<&symbolize::CodeInfo<'_>>| Function {
+    let function = Function {
         name: demangle::name(name, options.demangle),
-        file: code.map(|c| c.to_path().into_owned()),
-        line: code.and_then(|c| c.line),
+        file: code_info.as_ref().map(|c| c.to_path().into_owned()),
+        line: code_info.as_ref().and_then(|c| c.line),
     };
-    let symbol = symbol.filter(|s| demangle::is_mangled(s) && !demangle::is_mangled(name));
-    let mut functions = vec![function(symbol.unwrap_or(name), code_info.as_deref())];
-    let inlined = inlined.iter().map(|f| function(&f.name, f.code_info.as_ref()));
-    functions.extend(inlined.take(wire::MAX_INLINED));
-    functions.reverse();
-    Some(Named { functions, unnamed: None })
+    Some(Named { functions: vec![function], unnamed: None })
 }
 
 fn first_line(e: &blazesym::Error) -> String {
     e.to_string().lines().next().unwrap_or_default().chars().take(200).collect()
-}
-
-impl Candidates {
-    /// Adds a file: with its DWARF, if it has some, and without. Where a path is given,
-    /// links may be followed from it.
-    fn add(
-        &mut self,
-        file: File,
-        elf: &Elf,
-        path: Option<PathBuf>,
-        depth: Depth,
-        options: &Options,
-    ) {
-        let has = |name: &&str| elf.section(name).is_some();
-        let dwarf = depth == Depth::All && has(&".debug_info");
-        let hidden: Vec<&str> = match path {
-            Some(_) => Vec::new(),
-            None if dwarf => LINKS.into_iter().chain([MINI]).filter(has).collect(),
-            None => [MINI].into_iter().filter(has).collect(),
-        };
-        let file = if hidden.is_empty() {
-            file
-        } else {
-            match without(&file, elf, &hidden, options.memory) {
-                Ok(copy) => copy,
-                // What is not copied is not read: then no symbol is found.
-                Err(_) => return,
-            }
-        };
-        let path = path.unwrap_or_else(|| format!("/proc/self/fd/{}", file.as_raw_fd()).into());
-        if dwarf {
-            self.list.push((path.clone(), true));
-        }
-        self.list.push((path, false));
-        self.held.push(file);
-    }
 }
 
 /// A file of this process's own.
@@ -244,8 +258,8 @@ fn in_memory(content: &mut dyn Read) -> io::Result<File> {
     Ok(file)
 }
 
-/// A copy that has no sections of these names.
-fn without(file: &File, elf: &Elf, names: &[&str], most: u64) -> io::Result<File> {
+/// A copy that has no section of this name.
+fn without(file: &File, elf: &Elf, name: &str, most: u64) -> io::Result<File> {
     let mut from = file;
     from.seek(SeekFrom::Start(0))?;
     let length = file.metadata()?.len();
@@ -253,7 +267,7 @@ fn without(file: &File, elf: &Elf, names: &[&str], most: u64) -> io::Result<File
         return Err(io::Error::other("too large to be copied"));
     }
     let copy = in_memory(&mut from.take(length))?;
-    for s in elf.sections.iter().filter(|s| names.contains(&s.name.as_str())) {
+    for s in elf.sections.iter().filter(|s| s.name == name) {
         // The offset of its name: at 0 is the empty one.
         copy.write_all_at(&[0; 4], s.header_at)?;
     }

@@ -1,6 +1,12 @@
 //! Names for all frames of a profile.
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Instant;
 
 use prof_model::stacks::FrameId;
@@ -14,6 +20,11 @@ use crate::Address;
 use crate::Named;
 use crate::Source;
 use crate::Symbolizer;
+
+/// Most modules that are read at the same time: each may take [`Options::memory`].
+///
+/// [`Options::memory`]: crate::Options::memory
+const MAX_AT_ONCE: usize = 4;
 
 /// How stacks use a node or a frame.
 #[derive(Debug, Clone, Copy, Default)]
@@ -60,25 +71,24 @@ impl Symbolizer {
             }
         }
 
+        let jobs: Vec<Job<'_>> = wanted
+            .into_iter()
+            .map(|((kind, module), group)| {
+                let place = match (kind, module) {
+                    (FrameKind::Kernel, _) => Place::Kernel,
+                    (FrameKind::User, Some(module)) => modules(module)
+                        .map_or(Place::Nowhere("its file is not there"), Place::Module),
+                    (FrameKind::User, None) => Place::Nowhere("not in a mapping of a file"),
+                };
+                Job { place, group }
+            })
+            .collect();
+
         // Names of callers that are also leaves, and are called otherwise there.
         let mut others: BTreeMap<usize, Named> = BTreeMap::new();
-        let begin = Instant::now();
-        for ((kind, module), group) in wanted {
-            let mut limited = self.clone();
-            let left = self.options.total.saturating_sub(begin.elapsed());
-            limited.options.time = self.options.time.min(left);
-            let addresses: Vec<Address> = group.iter().map(|(_, a)| *a).collect();
-            let named = match (kind, module) {
-                (FrameKind::Kernel, _) => limited.kernel(&addresses),
-                (FrameKind::User, Some(module)) => match modules(module) {
-                    Some(source) => limited.user(&source, &addresses),
-                    None => vec![Named::unnamed("its file is not there"); addresses.len()],
-                },
-                (FrameKind::User, None) => {
-                    vec![Named::unnamed("not in a mapping of a file"); addresses.len()]
-                }
-            };
-            for ((i, address), named) in group.into_iter().zip(named) {
+        for (job, named) in jobs.iter().zip(self.all(&jobs)) {
+            let group = job.group.iter().copied();
+            for ((i, address), named) in group.zip(named) {
                 let frame = &mut profile.frames[i];
                 let is_second = address.is_return && frames[i].place;
                 if !is_second {
@@ -93,6 +103,56 @@ impl Symbolizer {
             split(profile, &nodes, others);
         }
     }
+
+    /// The names of each job, a few at a time.
+    fn all(&self, jobs: &[Job<'_>]) -> Vec<Vec<Named>> {
+        let begin = Instant::now();
+        let next = AtomicUsize::new(0);
+        let named = Mutex::new(vec![Vec::new(); jobs.len()]);
+        let work = || {
+            while let at = next.fetch_add(1, Ordering::Relaxed)
+                && let Some(job) = jobs.get(at)
+            {
+                let found = self.one(job, begin);
+                named.lock().unwrap_or_else(PoisonError::into_inner)[at] = found;
+            }
+        };
+        let cpus = thread::available_parallelism().map_or(1, NonZero::get);
+        thread::scope(|scope| {
+            for _ in 1..cpus.min(MAX_AT_ONCE).min(jobs.len()) {
+                // Without it, there is still this thread.
+                let _ = thread::Builder::new().name("symbols".into()).spawn_scoped(scope, work);
+            }
+            work();
+        });
+        named.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn one(&self, job: &Job<'_>, begin: Instant) -> Vec<Named> {
+        let mut limited = self.clone();
+        let left = self.options.total.saturating_sub(begin.elapsed());
+        limited.options.time = self.options.time.min(left);
+        let addresses: Vec<Address> = job.group.iter().map(|(_, a)| *a).collect();
+        match &job.place {
+            Place::Kernel => limited.kernel(&addresses),
+            Place::Module(source) => limited.user(source, &addresses),
+            Place::Nowhere(why) => vec![Named::unnamed(*why); addresses.len()],
+        }
+    }
+}
+
+/// Addresses of one module, with the places of their frames.
+struct Job<'m> {
+    place: Place<'m>,
+    group: Vec<(usize, Address)>,
+}
+
+/// Where names are.
+enum Place<'m> {
+    Kernel,
+    Module(Source<'m>),
+    /// Nowhere, and why.
+    Nowhere(&'static str),
 }
 
 /// Whether the caller of a node was left by a call: a kernel frame above a user frame
@@ -162,11 +222,13 @@ fn split(profile: &mut StackProfile, nodes: &[Uses], others: BTreeMap<usize, Nam
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Options;
     use prof_model::stacks::Interner;
     use prof_model::stacks::Module;
     use prof_model::stacks::Sample;
     use prof_model::stacks::ThreadId;
     use prof_model::stacks::Whole;
+    use std::time::Duration;
 
     /// Two functions next to each other: `before` ends with a call that does not return.
     const MAP: &[u8] = b"1000 10 before\n1010 10 after\n";
@@ -269,6 +331,31 @@ mod tests {
     fn what_is_both_and_is_called_the_same_stays_one() {
         let p = named(&[&[(U, 0x1005), (U, 0x1006)], &[(U, 0x1005)]]);
         assert_eq!((p.frames.len(), p.stacks.len()), (2, 2));
+    }
+
+    #[test]
+    fn each_module_has_its_own_names_and_no_more_time_than_is_left() {
+        let maps: Vec<String> = (0..30).map(|i| format!("1000 10 of{i}\n")).collect();
+        let frames = |p: &mut StackProfile| {
+            p.modules.resize(30, Module::default());
+            for i in 0..30 {
+                Interner::default().frame(p, U, Some(ModuleId(i)), 0x1004);
+            }
+        };
+        let source = |m: ModuleId| Some(Source::PerfMap(maps[m.0 as usize].as_bytes()));
+        let mut p = StackProfile::default();
+        frames(&mut p);
+        Symbolizer::default().name_profile(&mut p, source);
+        for (i, frame) in p.frames.iter().enumerate() {
+            assert_eq!(frame.functions[0].name, format!("of{i}"));
+        }
+
+        let mut p = StackProfile::default();
+        frames(&mut p);
+        let options = Options { total: Duration::ZERO, ..Options::default() };
+        Symbolizer::new(options).name_profile(&mut p, source);
+        let why = "reading it took longer than 0ns";
+        assert!(p.frames.iter().all(|f| f.unnamed.as_deref() == Some(why)), "{:?}", p.frames);
     }
 
     #[test]

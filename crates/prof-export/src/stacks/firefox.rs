@@ -100,10 +100,7 @@ impl<'a> Writer<'a> {
         if let Some(period) = first.and_then(|e| super::period(event_at(e))) {
             self.out.set_interval(fx::SamplingInterval::from_nanos(period));
         }
-        let mut samples: Vec<&Sample> =
-            self.source.samples.iter().filter(|s| events.contains(&s.event)).collect();
-        samples.sort_by_key(|s| s.time_ns);
-        for s in samples {
+        for s in self.source.samples.iter().filter(|s| events.contains(&s.event)) {
             let event = &self.source.events[s.event as usize];
             if super::is_off_cpu(event) {
                 self.blocked(s);

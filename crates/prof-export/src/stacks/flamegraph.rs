@@ -72,6 +72,7 @@ fn svg(profile: &StackProfile, options: &StackOptions, title: &str) -> io::Resul
     o.deterministic = true;
     o.palette_map = Some(&mut palette);
     o.no_sort = true;
+    o.text_truncate_direction = flamegraph::TextTruncateDirection::Right;
     let mut svg = Vec::new();
     flamegraph::from_lines(&mut o, lines.iter().map(String::as_str), &mut svg)?;
     String::from_utf8(svg).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
@@ -107,7 +108,7 @@ fn color(word: &str, origin: Origin) -> Color {
         Origin::User if word.ends_with("_[i]") => {
             Color { r: 225 + up_to(25, 0), g: 205 + up_to(40, 1), b: 60 + up_to(40, 2) }
         }
-        Origin::User => Color { r: 205 + up_to(50, 0), g: 60 + up_to(130, 1), b: up_to(55, 2) },
+        Origin::User => Color { r: 205 + up_to(50, 0), g: 60 + up_to(75, 1), b: up_to(55, 2) },
     }
 }
 

@@ -1,5 +1,6 @@
 //! Programs with debug information, beside `addr2line -f -i` and `c++filt`.
 
+use std::cell::LazyCell;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
@@ -31,7 +32,8 @@ fn compare(program: &Path, most: usize) {
     let options = Options { demangle: false, ..alone() };
     let named = names(&File::open(program).unwrap(), program, &addresses, &options);
     let symbols = symbols(program, false);
-    let bare = bare_names(program);
+    // Of a large program they take long, and where all is the same nobody asks.
+    let bare = LazyCell::new(|| bare_names(program));
     let (mut inlined, mut same) = (0, 0);
     for ((address, expected), named) in addresses.iter().zip(&expected).zip(&named) {
         let found = places(named);

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::os::fd::FromRawFd as _;
+use std::os::fd::OwnedFd;
 
 use prof_symbols::Address;
 use prof_symbols::Symbolizer;
@@ -61,5 +63,65 @@ fn what_is_no_address_of_the_kernel_has_the_reason() {
     let addresses = [0, 0x40_1000].map(|offset| Address { offset, is_return: false });
     for named in Symbolizer::new(alone()).kernel(&addresses) {
         assert!(named.functions.is_empty() && named.unnamed.is_some(), "{named:?}");
+    }
+}
+
+/// Loads a BPF program that does nothing.
+fn bpf_program(name: &[u8; 16]) -> std::io::Result<OwnedFd> {
+    // r0 = 0; exit
+    let instructions = [0xb7_u64, 0x95];
+    let license = c"GPL";
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        count: u32,
+        instructions: u64,
+        license: u64,
+        log: [u64; 2],
+        version_and_flags: u64,
+        name: [u8; 16],
+    }
+    const SOCKET_FILTER: u32 = 1;
+    let load = Load {
+        kind: SOCKET_FILTER,
+        count: 2,
+        instructions: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        log: [0; 2],
+        version_and_flags: 0,
+        name: *name,
+    };
+    const PROG_LOAD: libc::c_int = 5;
+    // SAFETY: `load` is the beginning of `union bpf_attr` for this command, and what it
+    // points at lives until the call is over.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const load, size_of::<Load>()) };
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor, which nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+#[test]
+fn bpf_programs_are_named() {
+    let skip = |why: &str| {
+        assert!(std::env::var("PROF_LIVE").as_deref() != Ok("require"), "{why}");
+        eprintln!("SKIPPED names of BPF programs: {why}");
+    };
+    let _loaded = match bpf_program(b"prof_symbols_is\0") {
+        Ok(loaded) => loaded,
+        Err(e) => return skip(&format!("none can be loaded: {e}")),
+    };
+    let Some(symbols) = kallsyms() else { return skip("kallsyms has no addresses") };
+    let find = |name: &str| {
+        symbols.iter().find(|(_, n)| n.iter().any(|n| n.ends_with(name))).map(|(a, _)| *a)
+    };
+    let Some(at) = find("_prof_symbols_is") else {
+        return skip("BPF programs are interpreted here, or not in kallsyms");
+    };
+    let addresses = [at, at + 1].map(|offset| Address { offset, is_return: false });
+    for named in Symbolizer::new(alone()).kernel(&addresses) {
+        let name = &named.functions[0].name;
+        assert!(name.starts_with("bpf_prog_") && name.ends_with("_prof_symbols_is"), "{name}");
     }
 }

@@ -4,5 +4,6 @@
 mod debugged;
 mod held;
 mod kernel;
+mod links;
 mod stripped;
 mod support;

@@ -75,6 +75,13 @@ struct Hidden {
 };
 } // namespace
 
+#ifdef NAME
+int NAME(int n)
+{
+    return n + __LINE__;
+}
+#endif
+
 int main(int argc, char **argv)
 {
     using namespace shapes;

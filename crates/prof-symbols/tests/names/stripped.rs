@@ -38,11 +38,6 @@ fn same_as_whole(whole: &Path, stripped: &Path, options: &Options) {
     assert_eq!(found, expected);
 }
 
-fn build_id(file: &Path) -> String {
-    let notes = output(Command::new("readelf").arg("-n").arg(file));
-    notes.split("Build ID: ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned()
-}
-
 #[test]
 fn a_debug_file_is_found_by_build_id() {
     if !have("debug files by build id", &TOOLS) {

@@ -156,3 +156,9 @@ pub fn names(file: &File, path: &Path, addresses: &[u64], options: &Options) -> 
 pub fn places(named: &Named) -> Vec<Place> {
     named.functions.iter().map(|f| (f.name.clone(), f.line.unwrap_or(0))).collect()
 }
+
+/// As readelf shows it.
+pub fn build_id(file: &Path) -> String {
+    let notes = output(Command::new("readelf").arg("-n").arg(file));
+    notes.split("Build ID: ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned()
+}

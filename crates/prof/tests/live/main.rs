@@ -22,4 +22,5 @@ mod oracles;
 mod pmu;
 mod repeat;
 mod rules;
+mod stacks;
 mod unprivileged;

@@ -1,0 +1,386 @@
+//! Stacks: that they are there, whole, as many as there should be, and what perf says
+//! they are.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use prof::stacks::raw;
+use prof_model::stacks::FrameKind;
+use prof_model::stacks::StackProfile;
+use prof_model::stacks::Whole;
+
+use crate::harness::*;
+
+/// Whether this kernel can do it: what is older than 6.4 cannot.
+fn taken(what: &str) -> bool {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < (6, 4) {
+        eprintln!("SKIPPED {what}: stacks need Linux 6.4, this is {release}");
+        return false;
+    }
+    true
+}
+
+struct Stacks {
+    profile: StackProfile,
+    run: Run,
+}
+
+/// `prof run OPTIONS -o raw:… -- COMMAND`.
+fn run_stacks(options: &[&str], cmd: &[&str]) -> Stacks {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("x.stacks");
+    let to = format!("raw:{}", file.display());
+    let run = run(&[options, &["-o", &to]].concat(), cmd);
+    let said = String::from_utf8_lossy(&run.output.stderr).into_owned();
+    let profile = raw::read(&file).unwrap_or_else(|e| panic!("{e:#}: {said}"));
+    Stacks { profile, run }
+}
+
+impl Stacks {
+    fn whole(&self) -> usize {
+        self.profile.samples.iter().filter(|s| s.whole.is_whole()).count()
+    }
+
+    fn samples(&self) -> usize {
+        self.profile.samples.len()
+    }
+
+    /// Time that the samples stand for, ns.
+    fn weight(&self) -> u64 {
+        self.profile.samples.iter().map(|s| s.weight).sum()
+    }
+
+    fn task_clock(&self) -> u64 {
+        self.run.records.profiles().iter().map(|p| figure(p, "task-clock")).sum()
+    }
+
+    fn assert_nothing_lost(&self) {
+        assert!(self.profile.lost.is_empty(), "{:?}", self.profile.lost);
+        self.run.records.assert_whole();
+    }
+}
+
+fn target_str() -> &'static str {
+    target().to_str().expect("a path")
+}
+
+/// A shell that runs the target `n` times, one after the other.
+fn times(n: u32, args: &str) -> String {
+    let target = target_str();
+    format!("i=0; while [ $i -lt {n} ]; do {target} {args} >/dev/null; i=$((i+1)); done")
+}
+
+#[test]
+fn of_programs_without_frame_pointers_nearly_all_are_whole() {
+    let Some(_turn) = live("stacks") else { return };
+    if !taken("whole stacks") || emulated("Debian's programs") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let source = dir.path().join("x.c");
+    let functions = (0..600).map(|i| {
+        format!("int f{i}(int a){{int s=0;for(int i=0;i<a;i++)s+=i*{i};return s;}}\n")
+    });
+    fs::write(&source, functions.collect::<String>()).expect("a file");
+    let source = source.to_str().expect("a path");
+    let script = "import json\nfor i in range(60): json.loads(json.dumps(list(range(20000))))";
+    let libc = "/usr/lib/x86_64-linux-gnu/libc.so.6";
+    let commands: [(&str, &str, &[&str]); 4] = [
+        ("/usr/bin/python3", "python3", &["-c", script]),
+        ("/usr/bin/openssl", "openssl", &["speed", "-seconds", "1", "-bytes", "64", "sha256"]),
+        ("/usr/bin/xz", "xz-utils", &["-k", "-c", "-3", libc]),
+        ("/usr/bin/gcc", "gcc", &["-O2", "-c", source, "-o", "/dev/null"]),
+    ];
+    let (mut samples, mut whole) = (0, 0);
+    for (program, package, args) in commands {
+        if !Path::new(program).exists() {
+            assert!(!has(program, package));
+            continue;
+        }
+        let stacks = run_stacks(&["-F", "997"], &[&[program], args].concat());
+        stacks.assert_nothing_lost();
+        let (n, w) = (stacks.samples(), stacks.whole());
+        let parts = stacks.profile.wholeness();
+        println!("{program}: {w} of {n} whole: {parts:?}");
+        assert!(n > 50, "{program}: {n} samples");
+        assert!(w * 100 >= n * 97, "{program}: {w} of {n}: {parts:?}");
+        samples += n;
+        whole += w;
+    }
+    assert!(whole * 100 >= samples * 99, "{whole} of {samples}");
+}
+
+#[test]
+fn short_processes_are_sampled_as_much_as_they_run() {
+    let Some(_turn) = live("samples of short processes") else { return };
+    if !taken("samples of short processes") || emulated("times of short processes") {
+        return;
+    }
+    let stacks = run_stacks(&["-F", "997"], &["sh", "-c", &times(300, "burn 5")]);
+    stacks.assert_nothing_lost();
+    let (n, whole) = (stacks.samples(), stacks.whole());
+    let (sampled, ran) = (stacks.weight() as f64, stacks.task_clock() as f64);
+    println!("{n} samples, {whole} whole; {:.1} ms of {:.1} ms", sampled / 1e6, ran / 1e6);
+    assert!(ran > 1.5e9, "300 times 5 ms: {ran}");
+    // What a hypervisor takes away is a timer that is late, too: room for that.
+    assert!((sampled / ran - 1.0).abs() < 0.05, "{sampled} of {ran}");
+    assert!(whole * 100 >= n * 99, "{whole} of {n}: {:?}", stacks.profile.wholeness());
+    // Each of them, from the first on: 5 samples each, and the chance of none is small.
+    let burned = stacks.profile.processes.iter().filter(|p| p.exec > 0 && p.ppid != 0);
+    let seen = burned.filter(|p| p.comm.starts_with("prof-target")).count();
+    assert!(seen >= 295, "{seen} of 300 were met");
+}
+
+#[test]
+fn only_what_a_rule_names_is_sampled() {
+    let Some(_turn) = live("samples by rule") else { return };
+    if !taken("samples by rule") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("x.stacks");
+    let to = format!("raw:{}", file.display());
+    let named = dir.path().join("the-one");
+    fs::copy(target(), &named).expect("a copy");
+    let watch = Watch::start(&["-s", "comm=the-one", "-F", "499", "-o", &to]);
+    let mut other = Command::new(target()).args(["burn", "400"]).spawn().expect("the target");
+    let status = Command::new(&named).args(["burn", "300"]).status().expect("the copy");
+    assert!(status.success() && other.wait().expect("the target").success());
+    watch.stop();
+    let profile = raw::read(&file).expect("stacks");
+    assert!(profile.samples.len() > 20, "{} samples", profile.samples.len());
+    let comms: Vec<_> = profile.processes.iter().map(|p| p.comm.as_str()).collect();
+    assert_eq!(comms, ["the-one"], "{:?}", profile.processes);
+    assert_eq!(profile.processes[0].exe.as_deref(), Some(named.as_path()));
+}
+
+#[test]
+fn a_program_that_is_deleted_while_it_runs_has_names() {
+    let Some(_turn) = live("stacks of a deleted program") else { return };
+    if !taken("stacks of a deleted program") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let copy = dir.path().join("gone");
+    let folded = dir.path().join("x.folded");
+    let script = format!(
+        "cp {} {copy}; {copy} burn 300 >/dev/null & sleep 0.1; rm {copy}; wait",
+        target_str(),
+        copy = copy.display()
+    );
+    let to = format!("folded:{}", folded.display());
+    run(&["-F", "499", "-o", &to], &["sh", "-c", &script]);
+    assert!(!copy.exists());
+    let text = fs::read_to_string(&folded).expect("folded stacks");
+    let of_it: Vec<_> = text.lines().filter(|l| l.starts_with("gone;")).collect();
+    let main = of_it.iter().filter(|l| l.contains(";main;")).count();
+    assert!(main > 0 && main * 10 >= of_it.len() * 9, "{main} of {}: {text}", of_it.len());
+}
+
+#[test]
+fn an_image_that_takes_over_has_its_own_mappings() {
+    let Some(_turn) = live("stacks over an exec") else { return };
+    if !taken("stacks over an exec") {
+        return;
+    }
+    let script = format!("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exec {} burn 200", target_str());
+    let stacks = run_stacks(&["-F", "997"], &["sh", "-c", &script]);
+    stacks.assert_nothing_lost();
+    let profile = &stacks.profile;
+    let of = |comm: &str| {
+        let process = profile.processes.iter().position(|p| p.comm == comm);
+        let process = process.unwrap_or_else(|| panic!("no {comm}: {:?}", profile.processes));
+        let samples = profile.samples.iter().filter(move |s| {
+            profile.threads[s.thread.0 as usize].process.0 as usize == process
+        });
+        let mut modules: Vec<_> = samples
+            .flat_map(|s| profile.frames_of(s.stack))
+            .filter_map(|f| profile.module(profile.frame(f)))
+            .map(prof_model::stacks::Module::name)
+            .collect();
+        modules.sort();
+        modules.dedup();
+        modules
+    };
+    let (shell, burning) = (of("sh"), of("prof-target"));
+    assert!(shell.iter().all(|m| m != "prof-target"), "{shell:?}");
+    assert!(burning.contains(&"prof-target".to_owned()), "{burning:?}");
+    assert!(!burning.iter().any(|m| m == "dash" || m == "bash" || m == "busybox"), "{burning:?}");
+}
+
+#[test]
+fn the_parts_that_are_not_asked_for_are_left_out() {
+    let Some(_turn) = live("parts of stacks") else { return };
+    if !taken("parts of stacks") {
+        return;
+    }
+    let count = |stacks: &Stacks, kind| {
+        let all = stacks.profile.samples.iter().flat_map(|s| stacks.profile.frames_of(s.stack));
+        all.filter(|f| stacks.profile.frame(*f).kind == kind).count()
+    };
+    let work = ["faults", "60000"];
+    let cmd = [&[target_str()], &work[..]].concat();
+    let both = run_stacks(&["-F", "997"], &cmd);
+    assert!(count(&both, FrameKind::User) > 0 && count(&both, FrameKind::Kernel) > 0);
+    let user = run_stacks(&["-F", "997", "--user"], &cmd);
+    assert!(count(&user, FrameKind::User) > 0 && count(&user, FrameKind::Kernel) == 0);
+    let kernel = run_stacks(&["-F", "997", "--kernel"], &cmd);
+    assert!(count(&kernel, FrameKind::User) == 0 && count(&kernel, FrameKind::Kernel) > 0);
+    assert!(kernel.profile.samples.iter().all(|s| s.whole == Whole::KernelOnly));
+    let flat = run_stacks(&["-F", "997", "--max-depth", "2"], &cmd);
+    let deepest = flat.profile.samples.iter().map(|s| flat.profile.frames_of(s.stack).count());
+    assert!(deepest.max().unwrap_or(0) <= 4);
+    assert!(flat.profile.samples.iter().any(|s| s.whole == Whole::Depth));
+}
+
+#[test]
+fn what_was_recorded_is_reported_later() {
+    let Some(_turn) = live("record and report") else { return };
+    if !taken("record and report") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let recorded = command("record")
+        .current_dir(&dir)
+        .args(["-F", "997", "--", target_str(), "burn", "200"])
+        .output()
+        .expect("prof record");
+    assert!(recorded.status.success(), "{}", String::from_utf8_lossy(&recorded.stderr));
+    let said = String::from_utf8_lossy(&recorded.stderr);
+    assert!(said.contains("prof.stacks"), "{said}");
+    let report = |args: &[&str]| {
+        let out = Command::new(prof()).arg("report").current_dir(&dir).args(args).output();
+        let out = out.expect("prof report");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    assert!(report(&[]).contains("main"), "{}", report(&[]));
+    report(&["-o", "flamegraph:x.html", "-o", "pprof:x.pb.gz", "-o", "firefox:x.json"]);
+    assert!(fs::read_to_string(dir.path().join("x.html")).expect("a page").contains("main"));
+    let there = |f: &str| fs::metadata(dir.path().join(f)).map_or(0, |m| m.len());
+    assert!(there("x.pb.gz") > 100 && there("x.json") > 100);
+    // Another folder has no such program: addresses, with the reason.
+    let text = report(&["--symfs", "/var/empty-of-programs"]);
+    assert!(text.contains("unnamed:") && !text.contains("main"), "{text}");
+    // What is no recording is an error that says so, and the status is 1.
+    fs::write(dir.path().join("junk"), "junk").expect("a file");
+    let bad = Command::new(prof()).args(["report", "junk"]).current_dir(&dir).output();
+    let bad = bad.expect("prof report");
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&bad.stderr).contains("not written by `prof record`"));
+}
+
+/// Functions from the root, with how many samples; without the kernel, inlined calls and
+/// what is no name.
+type Chains = BTreeMap<Vec<String>, u64>;
+
+fn plain(name: &str) -> String {
+    // The hash of a Rust name, and what one demangler writes and another does not.
+    let name = name.split("::h").next().unwrap_or(name);
+    name.trim_start_matches('<').split(['<', '{', ' ']).next().unwrap_or(name).into()
+}
+
+fn chains_of_prof(folded: &str, comm: &str) -> Chains {
+    let mut chains = Chains::new();
+    for line in folded.lines() {
+        let Some((stack, n)) = line.rsplit_once(' ') else { continue };
+        let mut parts = stack.split(';');
+        if parts.next() != Some(comm) {
+            continue;
+        }
+        let user = parts.filter(|f| !f.ends_with("_[k]") && !f.ends_with("_[i]"));
+        let chain: Vec<_> = user.map(plain).collect();
+        *chains.entry(chain).or_default() += n.parse::<u64>().expect("a number");
+    }
+    chains
+}
+
+fn chains_of_perf(script: &str) -> Chains {
+    let mut chains = Chains::new();
+    for block in script.split("\n\n") {
+        let mut lines = block.lines();
+        if lines.next().is_none() {
+            continue;
+        }
+        let mut chain: Vec<_> = lines
+            .filter(|l| !l.contains("([kernel.kallsyms])") && !l.contains("([unknown])"))
+            .filter_map(|l| {
+                let (_, name) = l.trim().split_once(' ')?;
+                let name = name.rsplit_once(" (").map_or(name, |(n, _)| n);
+                Some(plain(name.rsplit_once("+0x").map_or(name, |(n, _)| n)))
+            })
+            .collect();
+        chain.reverse();
+        *chains.entry(chain).or_default() += 1;
+    }
+    chains
+}
+
+/// Share of samples that both put on the same chain, 0 to 1.
+fn overlap(a: &Chains, b: &Chains) -> f64 {
+    let total = |c: &Chains| c.values().sum::<u64>().max(1) as f64;
+    let (of_a, of_b) = (total(a), total(b));
+    a.iter().map(|(k, n)| (*n as f64 / of_a).min(b.get(k).map_or(0.0, |m| *m as f64 / of_b))).sum()
+}
+
+#[test]
+fn the_stacks_are_those_that_perf_finds_by_dwarf() {
+    let Some(_turn) = live("stacks beside perf's") else { return };
+    if !taken("stacks beside perf's") || !has("perf", "linux-perf") || emulated("perf's dwarf mode") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let folded = dir.path().join("x.folded");
+    let data = dir.path().join("perf.data");
+    let to = format!("folded:{}", folded.display());
+    // The same process at the same time.
+    let cmd = [
+        "perf", "record", "-q", "-e", "cpu-clock", "-F", "499", "--call-graph", "dwarf,65528",
+        "-o", data.to_str().expect("a path"), "--", target_str(), "threads", "3", "1500",
+    ];
+    let run = run(&["-F", "499", "-o", &to], &cmd);
+    assert!(run.output.status.success(), "{}", String::from_utf8_lossy(&run.output.stderr));
+    let script = Command::new("perf")
+        .args(["script", "--no-inline", "-F", "comm,tid,ip,sym,dso", "-i"])
+        .arg(&data)
+        .output()
+        .expect("perf script");
+    let of_perf = chains_of_perf(&String::from_utf8_lossy(&script.stdout));
+    let text = fs::read_to_string(&folded).expect("folded stacks");
+    let comm = text
+        .lines()
+        .filter_map(|l| l.split(';').next())
+        .find(|c| c.starts_with("prof-target") || c.starts_with("worker"))
+        .expect("stacks of the target")
+        .to_owned();
+    let of_prof = chains_of_prof(&text, &comm);
+    let same = overlap(&of_prof, &of_perf);
+    println!("{:.1} % of the samples on the same chain of functions", same * 100.0);
+    assert!(same > 0.9, "{same:.3}\nprof {of_prof:#?}\nperf {of_perf:#?}");
+}
+
+#[test]
+fn a_process_that_is_attached_to_is_sampled_from_then_on() {
+    let Some(_turn) = live("stacks of what runs already") else { return };
+    if !taken("stacks of what runs already") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("x.stacks");
+    let mut child = Command::new(target()).args(["burn", "1500"]).spawn().expect("the target");
+    thread::sleep(Duration::from_millis(200));
+    let (pid, to) = (child.id().to_string(), format!("raw:{}", file.display()));
+    let mut watch = Watch::verb("attach", &["-F", "499", "-o", &to, &pid]);
+    watch.wait();
+    assert!(child.wait().expect("the target").success());
+    let profile = raw::read(&file).expect("stacks");
+    let whole = profile.samples.iter().filter(|s| s.whole.is_whole()).count();
+    assert!(whole > 50, "{whole} of {}: {:?}", profile.samples.len(), profile.wholeness());
+}
