@@ -73,7 +73,10 @@ pub(crate) fn sigreturns(elf: &Elf<'_>, code: &[Code], reader: &mut Reader<'_>) 
 
 /// Adds a function where the file is entered, if none is there; whether so.
 pub(crate) fn entry(elf: &Elf<'_>, code: &[Code], reader: &mut Reader<'_>) -> bool {
-    let Some((offset, left)) = code.iter().find_map(|c| c.offset_of(elf.entry())) else {
+    // 0 is none, though a vDSO has its headers there.
+    let address = Some(elf.entry()).filter(|entry| *entry != 0);
+    let place = address.and_then(|address| code.iter().find_map(|c| c.offset_of(address)));
+    let Some((offset, left)) = place else {
         return false;
     };
     let mut functions = reader.functions.iter().map(extent);
@@ -88,6 +91,13 @@ pub(crate) fn entry(elf: &Elf<'_>, code: &[Code], reader: &mut Reader<'_>) -> bo
     let size = left.min(u64::from(ENTRY)) as u32;
     add(reader, offset, size, Rule::only(Cfa::End));
     true
+}
+
+/// Adds a function, unless it would begin in another.
+pub(crate) fn add_unless_there(reader: &mut Reader<'_>, offset: u64, size: u32, rule: Rule) {
+    if !reader.functions.iter().map(extent).any(|(start, end)| (start..end).contains(&offset)) {
+        add(reader, offset, size, rule);
+    }
 }
 
 fn extent(function: &Function) -> (u64, u64) {

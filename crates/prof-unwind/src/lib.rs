@@ -26,6 +26,7 @@
 //! - [`unwind`]: stacks by the tables, in user space
 //! - [`vdso`]: the image of the vDSO
 
+mod arm64_vdso;
 mod cfi;
 mod elf;
 pub mod error;

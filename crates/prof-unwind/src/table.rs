@@ -11,6 +11,7 @@ use gimli::Pointer;
 use object::LittleEndian as LE;
 use object::elf;
 
+use crate::arm64_vdso;
 use crate::cfi::Ends;
 use crate::cfi::Reader;
 use crate::elf::Arch;
@@ -216,6 +217,12 @@ impl Table {
             && sigreturns == 0
         {
             return Err(Error::NoCfi(why));
+        }
+        // The kernel says where handlers return to, and nothing else.
+        if missing.is_some() && sigreturns > 0 && elf.arch == Arch::Aarch64 {
+            for (offset, size, rule) in arm64_vdso::rows(&elf, &sections, &code) {
+                holes::add_unless_there(&mut reader, offset, size, rule);
+            }
         }
         let entry = !go && holes::entry(&elf, &code, &mut reader);
         let Reader { stats, functions, steps, .. } = reader;

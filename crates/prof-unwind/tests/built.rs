@@ -268,6 +268,44 @@ fn each_limit_holds() {
     assert!(matches!(error, Error::TooMuch("call frame instructions", 100)), "{error}");
 }
 
+/// As the kernel builds its vDSO for arm64: what is known of code without CFI is what gcc
+/// would have said of it.
+#[test]
+fn functions_of_a_vdso_of_arm64() {
+    let source = "asm(\".text; nop; .globl back; .type back, %function; back: \
+            mov x8, #139; svc #0; .size back, 8; .balign 8\");
+        int leaf(volatile int *p) { if (p[0]) return p[1]; while (p[2]) p[3] = 1; return 7; }
+        __attribute__((noinline)) static int inner(volatile int *p) { return p[0] + p[1]; }
+        int calls(volatile int *p) {
+            int a = inner(p);
+            if (a > 3) return a + inner(p + 1);
+            while (inner(p) > a) { a += p[2]; if (a == 9) return p[7]; }
+            return inner(p) - a;
+        }
+        int last(volatile int *p) { return p[0]; }";
+    let flags = ["-fno-shrink-wrap", "-nostartfiles"];
+    let gcc = "aarch64-linux-gnu-gcc";
+    let Some(with) = built(gcc, source, &flags) else { return };
+    let without = built(gcc, source, &[&flags[..], &no_eh_frame(Arch::Aarch64)].concat()).unwrap();
+    assert!(!has_section(&without, ".eh_frame"));
+    let rules = |data: &[u8]| -> Vec<_> {
+        let from = symbol(data, "back") - 4;
+        all(data).into_iter().filter(|(at, _)| *at >= from).map(|(_, rule)| rule).collect()
+    };
+    let (with, without) = (rules(&with), rules(&without));
+    let mut kinds = std::collections::HashSet::new();
+    for (at, (gcc, known)) in with.iter().zip(&without).enumerate() {
+        // Padding belongs to the function before.
+        if gcc.cfa != Cfa::None {
+            assert_eq!(known, gcc, "{at} bytes in");
+            kinds.insert(*gcc);
+        }
+    }
+    let signal = kinds.iter().filter(|rule| rule.cfa == Cfa::Signal).count();
+    let framed = kinds.iter().filter(|rule| rule.cfa_off > 0 && rule.cfa == Cfa::Sp).count();
+    assert!(signal == 1 && framed >= 1 && kinds.len() >= 3, "{kinds:?}");
+}
+
 /// The return address of a call that does not return may be behind its function.
 #[test]
 fn a_call_at_the_end_of_its_function() {
@@ -292,6 +330,7 @@ fn a_call_at_the_end_of_its_function() {
             unwind::walk(&machine, &rules, &Own(&table), &|_| Some(0), start, 9, |_| {})
         };
         assert_eq!(walk(true), None);
-        assert_eq!(walk(false), Some(Reason::NoRule));
+        // Nothing, or the end of the code.
+        assert!(matches!(walk(false), Some(Reason::NoRule | Reason::NotMapped)));
     }
 }
