@@ -67,8 +67,8 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// More than the largest browsers have. A file that goes to all of these limits takes
-    /// some 400 MB and a second.
+    /// More than the largest browsers should have. A file that goes to all of these limits
+    /// takes some 400 MB, by the sizes of what is kept of each.
     fn default() -> Self {
         Self {
             file: 8 << 30,
