@@ -295,8 +295,8 @@ static __always_inline u32 step_by_rule(struct prof_sampler *s, struct prof_unwi
 	} else if (r->fp != PROF_REG_SAME) {
 		s->up.fp = PROF_LOST;
 	}
-	/* Only a leaf of arm64 has a frame of no bytes. */
-	if (s->up.sp < s->rec.sp || (s->up.sp == s->rec.sp && r->ra == PROF_REG_CFA))
+	/* The stack shrinks with every return, but for a first frame that has not used it. */
+	if (s->up.sp < s->rec.sp || (s->up.sp == s->rec.sp && !s->rec.exact))
 		return STOPPED(PROF_STOP_UNREADABLE);
 	s->up.lr = PROF_LOST;
 	return go_up(s, 0);
