@@ -17,9 +17,9 @@
  * the kernel increments while somebody is attached. The probes have the layout of
  * functions, so that the name's address and length are in the registers in which a
  * function has its arguments: %rdi and %rsi, or x0 and x1. Each stands in a COMDAT
- * group with its note and its semaphore: a program or shared library has one of
- * each, however many of its files include this one, and none of what it never calls
- * if it is linked with --gc-sections.
+ * group with its note, and the semaphores in another: a program or shared library has
+ * one of each, however many of its files include this one, and none of what it never
+ * calls if it is linked with --gc-sections.
  */
 #ifndef PROF_API_H
 #define PROF_API_H
@@ -49,18 +49,33 @@
 #endif
 
 /* clang-format off */
-#define PROF_API_PROBE(probe, arguments)                                                           \
-	PROF_API_C PROF_API_HIDDEN volatile unsigned short prof_api_##probe##_semaphore;           \
-	__asm__(                                                                                   \
-		".ifndef prof_api_" #probe "\n"                                                    \
-		".pushsection .probes,\"awG\",\"progbits\",prof_api_" #probe ",comdat\n"           \
-		".balign 2\n"                                                                      \
+#define PROF_API_SEMAPHORE(probe)                                                                  \
 		".weak prof_api_" #probe "_semaphore\n"                                            \
 		".hidden prof_api_" #probe "_semaphore\n"                                          \
 		".type prof_api_" #probe "_semaphore,\"object\"\n"                                 \
 		".size prof_api_" #probe "_semaphore,2\n"                                          \
-		"prof_api_" #probe "_semaphore: .2byte 0\n"                                        \
-		".popsection\n"                                                                    \
+		"prof_api_" #probe "_semaphore: .2byte 0\n"
+
+/*
+ * On a page of their own in the file: some linkers (lld, mold) have the end of the data
+ * that is made read-only at the start on the same page as other data, and map it twice.
+ * Of a program that was attached to before it began the kernel would count in the first.
+ */
+__asm__(
+		".ifndef prof_api_enable_semaphore\n"
+		".pushsection .probes,\"awG\",\"progbits\",prof_api_semaphores,comdat\n"
+		".balign 4096\n"
+		PROF_API_SEMAPHORE(enable)
+		PROF_API_SEMAPHORE(disable)
+		PROF_API_SEMAPHORE(region_begin)
+		PROF_API_SEMAPHORE(region_end)
+		".popsection\n"
+		".endif\n");
+
+#define PROF_API_PROBE(probe, arguments)                                                           \
+	PROF_API_C PROF_API_HIDDEN volatile unsigned short prof_api_##probe##_semaphore;           \
+	__asm__(                                                                                   \
+		".ifndef prof_api_" #probe "\n"                                                    \
 		".pushsection .text.prof_api,\"axG\",\"progbits\",prof_api_" #probe ",comdat\n"    \
 		".balign 4\n"                                                                      \
 		".weak prof_api_" #probe "\n"                                                      \

@@ -10,6 +10,7 @@
 //! 6.18 on the kernel makes a call of one that is probed, at 60 % of a trap's price.
 
 use core::arch::asm;
+use core::mem::offset_of;
 use core::sync::atomic::AtomicU16;
 use core::sync::atomic::Ordering;
 
@@ -29,18 +30,31 @@ impl Semaphore {
     }
 }
 
+/// All of them, on a page of their own in the file: some linkers (lld, mold) have the end
+/// of the data that is made read-only at the start on the same page as other data, and
+/// map it twice. Of a program that was attached to before it began the kernel would
+/// count in the first.
+#[repr(C, align(4096))]
+struct Semaphores {
+    enable: Semaphore,
+    disable: Semaphore,
+    region_begin: Semaphore,
+    region_end: Semaphore,
+}
+
 #[used]
 #[unsafe(link_section = ".probes")]
-pub static ENABLE: Semaphore = Semaphore::new();
-#[used]
-#[unsafe(link_section = ".probes")]
-pub static DISABLE: Semaphore = Semaphore::new();
-#[used]
-#[unsafe(link_section = ".probes")]
-pub static REGION_BEGIN: Semaphore = Semaphore::new();
-#[used]
-#[unsafe(link_section = ".probes")]
-pub static REGION_END: Semaphore = Semaphore::new();
+static SEMAPHORES: Semaphores = Semaphores {
+    enable: Semaphore::new(),
+    disable: Semaphore::new(),
+    region_begin: Semaphore::new(),
+    region_end: Semaphore::new(),
+};
+
+pub const ENABLE: &Semaphore = &SEMAPHORES.enable;
+pub const DISABLE: &Semaphore = &SEMAPHORES.disable;
+pub const REGION_BEGIN: &Semaphore = &SEMAPHORES.region_begin;
+pub const REGION_END: &Semaphore = &SEMAPHORES.region_end;
 
 #[cfg(target_arch = "x86_64")]
 macro_rules! roomy_nop {
@@ -58,7 +72,7 @@ macro_rules! roomy_nop {
 /// The `nop`, its note, and the section by which tools notice that a file was
 /// prelinked after the note was written.
 macro_rules! probe {
-    ($name:literal, $semaphore:path, $arguments:literal $(, $register:tt = $value:expr)*) => {
+    ($name:literal, $semaphore:ident, $arguments:literal $(, $register:tt = $value:expr)*) => {
         asm!(
             "990: nop",
             roomy_nop!(),
@@ -69,7 +83,7 @@ macro_rules! probe {
             "992: .balign 4",
             "993: .8byte 990b",
             ".8byte _.stapsdt.base",
-            ".8byte {semaphore}",
+            ".8byte {semaphores} + {semaphore}",
             ".asciz \"prof\"",
             concat!(".asciz \"", $name, "\""),
             concat!(".asciz \"", $arguments, "\""),
@@ -83,7 +97,8 @@ macro_rules! probe {
             ".size _.stapsdt.base, 1",
             ".popsection",
             ".endif",
-            semaphore = sym $semaphore,
+            semaphores = sym SEMAPHORES,
+            semaphore = const offset_of!(Semaphores, $semaphore),
             $(in($register) $value,)*
             options(nostack, preserves_flags)
         )
@@ -94,14 +109,14 @@ macro_rules! probe {
 #[inline(never)]
 pub fn enable() {
     // SAFETY: a `nop`; the rest describes it in other sections.
-    unsafe { probe!("enable", ENABLE, "") }
+    unsafe { probe!("enable", enable, "") }
 }
 
 #[cold]
 #[inline(never)]
 pub fn disable() {
     // SAFETY: a `nop`; the rest describes it in other sections.
-    unsafe { probe!("disable", DISABLE, "") }
+    unsafe { probe!("disable", disable, "") }
 }
 
 #[cold]
@@ -113,7 +128,7 @@ pub fn region_begin(name: &str) {
     unsafe {
         probe!(
             "region_begin",
-            REGION_BEGIN,
+            region_begin,
             "8@%rdi 8@%rsi",
             "rdi" = name.as_ptr(),
             "rsi" = name.len()
@@ -122,7 +137,7 @@ pub fn region_begin(name: &str) {
     // SAFETY: as above.
     #[cfg(target_arch = "aarch64")]
     unsafe {
-        probe!("region_begin", REGION_BEGIN, "8@x0 8@x1", "x0" = name.as_ptr(), "x1" = name.len())
+        probe!("region_begin", region_begin, "8@x0 8@x1", "x0" = name.as_ptr(), "x1" = name.len())
     }
 }
 
@@ -130,7 +145,7 @@ pub fn region_begin(name: &str) {
 #[inline(never)]
 pub fn region_end() {
     // SAFETY: a `nop`; the rest describes it in other sections.
-    unsafe { probe!("region_end", REGION_END, "") }
+    unsafe { probe!("region_end", region_end, "") }
 }
 
 /// Has the kernel bring in the pages of a name: whoever reads it at the probe may
