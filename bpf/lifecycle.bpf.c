@@ -788,3 +788,5 @@ int prof_calibrate(void *ctx)
 	globals.cursor = n == head ? 0 : n;
 	return 0;
 }
+
+#include "include/region.h"

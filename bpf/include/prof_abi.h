@@ -11,7 +11,7 @@
 #ifndef PROF_ABI_H
 #define PROF_ABI_H
 
-#define PROF_ABI_VERSION 6
+#define PROF_ABI_VERSION 7
 
 #define PROF_COMM_LEN 16
 /* Rules are bits of a u64. */
@@ -35,6 +35,12 @@
 #define PROF_CGROUP_DEPTH 16
 /* A container id is 64 hex digits. */
 #define PROF_CONTAINER_ID_LEN 64
+/* Names of regions are cut here, bytes. */
+#define PROF_REGION_NAME 63
+/* Deepest nesting of regions that has figures. */
+#define PROF_REGION_DEPTH 16
+/* Most names of regions in a window of a process. */
+#define PROF_REGION_NAMES 256
 
 /* FLAGS of the prof event. Bits and names are part of the public interface. */
 enum prof_flag {
@@ -58,6 +64,7 @@ enum prof_hook {
 	PROF_HOOK_EXEC_RETURN = 5, /* kretprobe on the function that performs the exec */
 	PROF_HOOK_NEW_TASK = 6, /* kprobe on wake_up_new_task */
 	PROF_HOOK_ITER_TASK = 7,
+	PROF_HOOK_PROBE = 8, /* a probe in the program itself */
 };
 
 /* Where a window starts. */
@@ -76,6 +83,7 @@ enum prof_record_kind {
 	PROF_REC_THREAD = 3, /* struct prof_rec_thread */
 	PROF_REC_SAMPLE = 16, /* struct prof_rec_sample; in the ring `samples`, as the next */
 	PROF_REC_FILE = 17, /* struct prof_rec_file, its path behind it */
+	PROF_REC_REGION = 7, /* struct prof_rec_region */
 };
 
 /* What was not right about the figures of one record. */
@@ -386,6 +394,60 @@ struct prof_cpu {
 	__u64 container_id[PROF_CONTAINER_ID_LEN / 8];
 };
 
+/* A region of a process in one window of it: 80 bytes. */
+struct prof_region_key {
+	__u64 window_ns; /* start of the window, which no other of the process has */
+	__u32 pid;
+	__u32 len; /* of the name, as it was cut */
+	char name[PROF_REGION_NAME + 1]; /* zeroes behind it */
+};
+
+/* What was used in it so far. Written with atomic operations by all threads of the
+ * process, read and removed by user space when the window ends. */
+struct prof_region_sum {
+	__u64 begun;
+	__u64 ended; /* the figures are of these */
+	__u64 wall_ns;
+	__u64 longest_ns;
+	__u64 shortest_not_ns; /* ~ of the shortest: all beginnings are 0 */
+	__u64 quality; /* enum prof_quality */
+	struct prof_figures figures;
+	struct prof_count c[PROF_MAX_COUNTERS];
+};
+
+/* The first region of this name in the window: from now on there are figures of it. If
+ * it does not come through, user space finds them all the same, but has to search. */
+struct prof_rec_region {
+	struct prof_rec_head head;
+	struct prof_region_key key;
+	__u64 start_ns; /* of the process */
+	__u32 exec;
+	__u32 pad;
+};
+
+/* Which of the probes of a program was reached. */
+enum prof_probe {
+	PROF_PROBE_REGION_END = 1,
+	PROF_PROBE_REGION_BEGIN = 2,
+};
+
+/* What regions could not be measured, and why. */
+enum prof_region_counter {
+	PROF_R_MAP_FULL = 0, /* no room for the name, or for a thread */
+	PROF_R_TOO_DEEP = 1,
+	PROF_R_NO_NAME = 2, /* its name could not be read */
+	PROF_R_NOT_BEGUN = 3, /* an end without a beginning */
+	PROF_NR_REGION_COUNTERS = 4,
+};
+
+/* What the programs of regions keep for each CPU. They can be preempted, so what is
+ * here is counted with atomic operations, and no two words belong together. */
+struct prof_region_cpu {
+	__u64 counters[PROF_NR_REGION_COUNTERS];
+	__u64 clock_ahead; /* the scheduler's clock less CLOCK_MONOTONIC */
+	__u64 clock_mono; /* when that was */
+};
+
 _Static_assert(sizeof(struct prof_ident) == 64, "ident");
 _Static_assert(sizeof(struct prof_figures) == PROF_NR_FIGURES * 8, "figures");
 _Static_assert(sizeof(struct prof_rec_head) == 32, "head");
@@ -609,5 +671,9 @@ _Static_assert(sizeof(struct prof_space) == 40 + 24 * PROF_MAX_VMAS, "space");
 _Static_assert(sizeof(struct prof_space) <= 4000, "a hash takes values of up to a page");
 _Static_assert(sizeof(struct prof_rec_sample) == 128, "sample");
 _Static_assert(sizeof(struct prof_rec_file) == 32 + 24 + 24 + 16, "file");
+_Static_assert(sizeof(struct prof_region_key) == 80, "region_key");
+_Static_assert(sizeof(struct prof_region_sum) == 48 + 112 + 24 * PROF_MAX_COUNTERS, "region_sum");
+_Static_assert(sizeof(struct prof_rec_region) == 32 + 80 + 16, "rec_region");
+_Static_assert(sizeof(struct prof_region_cpu) == 8 * PROF_NR_REGION_COUNTERS + 16, "region_cpu");
 
 #endif /* PROF_ABI_H */

@@ -203,6 +203,10 @@ pub fn loss(reason: LossReason) -> &'static str {
         LossReason::SliceMissed => {
             "switches to profiled tasks that were not seen: counts lack that time on the CPU"
         }
+        LossReason::RegionMapFull => "regions without figures: their table was full",
+        LossReason::RegionTooDeep => "regions without figures: they were in 16 others",
+        LossReason::RegionNoName => "regions without figures: their name could not be read",
+        LossReason::RegionNotBegun => "ends of regions whose beginning was not heard",
         LossReason::HookSkipped => {
             "hooks that the kernel skipped because they ran inside themselves"
         }

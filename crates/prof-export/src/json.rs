@@ -32,6 +32,7 @@ use prof_model::record::LossReason;
 use prof_model::record::ProfEvent;
 use prof_model::record::Profile;
 use prof_model::record::Record;
+use prof_model::record::Region;
 use prof_model::record::ThreadFigures;
 use prof_model::record::Window;
 use prof_model::repeat::Repeat;
@@ -473,6 +474,37 @@ impl<'a> ThreadOut<'a> {
 }
 
 #[derive(Serialize)]
+struct RegionOut<'a> {
+    name: String,
+    begun: u64,
+    ended: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shortest_ns: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    longest_ns: Option<u64>,
+    figures: FiguresOut<'a>,
+    #[serde(skip_serializing_if = "MetricsOut::is_empty")]
+    metrics: MetricsOut<'a>,
+}
+
+impl<'a> RegionOut<'a> {
+    fn new(r: &'a Region, events: EventSet, counters: &'a Table) -> Self {
+        let events = Region::events(events);
+        let figures = || FiguresOut { figures: &r.figures, events, counters };
+        let of_ended = |ns| (r.ended > 0).then_some(ns);
+        Self {
+            name: text::for_json(&r.name),
+            begun: r.begun,
+            ended: r.ended,
+            shortest_ns: of_ended(r.shortest_ns),
+            longest_ns: of_ended(r.longest_ns),
+            figures: figures(),
+            metrics: MetricsOut(figures()),
+        }
+    }
+}
+
+#[derive(Serialize)]
 struct ProfileOut<'a> {
     record: &'static str,
     time: String,
@@ -487,6 +519,8 @@ struct ProfileOut<'a> {
     metrics: MetricsOut<'a>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     threads: Vec<ThreadOut<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    regions: Vec<RegionOut<'a>>,
     exit: Option<ExitOut>,
     window: WindowOut,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -510,6 +544,7 @@ impl<'a> ProfileOut<'a> {
             figures: figures(),
             metrics: MetricsOut(figures()),
             threads: p.threads.iter().map(|t| ThreadOut::new(t, p, counters)).collect(),
+            regions: p.regions.iter().map(|r| RegionOut::new(r, p.events, counters)).collect(),
             exit: p.exit.map(ExitOut::from),
             window: WindowOut::new(&p.window, p.time_ns),
             age_ns: (p.figures.counts_age_ns > 0).then_some(p.figures.counts_age_ns),

@@ -15,6 +15,7 @@ use prof_model::record::Loss;
 use prof_model::record::ProfEvent;
 use prof_model::record::Profile;
 use prof_model::record::Record;
+use prof_model::record::Region;
 use prof_model::record::WindowEnd;
 use prof_model::repeat::Repeat;
 use prof_model::text;
@@ -36,6 +37,9 @@ const FIGURES: [(Event, &str, usize); 6] = [
     (Event::RunQueueWait, "WAIT", 7),
     (Event::PeakRss, "RSS", 6),
 ];
+
+/// Most regions of a process that are shown.
+const REGIONS: usize = 8;
 
 /// Columns of what comes before the figures, with PPID and UID and without.
 const WIDE: usize = 12 + 1 + 7 + 1 + 7 + 1 + 7 + 1 + 5 + 1 + 15;
@@ -198,6 +202,15 @@ impl Table {
         if let Some(counts) = self.counts(p) {
             line += &format!("{:13}{}\n", "", fit(&counts, self.width - 13));
         }
+        for region in p.regions.iter().take(REGIONS) {
+            line += &self.region(region);
+        }
+        if p.regions.len() > REGIONS {
+            let more =
+                human::plural((p.regions.len() - REGIONS) as u64, "more region", "more regions");
+            let more = paint(self.color, layout::DIM, &format!("… {more}"));
+            line += &format!("{:13}{more}\n", "");
+        }
         let age = p.figures.counts_age_ns;
         if age > 0 {
             let text = format!("^ counts up to {} old", human::duration(age));
@@ -212,6 +225,29 @@ impl Table {
             line += &format!("{:13}{}\n", "", paint(self.color, layout::DIM, &format!("^ {note}")));
         }
         line
+    }
+
+    /// A line for the regions of one name.
+    fn region(&self, r: &Region) -> String {
+        let value = |e| match r.figures.get(e) {
+            Value::Is(v) => human::short(*v, Event::info(e).unit),
+            Value::Absent(_) => "-".into(),
+        };
+        let name = fit(&text::for_terminal(&r.name), self.width / 3);
+        let mut text = format!(
+            "\"{name}\" ×{}  {} on CPU  {} wall",
+            human::count(r.ended),
+            value(Event::TaskClock),
+            value(Event::WallTime),
+        );
+        if r.ended > 1 {
+            let (least, most) = (human::duration(r.shortest_ns), human::duration(r.longest_ns));
+            text += &format!(" ({least} … {most})");
+        }
+        if r.begun > r.ended {
+            text += &format!("  {} not ended", human::count(r.begun - r.ended));
+        }
+        format!("{:13}{}\n", "", fit(&text, self.width - 13))
     }
 
     /// Counts and metrics, in a line of their own: names are long and many.

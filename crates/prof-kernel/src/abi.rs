@@ -23,6 +23,8 @@ pub const OCCUPIED: usize = 32768;
 /// Rule dimensions.
 pub const NR_DIMS: usize = 12;
 const CONTAINER_ID_LEN: usize = 64;
+/// Names of regions are cut here, bytes.
+pub const REGION_NAME: usize = 63;
 const NR_FIGURES: usize = 14;
 
 /// `enum prof_state`.
@@ -34,6 +36,8 @@ pub mod state {
     pub const THREADS_UNKNOWN: u32 = 0x20;
 }
 
+/// `PROF_F_EXIT`.
+pub const F_EXIT: u32 = 0x4;
 /// `PROF_START_ATTACH`.
 pub const START_ATTACH: u16 = 5;
 
@@ -82,6 +86,19 @@ pub enum Counter {
 
 /// `PROF_USER_HOOKS`: which element of the per-CPU state holds the counters.
 pub const USER_HOOKS: u32 = 0;
+
+/// `enum prof_region_counter`, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum RegionCounter {
+    MapFull = 0,
+    TooDeep,
+    NoName,
+    NotBegun,
+}
+
+/// `PROF_NR_REGION_COUNTERS`.
+pub const NR_REGION_COUNTERS: usize = 4;
 
 /// `PROF_NR_COUNTERS`.
 pub const NR_COUNTERS: usize = 18;
@@ -183,6 +200,21 @@ plain! {
         start: [AbiCount; MAX_COUNTERS], busy: u32, pad: u32, records: u32,
         in_container: u32, container_cgroup: u64, container_id: [u8; CONTAINER_ID_LEN],
     }
+    /// `struct prof_region_key`.
+    AbiRegionKey = 80 => { window_ns: u64, pid: u32, len: u32, name: [u8; REGION_NAME + 1], }
+    /// `struct prof_region_sum` without its counts.
+    AbiRegionSum = 160 => {
+        begun: u64, ended: u64, wall_ns: u64, longest_ns: u64, shortest_not_ns: u64,
+        quality: u64, figures: AbiFigures,
+    }
+    /// `struct prof_region_names`.
+    AbiRegionNames = 16 => { window_ns: u64, pid: u64, }
+    /// `struct prof_region_cpu`.
+    AbiRegionCpu = 8 * NR_REGION_COUNTERS + 16 => {
+        counters: [u64; NR_REGION_COUNTERS], clock_ahead: u64, clock_mono: u64,
+    }
+    /// `struct prof_rec_region`.
+    RecRegion = 128 => { head: RecHead, key: AbiRegionKey, start_ns: u64, exec: u32, pad: u32, }
     /// `struct prof_num_key`.
     NumKey = 16 => { value: u64, dim: u32, pad: u32, }
     /// `struct prof_str_key`.
@@ -225,6 +257,13 @@ pub struct Globals {
 const _: () = assert!(size_of::<Globals>() == 8 * MAX_CPUS + 32);
 // SAFETY: integers and arrays of them; the assertion shows there is no padding.
 unsafe impl Plain for Globals {}
+
+impl AbiRegionKey {
+    /// The name, as long as it says it is.
+    pub fn name(&self) -> &[u8] {
+        &self.name[..(self.len as usize).min(REGION_NAME)]
+    }
+}
 
 impl AbiProc {
     /// An entry with nothing set.
@@ -318,6 +357,8 @@ pub enum RawRecord {
         /// Of each counter of the session.
         counts: Vec<AbiCount>,
     },
+    /// The first region of its name in a window.
+    Region(Box<RecRegion>),
 }
 
 /// Why bytes are no record.
@@ -409,6 +450,11 @@ pub fn decode(bytes: &[u8]) -> Result<RawRecord, DecodeError> {
             let counts = take_counts(&head, bytes, size_of::<RecThread>(), n)?;
             Ok(RawRecord::Thread { rec: Box::new(rec), counts })
         }
+        7 => {
+            let rec: RecRegion = take(bytes)?;
+            check_size(&head, size_of::<RecRegion>())?;
+            Ok(RawRecord::Region(Box::new(rec)))
+        }
         kind => Err(DecodeError::UnknownKind(kind)),
     }
 }
@@ -460,7 +506,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_decode_or_fail_without_panic(
-            kind in 0u32..5, mut bytes in proptest::collection::vec(any::<u8>(), 0..700),
+            kind in 0u32..9, mut bytes in proptest::collection::vec(any::<u8>(), 0..700),
         ) {
             if bytes.len() >= 4 {
                 bytes[..4].copy_from_slice(&kind.to_ne_bytes());

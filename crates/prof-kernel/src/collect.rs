@@ -22,6 +22,7 @@ use prof_model::record::Process;
 use prof_model::record::ProfEvent;
 use prof_model::record::Profile;
 use prof_model::record::Record;
+use prof_model::record::Region;
 use prof_model::record::ThreadFigures;
 use prof_model::record::Window;
 use prof_model::record::WindowEnd;
@@ -36,6 +37,8 @@ use crate::abi::RecEnable;
 use crate::abi::RecThread;
 use crate::clock;
 use crate::host;
+use crate::regions::RegionSum;
+use crate::session::Heard;
 use crate::session::LiveThread;
 
 /// `enum prof_hook`.
@@ -48,6 +51,7 @@ fn hook_name(hook: u16) -> &'static str {
         5 => "exec_return",
         6 => "wake_up_new_task",
         7 => "iter_task",
+        8 => "probe",
         _ => "none",
     }
 }
@@ -76,6 +80,8 @@ pub struct Collector {
     /// Processes (pid, start) whose image before this one was profiled as well:
     /// their main thread is in the totals already.
     continued: HashSet<(u32, u64)>,
+    /// Images whose probes were found when they ran already.
+    late: HashSet<Key>,
     /// Sum over the profiles so far.
     pub totals: Figures,
     /// Profiles in `totals`.
@@ -97,6 +103,7 @@ impl Collector {
             running: HashMap::new(),
             threads: HashMap::new(),
             continued: HashSet::new(),
+            late: HashSet::new(),
             totals: Figures::absent("no process was measured"),
             profiles: 0,
             disabled: 0,
@@ -119,12 +126,26 @@ impl Collector {
         self.live.len()
     }
 
-    /// The records that a raw record gives rise to.
-    pub fn push(&mut self, raw: Result<RawRecord, abi::DecodeError>, out: &mut Vec<Record>) {
+    /// The records that a raw record, with what else was heard, gives rise to.
+    pub fn push(
+        &mut self,
+        raw: Result<RawRecord, abi::DecodeError>,
+        heard: &Heard,
+        out: &mut Vec<Record>,
+    ) {
         match raw {
-            Ok(RawRecord::Enable { rec, path, args }) => out.push(self.enable(&rec, path, &args)),
-            Ok(RawRecord::Disable { rec, counts }) => self.disable(&rec, &counts, out),
+            Ok(RawRecord::Enable { rec, path, args }) => {
+                if heard.late {
+                    self.late.insert(Ident::from(&rec.id).key());
+                }
+                out.push(self.enable(&rec, path, &args));
+            }
+            Ok(RawRecord::Disable { rec, counts }) => {
+                self.disable(&rec, &counts, &heard.regions, out);
+            }
             Ok(RawRecord::Thread { rec, counts }) => self.thread(&rec, &counts),
+            // They come with the figures of their window.
+            Ok(RawRecord::Region(_)) => {}
             Err(_) => self.malformed += 1,
         }
     }
@@ -186,7 +207,13 @@ impl Collector {
         }))
     }
 
-    fn disable(&mut self, rec: &RecDisable, counts: &[AbiCount], out: &mut Vec<Record>) {
+    fn disable(
+        &mut self,
+        rec: &RecDisable,
+        counts: &[AbiCount],
+        regions: &[RegionSum],
+        out: &mut Vec<Record>,
+    ) {
         self.disabled += 1;
         let ident = Ident::from(&rec.id);
         let key = ident.key();
@@ -245,6 +272,9 @@ impl Collector {
             rec.rules,
             process.clone(),
         ));
+        let mut notes = notes(quality, window.start);
+        notes.extend(self.notes_on_regions(&key, regions));
+        self.late.remove(&key);
         let profile = Profile {
             time_ns: self.realtime(window.end_ns),
             process,
@@ -253,9 +283,10 @@ impl Collector {
             rules: rec.rules,
             figures,
             threads: self.threads.remove(&key).unwrap_or_default(),
+            regions: self.regions(regions),
             exit: exited.then_some(Exit { status: rec.exit_code }),
             window,
-            notes: notes(quality, window.start),
+            notes,
         };
         out.push(self.count(profile));
     }
@@ -283,6 +314,49 @@ impl Collector {
         quality: Quality,
     ) -> Figures {
         Figures::from_raw(raw, &Context { wall_ns, peak_rss, threads, quality, kernel: self.keeps })
+    }
+
+    /// The regions of a window, as records have them.
+    pub fn regions(&self, sums: &[RegionSum]) -> Vec<Region> {
+        sums.iter().map(|s| self.region(s)).collect()
+    }
+
+    fn region(&self, of: &RegionSum) -> Region {
+        let sum = &of.sum;
+        let figures = if sum.ended == 0 {
+            Figures::absent(NONE_ENDED)
+        } else {
+            let mut figures =
+                self.figures(&(&sum.figures).into(), Some(sum.wall_ns), 0, 0, Quality(0));
+            figures.set(Event::PeakRss, Value::Absent(NOT_OF_REGIONS));
+            figures.set(Event::Threads, Value::Absent(NOT_OF_REGIONS));
+            figures.counts = of.counts.iter().map(Count::from).collect();
+            figures
+        };
+        Region {
+            name: of.key.name().to_vec(),
+            begun: sum.begun,
+            ended: sum.ended,
+            shortest_ns: !sum.shortest_not_ns,
+            longest_ns: sum.longest_ns,
+            figures,
+        }
+    }
+
+    fn notes_on_regions(&self, key: &Key, sums: &[RegionSum]) -> Vec<&'static str> {
+        let quality = Quality(sums.iter().fold(0, |q, s| q | s.sum.quality as u16));
+        let all = [
+            (
+                self.late.contains(key),
+                "regions: those that began before prof had found the program's probes are missing",
+            ),
+            (
+                quality.has(Quality::CLOCK_STALE),
+                "regions: task-clock is, for some, as of the scheduler's last update, up to a tick old",
+            ),
+            (quality.has(Quality::COUNTS_PART), "regions: counts are missing for some of them"),
+        ];
+        all.into_iter().filter(|(is, _)| *is).map(|(_, note)| note).collect()
     }
 
     fn thread(&mut self, rec: &RecThread, counts: &[AbiCount]) {
@@ -343,13 +417,15 @@ impl Collector {
     /// Profiles, so far, of processes that still run. `exited` tells the counts of a
     /// process but for those of its live threads: base line, next, threads that have
     /// exited. `refreshed_ns` is when the counts were last brought up to date where
-    /// they may be, CLOCK_MONOTONIC.
+    /// they may be, CLOCK_MONOTONIC. `regions` tells those so far of a process and a
+    /// window.
     pub fn running(
         &self,
         armed: &std::collections::BTreeMap<u32, AbiProc>,
         live: &[LiveThread],
         refreshed_ns: u64,
         exited: impl Fn(u32) -> Vec<[AbiCount; 3]>,
+        regions: impl Fn(u32, u64) -> Vec<RegionSum>,
     ) -> Vec<Profile> {
         let now = clock::now_ns(rustix::time::ClockId::Monotonic);
         let mut sums: HashMap<u32, LiveSum> = HashMap::new();
@@ -386,6 +462,8 @@ impl Collector {
                 None => (Figures::absent(BEGAN_AT_THE_END), Vec::new()),
             };
             notes.push("still running: figures are as of the last tick or switch of each thread");
+            let regions = regions(*pid, p.t0);
+            notes.extend(self.notes_on_regions(&ident.key(), &regions));
             let attach = if start == WindowStart::Attach { Flags::ATTACH } else { 0 };
             let profile = Profile {
                 time_ns: self.realtime(now),
@@ -395,6 +473,7 @@ impl Collector {
                 rules: p.rules,
                 figures,
                 threads: Vec::new(),
+                regions: self.regions(&regions),
                 exit: None,
                 window: Window { start_ns: p.t0, end_ns: now, start, end: WindowEnd::Running },
                 notes,
@@ -470,6 +549,10 @@ impl LiveSum {
     }
 }
 
+/// Why a region has no figures.
+const NONE_ENDED: &str = "none of these regions has ended";
+const NOT_OF_REGIONS: &str = "has no meaning for a region";
+
 /// It was switched on between the last reading and the end of the session.
 const BEGAN_AT_THE_END: &str = "it began in the moment in which prof ended";
 
@@ -519,7 +602,8 @@ mod tests {
         p.id.pid = 7;
         let armed = std::collections::BTreeMap::from([(7, p)]);
         let age = |threads: &[LiveThread]| {
-            let profiles = collector.running(&armed, threads, now, |_| Vec::new());
+            let profiles =
+                collector.running(&armed, threads, now, |_| Vec::new(), |_, _| Vec::new());
             profiles[0].figures.counts_age_ns
         };
         let old = now - 5_000_000_000;

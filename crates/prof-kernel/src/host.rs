@@ -186,6 +186,16 @@ pub fn namespace(kind: &str) -> u32 {
     fs::metadata(format!("/proc/self/ns/{kind}")).map_or(0, |m| m.ino() as u32)
 }
 
+/// Whether the kernel is of this version or a later one.
+pub fn kernel_is_at_least(major: u32, minor: u32) -> bool {
+    let (_, release, _) = uname();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    matches!(
+        (numbers.next(), numbers.next()),
+        (Some(Ok(a)), Some(Ok(b))) if (a, b) >= (major, minor)
+    )
+}
+
 /// Path of the executable of a running process, as it is now.
 pub fn exe_of(pid: u32) -> Option<Vec<u8>> {
     use std::os::unix::ffi::OsStringExt as _;

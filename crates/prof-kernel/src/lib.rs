@@ -8,6 +8,7 @@
 //! - [`collect`]: from raw records to the records of the stream
 //! - [`host`]: what /proc, /sys and the cgroup file system say
 //! - [`spawn`]: starting a command that waits until everything is ready
+//! - [`regions`]: probes in programs attached to, and the figures of their regions
 //! - [`perf`]: counting a command without privileges
 //! - [`probe`]: what of this machine can be used, found out by trying
 //! - [`sys`]: the system calls
@@ -22,6 +23,7 @@ pub mod loader;
 pub mod perf;
 pub mod prepared;
 pub mod probe;
+pub mod regions;
 pub mod sampler;
 pub mod session;
 pub mod spawn;

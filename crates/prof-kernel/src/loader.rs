@@ -78,7 +78,7 @@ pub struct Spec<'a> {
     pub value_sizes: &'a [(&'static str, u32)],
     /// BTF of the kernel, if not where it usually is.
     pub btf: Option<&'a Path>,
-    /// Maps of an earlier load, to be used again as far as they are there.
+    /// An earlier load whose maps are used again; those that it did not need are made.
     pub reuse: Option<&'a Loaded>,
     /// Where prepared programs are kept; `None` to go through libbpf always.
     pub cache: Option<PathBuf>,
@@ -162,7 +162,7 @@ fn has_casts_and_iterators(spec: &Spec<'_>) -> bool {
 fn load_prepared(spec: &Spec<'_>, prepared: &Prepared) -> Result<Loaded> {
     let mut fds = Vec::with_capacity(prepared.maps.len());
     for m in &prepared.maps {
-        if let Some(Ok(earlier)) = spec.reuse.map(|r| r.map(&m.name)) {
+        if let Some(earlier) = spec.reuse.and_then(|e| e.map(&m.name).ok()) {
             fds.push(earlier.try_clone_to_owned()?);
             continue;
         }
@@ -274,6 +274,27 @@ fn put_config(rodata: &mut [u8], config: &Config) -> Result<()> {
     Ok(())
 }
 
+/// What a session does not need is not made: maps of regions, and of stacks.
+fn is_needed(map: &str, spec: &Spec<'_>) -> bool {
+    const REGIONS: &str = "region_";
+    /// What only the programs that take stacks use.
+    const STACKS: [&str; 9] = [
+        "samples",
+        "files",
+        "spaces",
+        "samplers",
+        "file_scratch",
+        "segments",
+        "unwind_rules",
+        "tables",
+        ".bss.next_file",
+    ];
+    if map.starts_with(REGIONS) {
+        return spec.programs.iter().any(|p| p.starts_with(REGIONS));
+    }
+    !STACKS.contains(&map) || spec.programs.contains(&"sample")
+}
+
 fn size_in(sizes: &[(&'static str, u32)], name: &str) -> Option<u32> {
     sizes.iter().find(|(n, _)| *n == name).map(|(_, s)| *s)
 }
@@ -316,12 +337,12 @@ fn load_object(
         .with_context(|| format!("the built-in BPF object {}", object.name))?;
     for mut m in open.maps_mut() {
         let name = plain_name(m.name());
-        if let Some(Ok(earlier)) = spec.reuse.map(|r| r.map(&name)) {
-            m.reuse_fd(earlier)?;
+        if !is_needed(&name, spec) {
+            m.set_autocreate(false)?;
             continue;
         }
-        if STACK_MAPS.contains(&name.as_str()) && !takes_stacks(spec) {
-            m.set_autocreate(false)?;
+        if let Some(earlier) = spec.reuse.and_then(|e| e.map(&name).ok()) {
+            m.reuse_fd(earlier)?;
             continue;
         }
         if name == RODATA {
@@ -356,7 +377,7 @@ fn load_object(
     let mut by_fd = BTreeMap::new();
     for m in object.maps() {
         let name = plain_name(m.name());
-        if STACK_MAPS.contains(&name.as_str()) && !takes_stacks(spec) {
+        if !is_needed(&name, spec) {
             continue;
         }
         let info = m.info().with_context(|| format!("BPF map {name}"))?.info;
@@ -389,23 +410,6 @@ fn load_object(
     }
     let prepared = prepared_progs.map(|progs| Prepared { key, maps: prepared_maps, progs });
     Ok((Loaded { maps, progs, from_cache: false }, prepared))
-}
-
-/// What only the programs that take stacks use.
-const STACK_MAPS: [&str; 9] = [
-    "samples",
-    "files",
-    "spaces",
-    "samplers",
-    "file_scratch",
-    "segments",
-    "unwind_rules",
-    "tables",
-    ".bss.next_file",
-];
-
-fn takes_stacks(spec: &Spec<'_>) -> bool {
-    spec.programs.contains(&"sample")
 }
 
 /// libbpf puts the object's name before those of its own sections.

@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::ffi::CString;
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -29,6 +33,7 @@ use crate::abi::Config;
 use crate::abi::Globals;
 use crate::abi::IterMode;
 use crate::abi::NR_COUNTERS;
+use crate::abi::NR_REGION_COUNTERS;
 use crate::abi::NumKey;
 use crate::abi::Plain as _;
 use crate::abi::RawRecord;
@@ -39,11 +44,16 @@ use crate::counters::Counters;
 use crate::host;
 use crate::loader;
 use crate::loader::Loaded;
+use crate::regions;
+use crate::regions::Known;
+use crate::regions::RegionSum;
+use crate::regions::Regions;
 use crate::sampler::Sampler;
 use crate::sampler::StackPlan;
 use crate::sys;
 use crate::sys::Occupied;
 use crate::sys::Ring;
+use crate::usdt::Probe;
 
 /// How the hooks are attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +142,19 @@ pub struct Plan {
     pub start_paused: bool,
     /// Stacks to be sampled, by a [`Sampler`](crate::sampler::Sampler).
     pub stacks: Option<StackPlan>,
+    /// Whether to attach to the probes by which programs name their regions.
+    pub regions: bool,
+    /// The program whose probes are attached to before anything is profiled.
+    pub program: Option<PathBuf>,
+}
+
+/// What a record of the kernel half gives rise to besides itself.
+#[derive(Debug, Default)]
+pub struct Heard {
+    /// The probes of its program were found only now.
+    pub late: bool,
+    /// The regions of the window that ends.
+    pub regions: Vec<RegionSum>,
 }
 
 /// A loaded and attached kernel half. Detaches when dropped.
@@ -155,6 +178,11 @@ pub struct Session {
     counters: Counters,
     exec_counts: Vec<OwnedFd>,
     starts_paused: bool,
+    /// `None`: nobody wants regions.
+    known: Option<Known>,
+    /// Loaded when the first program with probes is found: most have none.
+    regions: Option<Regions>,
+    region_sizes: [(&'static str, u32); 4],
 }
 
 impl Session {
@@ -238,7 +266,15 @@ impl Session {
             counters,
             exec_counts: Vec::new(),
             starts_paused: plan.start_paused,
+            known: plan.regions.then(Known::default),
+            regions: None,
+            region_sizes: region_sizes(plan.max_processes),
         };
+        // Before the hook of exits: what a thread's exit ends is to be there when the
+        // process's is told.
+        if let Some(program) = &plan.program {
+            session.listen_to(program);
+        }
         if plan.count_execs {
             session.open_exec_counts(&online);
         }
@@ -387,6 +423,98 @@ impl Session {
         self.loaded.from_cache
     }
 
+    /// Attaches to the probes of a program that is not known yet, if it has any. What
+    /// cannot be had is only told.
+    fn listen_to(&mut self, path: &Path) -> bool {
+        let Some(known) = &mut self.known else { return false };
+        match known.look(path) {
+            Ok(Some((file, probes))) => self.listen(&file, &probes, path),
+            Ok(None) => false,
+            Err(e) => {
+                self.limits.push(format!("regions of {}: {e}", path.display()));
+                false
+            }
+        }
+    }
+
+    fn listen(&mut self, file: &File, probes: &[Probe], path: &Path) -> bool {
+        match self.try_to_listen(file, probes, path) {
+            Ok(()) => true,
+            Err(e) => {
+                self.limits.push(format!("no regions of {}: {e:#}", path.display()));
+                false
+            }
+        }
+    }
+
+    fn try_to_listen(&mut self, file: &File, probes: &[Probe], path: &Path) -> Result<()> {
+        if self.regions.is_none() {
+            let programs = regions::programs();
+            let loaded = loader::load(&loader::Spec {
+                programs: &programs,
+                config: &self.config,
+                sizes: &self.region_sizes,
+                value_sizes: &value_sizes(self.config.counters as usize),
+                btf: self.btf.as_deref(),
+                reuse: Some(&self.loaded),
+                cache: self.cache.clone(),
+            })
+            .context("the programs of regions")?;
+            let counters = self.config.counters as usize;
+            self.regions = Some(Regions::begin(loaded, counters, self.cpus)?);
+        }
+        if let Some(regions) = &mut self.regions {
+            self.attached.extend(regions.attach(file, probes, path)?);
+        }
+        Ok(())
+    }
+
+    /// Is told of each record before anybody makes something of it.
+    pub fn hear(&mut self, raw: &RawRecord) -> Result<Heard> {
+        let mut heard = Heard::default();
+        match raw {
+            RawRecord::Enable { rec, path, .. } if !path.is_empty() => {
+                let Some(known) = &mut self.known else { return Ok(heard) };
+                if let Some((file, probes)) = known.program(rec.id.pid, rec.id.mntns, path) {
+                    let path = PathBuf::from(OsStr::from_bytes(path));
+                    heard.late = self.listen(&file, &probes, &path);
+                }
+            }
+            RawRecord::Region(rec) => {
+                if let Some(regions) = &mut self.regions {
+                    regions.note(rec.key);
+                }
+            }
+            RawRecord::Disable { rec, .. } => {
+                let exited = rec.head.flags & abi::F_EXIT != 0;
+                heard.regions = self.take_regions(rec.id.pid, rec.window_start_ns, exited)?;
+            }
+            RawRecord::Enable { .. } | RawRecord::Thread { .. } => {}
+        }
+        Ok(heard)
+    }
+
+    /// The regions of a window that has ended.
+    pub fn take_regions(
+        &mut self,
+        pid: u32,
+        start_ns: u64,
+        exited: bool,
+    ) -> Result<Vec<RegionSum>> {
+        let regions = self.regions.as_mut();
+        regions.map_or(Ok(Vec::new()), |r| r.take(pid, start_ns, exited))
+    }
+
+    /// The regions so far of a window that goes on.
+    pub fn regions_so_far(&self, pid: u32, start_ns: u64) -> Result<Vec<RegionSum>> {
+        self.regions.as_ref().map_or(Ok(Vec::new()), |r| r.so_far(pid, start_ns))
+    }
+
+    /// Regions that could not be measured, by `RegionCounter`.
+    pub fn region_counters(&self) -> Result<[u64; NR_REGION_COUNTERS]> {
+        self.regions.as_ref().map_or(Ok([0; NR_REGION_COUNTERS]), Regions::counters)
+    }
+
     /// Readable when much is waiting; little is not announced: poll at leisure.
     pub fn as_poll_fd(&self) -> BorrowedFd<'_> {
         self.ring.as_epoll_fd()
@@ -514,6 +642,9 @@ impl Session {
 
     /// Detaches: from now on nothing is added.
     pub fn detach(&mut self) {
+        if let Some(regions) = &mut self.regions {
+            regions.detach();
+        }
         self.links.clear();
     }
 
@@ -728,10 +859,28 @@ fn map_sizes(
     ]
 }
 
+/// The same for those of regions, which are made later.
+fn region_sizes(processes: u32) -> [(&'static str, u32); 4] {
+    // Far more than one program has, far less than all of them may.
+    let many = processes.clamp(4096, 1 << 20);
+    let threads = many.saturating_mul(4);
+    [
+        ("region_threads", threads),
+        ("region_open", threads),
+        ("region_sums", many),
+        ("region_names", many),
+    ]
+}
+
 /// Values of the maps of counts hold as many as are counted.
-fn value_sizes(counters: usize) -> [(&'static str, u32); 2] {
+fn value_sizes(counters: usize) -> [(&'static str, u32); 4] {
     let n = counters.max(1) as u32;
-    [("thread_counts", 16 + n * 24), ("proc_counts", n * 72)]
+    [
+        ("thread_counts", 16 + n * 24),
+        ("proc_counts", n * 72),
+        ("region_open", 208 + n * 48),
+        ("region_sums", 160 + n * 24),
+    ]
 }
 
 /// Which of them the kernel raises at each switch, behind the tracepoint of it.

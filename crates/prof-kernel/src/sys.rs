@@ -382,7 +382,68 @@ pub fn kprobe_open(
     };
     // config1 is the address of the function's name, config2 the offset in it.
     attr.__bindgen_anon_3.config1 = function.as_ptr() as u64;
-    let fd = open_attr(&mut attr, -1, 0, None)?;
+    run_at(&mut attr, prog)
+}
+
+/// Attaches a program to a place in a file, in whichever process runs it. The semaphore
+/// of the place, if it has one, is raised as long. Detached when the descriptor is
+/// closed.
+pub fn uprobe_open(
+    pmu_type: u32,
+    file: &CStr,
+    offset: u64,
+    semaphore_offset: u64,
+    prog: BorrowedFd<'_>,
+) -> io::Result<OwnedFd> {
+    // The kernel takes it in the upper half of `config`.
+    if u32::try_from(semaphore_offset).is_err() {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    let mut attr = perf::bindings::perf_event_attr {
+        size: size_of::<perf::bindings::perf_event_attr>() as u32,
+        type_: pmu_type,
+        config: semaphore_offset << 32,
+        ..Default::default()
+    };
+    // config1 is the address of the file's path, config2 the offset in it.
+    attr.__bindgen_anon_3.config1 = file.as_ptr() as u64;
+    attr.__bindgen_anon_4.config2 = offset;
+    run_at(&mut attr, prog)
+}
+
+/// Attaches a program to places in a file, each with its semaphore, 0 for none, and with
+/// a number that the program sees. Detached when the descriptor is closed.
+pub fn uprobe_multi_open(
+    file: &CStr,
+    offsets: &[u64],
+    semaphore_offsets: &[u64],
+    cookies: &[u64],
+    prog: BorrowedFd<'_>,
+) -> io::Result<OwnedFd> {
+    if offsets.len() != semaphore_offsets.len() || offsets.len() != cookies.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut opts = bpf::bpf_link_create_opts {
+        sz: size_of::<bpf::bpf_link_create_opts>() as u64,
+        ..Default::default()
+    };
+    opts.__bindgen_anon_1.uprobe_multi = bpf::bpf_link_create_opts__bindgen_ty_1__bindgen_ty_3 {
+        cnt: offsets.len() as u32,
+        path: file.as_ptr(),
+        offsets: offsets.as_ptr(),
+        ref_ctr_offsets: semaphore_offsets.as_ptr(),
+        cookies: cookies.as_ptr(),
+        ..Default::default()
+    };
+    let how = bpf::BPF_TRACE_UPROBE_MULTI;
+    // SAFETY: the path ends in NUL, the lists have `cnt` numbers each, which the kernel reads
+    // during the call, and the options carry their own size.
+    own(unsafe { bpf::bpf_link_create(prog.as_raw_fd(), 0, how, &opts) })
+}
+
+/// Has a program run where a probe's event is.
+fn run_at(attr: &mut perf::bindings::perf_event_attr, prog: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let fd = open_attr(attr, -1, 0, None)?;
     set_bpf(fd.as_fd(), prog)?;
     Ok(fd)
 }

@@ -166,14 +166,19 @@ impl From<io::Error> for Error {
 
 /// The probes of `prof` in a program or shared library; none if it is something else.
 pub fn find(path: &Path) -> Result<Vec<Probe>, Error> {
+    open(path)?.map_or(Ok(Vec::new()), |file| find_in(&file))
+}
+
+/// Opens a program or shared library to look into it; `None` if it is no regular file.
+pub fn open(path: &Path) -> Result<Option<File>, Error> {
     // To open a device may already do something, and that of a pipe wait.
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let place = rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from)?;
     let place = File::from(place);
     if !place.metadata()?.is_file() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
-    find_in(&File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))?)
+    Ok(Some(File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))?))
 }
 
 /// The same in a file that is open.

@@ -3,6 +3,7 @@
 
 use crate::counters::Count;
 use crate::counters::Table;
+use crate::figures::Event;
 use crate::figures::EventSet;
 use crate::figures::Figures;
 use crate::figures::RawFigures;
@@ -254,6 +255,44 @@ pub struct ThreadFigures {
     pub counts: Vec<Count>,
 }
 
+/// What a process used in its regions of one name, in one window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Region {
+    /// As the program calls it, raw bytes.
+    pub name: Vec<u8>,
+    /// How often one began.
+    pub begun: u64,
+    /// How often one ended: the figures are of these.
+    pub ended: u64,
+    /// Length of the shortest, ns.
+    pub shortest_ns: u64,
+    /// Length of the longest, ns.
+    pub longest_ns: u64,
+    /// Sums; `wall-time` is that of their lengths.
+    pub figures: Figures,
+}
+
+impl Region {
+    /// Of the events of a stream, those that a region has figures of.
+    pub fn events(events: EventSet) -> EventSet {
+        // These have no meaning for a part of the work of one thread.
+        [Event::PeakRss, Event::Threads].into_iter().fold(events, EventSet::without)
+    }
+
+    /// Adds those of another window.
+    pub fn add(&mut self, o: &Self) {
+        if self.ended == 0 {
+            (self.shortest_ns, self.figures) = (o.shortest_ns, o.figures.clone());
+        } else if o.ended > 0 {
+            self.shortest_ns = self.shortest_ns.min(o.shortest_ns);
+            self.figures.add(&o.figures);
+        }
+        self.longest_ns = self.longest_ns.max(o.longest_ns);
+        self.begun = self.begun.saturating_add(o.begun);
+        self.ended = self.ended.saturating_add(o.ended);
+    }
+}
+
 /// The figures of one window of one process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
@@ -271,6 +310,8 @@ pub struct Profile {
     pub figures: Figures,
     /// By thread, if asked for.
     pub threads: Vec<ThreadFigures>,
+    /// By region, in the order in which they first began.
+    pub regions: Vec<Region>,
     /// How it ended, if it did.
     pub exit: Option<Exit>,
     /// What is in the figures.
@@ -374,6 +415,14 @@ pub enum LossReason {
     /// The switch to a profiled task was not seen: what it did until it was switched
     /// from is not in its counts.
     SliceMissed,
+    /// A region has no figures: no room for its name, or for its thread.
+    RegionMapFull,
+    /// A region in too many others has no figures.
+    RegionTooDeep,
+    /// A region has no figures: its name could not be read.
+    RegionNoName,
+    /// The end of a region whose beginning nobody heard.
+    RegionNotBegun,
     /// A hook was skipped by the kernel because it ran inside itself.
     HookSkipped,
     /// A record was malformed.
@@ -394,6 +443,10 @@ impl LossReason {
             Self::CountsMapFull => "counts_map_full",
             Self::CounterUnreadable => "counter_unreadable",
             Self::SliceMissed => "slice_missed",
+            Self::RegionMapFull => "region_map_full",
+            Self::RegionTooDeep => "region_too_deep",
+            Self::RegionNoName => "region_no_name",
+            Self::RegionNotBegun => "region_not_begun",
             Self::HookSkipped => "hook_skipped",
             Self::Malformed => "malformed",
         }

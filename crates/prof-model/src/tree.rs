@@ -16,6 +16,7 @@ use crate::figures::NR_EVENTS;
 use crate::figures::Value;
 use crate::record::Exit;
 use crate::record::Profile;
+use crate::record::Region;
 use crate::record::WindowEnd;
 
 /// How much of a command line a node keeps: what fits a wide terminal. There
@@ -52,6 +53,8 @@ pub struct Node {
     pub exit: Option<Exit>,
     /// Whether it was still running at its last record.
     pub running: bool,
+    /// Its regions by name, those of all windows together.
+    pub regions: Vec<Region>,
     exe: u32,
     first_exec: u32,
     last_exec: u32,
@@ -159,7 +162,15 @@ pub struct Tree {
     exe_index: HashMap<Box<[u8]>, u32>,
     /// Figures of a process without its window that is still open, by node: a
     /// later record of the same window takes the place of the earlier one.
-    open: HashMap<u32, (Option<Figures>, EventSet)>,
+    open: HashMap<u32, Open>,
+}
+
+/// A process without its open window.
+#[derive(Debug)]
+struct Open {
+    figures: Option<Figures>,
+    partial: EventSet,
+    regions: Vec<Region>,
 }
 
 impl Tree {
@@ -186,7 +197,8 @@ impl Tree {
                 self.index.insert(key, at);
                 self.nodes.push(new_node(p, exe));
                 if p.window.end == WindowEnd::Running {
-                    self.open.insert(at, (None, EventSet::EMPTY));
+                    let regions = Vec::new();
+                    self.open.insert(at, Open { figures: None, partial: EventSet::EMPTY, regions });
                 }
                 at
             }
@@ -210,16 +222,19 @@ impl Tree {
         let ident = &p.process.ident;
         // A window reported while it was open is replaced, not added to.
         let earlier = match self.open.remove(&at) {
-            Some((figures, partial)) => {
+            Some(open) => {
                 node.windows -= 1;
-                node.partial = partial;
-                figures
+                node.partial = open.partial;
+                node.regions = open.regions;
+                open.figures
             }
             None => Some(node.figures.clone()),
         };
         if p.window.end == WindowEnd::Running {
-            self.open.insert(at, (earlier.clone(), node.partial));
+            let (figures, regions) = (earlier.clone(), node.regions.clone());
+            self.open.insert(at, Open { figures, partial: node.partial, regions });
         }
+        add_regions(&mut node.regions, &p.regions);
         node.figures = p.figures.clone();
         if let Some(earlier) = earlier {
             for e in Event::all().filter(|e| e.info().additive) {
@@ -387,11 +402,21 @@ fn new_node(p: &Profile, exe: u32) -> Node {
         partial: EventSet::EMPTY,
         exit: None,
         running: false,
+        regions: p.regions.clone(),
         exe,
         first_exec: ident.exec,
         last_exec: ident.exec,
         from_ns: p.window.start_ns,
         died_ns: u64::MAX,
+    }
+}
+
+fn add_regions(to: &mut Vec<Region>, more: &[Region]) {
+    for r in more {
+        match to.iter_mut().find(|t| t.name == r.name) {
+            Some(t) => t.add(r),
+            None => to.push(r.clone()),
+        }
     }
 }
 
@@ -517,6 +542,7 @@ mod tests {
             rules: 1,
             figures,
             threads: Vec::new(),
+            regions: Vec::new(),
             exit: Some(Exit { status: 0 }),
             window: Window {
                 start_ns: from,

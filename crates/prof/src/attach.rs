@@ -44,7 +44,7 @@ pub fn main(args: &AttachArgs) -> Result<ExitCode> {
     let outputs = Outputs::open(&args.shared, selected.sort, Format::Table, to, stacks.as_ref())?;
     let stop = Stop::install()?;
     let mut requests = Requests::from_options(&args.shared)?;
-    let session = Session::open(&stream::plan(&args.shared, &selected, &rules, false, true))?;
+    let session = Session::open(&stream::plan(&args.shared, &selected, &rules, false, true, None))?;
     let mut stream = Stream::begin(session, outputs, &selected, &rules, None, stacks)?;
     let wanted: Vec<_> = args.pids.iter().map(|p| (*p, rules.tables.rules)).collect();
     let attached = stream.attach(&wanted, rules.tables.follow)?;

@@ -215,6 +215,10 @@ pub struct Shared {
     #[arg(long)]
     pub no_args: bool,
 
+    /// Do not attach to the probes by which programs name regions of their work
+    #[arg(long)]
+    pub no_regions: bool,
+
     /// Size of the buffer between kernel and prof (64K, 8M)
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub buffer: Option<u32>,

@@ -131,7 +131,8 @@ impl Job<'_> {
         if !host::sees_host_pids() && args.shared.asks_while_it_runs() {
             bail!("-I, --control and --delay need the host's pid namespace: run prof on the host");
         }
-        match Session::open(&stream::plan(&args.shared, selected, &rules, false, false)) {
+        let program = Some(waiting.path());
+        match Session::open(&stream::plan(&args.shared, selected, &rules, false, false, program)) {
             Ok(session) => self.with_session(session, &rules, waiting, outputs, requests, deadline),
             Err(e) if may_do_without(args) => {
                 let reason = format!(
@@ -331,6 +332,7 @@ fn without_privileges(
         rules: 0,
         figures: figures.clone(),
         threads: Vec::new(),
+        regions: Vec::new(),
         exit: Some(Exit { status: ended.status }),
         window: Window { start_ns, end_ns, start: WindowStart::EnableOnExec, end: WindowEnd::Exit },
         notes: vec![WHOLE_COMMAND],

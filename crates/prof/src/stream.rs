@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -13,10 +14,14 @@ use prof_kernel::abi::AbiCount;
 use prof_kernel::abi::AbiProc;
 use prof_kernel::abi::Counter;
 use prof_kernel::abi::NR_COUNTERS;
+use prof_kernel::abi::NR_REGION_COUNTERS;
+use prof_kernel::abi::RegionCounter;
 use prof_kernel::clock;
 use prof_kernel::collect::Collector;
 use prof_kernel::host;
 use prof_kernel::prepared;
+use prof_kernel::regions::RegionSum;
+use prof_kernel::session::Heard;
 use prof_kernel::session::LiveThread;
 use prof_kernel::session::Plan;
 use prof_kernel::session::Session;
@@ -66,6 +71,14 @@ const LOSSES: [(Counter, LossReason); 10] = [
     (Counter::SliceMissed, LossReason::SliceMissed),
 ];
 
+/// The same for regions.
+const REGION_LOSSES: [(RegionCounter, LossReason); NR_REGION_COUNTERS] = [
+    (RegionCounter::MapFull, LossReason::RegionMapFull),
+    (RegionCounter::TooDeep, LossReason::RegionTooDeep),
+    (RegionCounter::NoName, LossReason::RegionNoName),
+    (RegionCounter::NotBegun, LossReason::RegionNotBegun),
+];
+
 /// Bytes of the buffer unless told otherwise: half a MiB for each CPU, which is a
 /// thousand execs each between two visits of the reader.
 fn default_buffer() -> u32 {
@@ -80,6 +93,7 @@ pub fn plan(
     rules: &Rules,
     count_execs: bool,
     attaches: bool,
+    program: Option<&Path>,
 ) -> Plan {
     Plan {
         backend: shared.hooks.backend(),
@@ -96,6 +110,8 @@ pub fn plan(
         // What is resumed is attached to.
         attaches: attaches || shared.control.is_some() || shared.starts_paused(),
         stacks: shared.stack_plan(),
+        regions: !shared.no_regions,
+        program: program.map(Path::to_owned),
     }
 }
 
@@ -144,6 +160,7 @@ pub struct Stream {
     /// When the last wait ended because of what else was waited for.
     woke: Option<Instant>,
     seen: [u64; NR_COUNTERS],
+    seen_regions: [u64; NR_REGION_COUNTERS],
     malformed: u64,
     /// Processes that user space switched on.
     attached: u64,
@@ -209,6 +226,7 @@ impl Stream {
             checked: Instant::now(),
             woke: None,
             seen: [0; NR_COUNTERS],
+            seen_regions: [0; NR_REGION_COUNTERS],
             malformed: 0,
             attached: 0,
             // Without counters nothing is to be brought up to date.
@@ -303,7 +321,11 @@ impl Stream {
                 return Ok(());
             }
             for raw in batch {
-                self.collector.push(raw, &mut self.records);
+                let heard = match &raw {
+                    Ok(raw) => self.session.hear(raw)?,
+                    Err(_) => Heard::default(),
+                };
+                self.collector.push(raw, &heard, &mut self.records);
             }
             self.emit();
         }
@@ -324,6 +346,14 @@ impl Stream {
             }
         }
         self.seen = now;
+        let now = self.session.region_counters()?;
+        for (counter, reason) in REGION_LOSSES {
+            let count = now[counter as usize] - self.seen_regions[counter as usize];
+            if count > 0 {
+                self.records.push(Record::Loss(Loss { time_ns, reason, count }));
+            }
+        }
+        self.seen_regions = now;
         let count = self.collector.malformed - self.malformed;
         self.malformed = self.collector.malformed;
         if count > 0 {
@@ -349,7 +379,12 @@ impl Stream {
             paused.contains(&(ident.pid, ident.start_ns))
         };
         self.drain()?;
-        let profiles = profiles.into_iter().filter(is_paused).collect();
+        let mut profiles: Vec<_> = profiles.into_iter().filter(is_paused).collect();
+        for p in &mut profiles {
+            let pid = p.process.ident.pid;
+            let regions = self.session.take_regions(pid, p.window.start_ns, false)?;
+            p.regions = self.collector.regions(&regions);
+        }
         self.collector.paused(profiles, &mut self.records);
         self.emit();
         Ok(())
@@ -431,7 +466,12 @@ impl Stream {
 
     fn so_far(&self, reading: &Reading) -> Vec<Profile> {
         let exited = |pid| reading.exited.get(&pid).cloned().unwrap_or_default();
-        self.collector.running(&reading.armed, &reading.live, reading.refreshed_ns, exited)
+        let regions = |pid, window| self.regions_so_far(pid, window);
+        self.collector.running(&reading.armed, &reading.live, reading.refreshed_ns, exited, regions)
+    }
+
+    fn regions_so_far(&self, pid: u32, window_ns: u64) -> Vec<RegionSum> {
+        self.session.regions_so_far(pid, window_ns).unwrap_or_default()
     }
 
     /// Reads what is profiled, counts as of now where a CPU may be interrupted.
@@ -488,7 +528,8 @@ impl Stream {
         self.drain()?;
         let armed = self.session.armed()?;
         let exited = |pid| self.session.proc_counts(pid).unwrap_or_default();
-        let profiles = self.collector.running(&armed, &live, refreshed_ns, exited);
+        let regions = |pid, window| self.regions_so_far(pid, window);
+        let profiles = self.collector.running(&armed, &live, refreshed_ns, exited, regions);
         self.collector.count_running(profiles, &mut self.records);
         let running = armed.len() as u64;
         if self.intervals {
@@ -498,9 +539,11 @@ impl Stream {
         self.check_losses()?;
         let counters = self.session.counters()?;
         let at = |c: Counter| counters[c as usize];
+        let regions = self.session.region_counters()?;
         let mut lost: Vec<_> = LOSSES
             .iter()
             .map(|(c, reason)| (*reason, at(*c)))
+            .chain(REGION_LOSSES.iter().map(|(c, reason)| (*reason, regions[*c as usize])))
             .chain([
                 (LossReason::HookSkipped, self.session.skipped()),
                 (LossReason::Malformed, self.collector.malformed),

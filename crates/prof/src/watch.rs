@@ -34,7 +34,7 @@ pub fn main(args: &WatchArgs) -> Result<ExitCode> {
     let stop = Stop::install()?;
     let mut requests = Requests::from_options(&args.shared)?;
     let session =
-        Session::open(&stream::plan(&args.shared, &selected, &rules, true, args.existing))?;
+        Session::open(&stream::plan(&args.shared, &selected, &rules, true, args.existing, None))?;
     let mut stream = Stream::begin(session, outputs, &selected, &rules, None, stacks)?;
     if args.existing {
         stream.attach_matching(rules.tables.follow)?;

@@ -109,6 +109,8 @@ fn open(rules: &[String], backend: Backend) -> Result<Session> {
         attaches: false,
         stacks: None,
         start_paused: false,
+        regions: false,
+        program: None,
     })
 }
 

@@ -244,6 +244,8 @@ fn in_the_program(bench: &Bench, rules: &[String]) -> Result<(u64, f64)> {
         count_execs: false,
         counters: specs()?,
         start_paused: false,
+        regions: false,
+        program: None,
         attaches: false,
         stacks: None,
     })?;

@@ -5,8 +5,10 @@ use std::collections::BinaryHeap;
 
 use prof_model::counters::Item;
 use prof_model::figures::Event;
+use prof_model::figures::EventSet;
 use prof_model::figures::Figures;
 use prof_model::figures::Value;
+use prof_model::record::Region;
 use prof_model::text;
 use prof_model::tree::Forest;
 use prof_model::tree::Group;
@@ -20,6 +22,9 @@ use crate::layout;
 use crate::layout::Align;
 use crate::layout::Cell;
 use crate::layout::Column;
+
+/// Most regions of a process that are shown.
+const REGIONS: usize = 8;
 
 /// Columns of a full bar.
 const BAR: usize = 8;
@@ -79,8 +84,12 @@ impl View<'_> {
             Mode::Tree => self.as_tree(lead, out),
             Mode::Sort(_) => {
                 let rows = self.tree.top(lead, self.top);
-                let named = rows.iter().map(|i| (*i, self.name(*i, String::new(), 0))).collect();
-                self.table_of(lead, named, out);
+                let named = rows.iter().map(|i| Row {
+                    node: *i,
+                    name: self.name(*i, String::new(), 0),
+                    under: String::new(),
+                });
+                self.table_of(lead, named.collect(), out);
             }
             Mode::GroupByExe => self.as_groups(lead, out),
         }
@@ -104,8 +113,10 @@ impl View<'_> {
             .collect();
         while let Some((i, lines)) = stack.pop() {
             let folded = forest.children(i).filter(|c| !shown[*c]).map(|c| sizes[c]).sum();
-            rows.push((i, self.name(i, lines.before_name(), folded)));
+            let name = self.name(i, lines.before_name(), folded);
             let mut last = true;
+            let parent = forest.children(i).any(|c| shown[c]);
+            rows.push(Row { node: i, name, under: lines.under(parent) });
             for child in forest.children(i).rev().filter(|c| shown[*c]) {
                 stack.push((child, lines.child(last, levels)));
                 last = false;
@@ -146,7 +157,7 @@ impl View<'_> {
         text::for_terminal(&name)
     }
 
-    fn table_of(&mut self, lead: Item, named: Vec<(usize, Cell)>, out: &mut String) {
+    fn table_of(&mut self, lead: Item, named: Vec<Row>, out: &mut String) {
         let others = self.others(lead);
         let mut columns = vec![Column::left("PROCESS", 0), Column::right("PID", RANK_PID)];
         columns.extend(self.lead_columns(lead));
@@ -156,12 +167,12 @@ impl View<'_> {
         columns.extend(self.metric_columns());
         columns.push(Column::right("EXIT", 0));
         let left_out = self.tree.len() - named.len();
-        let of = |(i, _): &(usize, Cell)| self.tree.nodes()[*i].figures.item(lead).get();
+        let of = |row: &Row| self.tree.nodes()[row.node].figures.item(lead).get();
         let most = named.iter().filter_map(of).max().unwrap_or(0);
         let mut shown = 0u64;
         let mut rows = Vec::with_capacity(named.len());
-        for (i, name) in named {
-            let node = &self.tree.nodes()[i];
+        for Row { node, name, under } in named {
+            let node = &self.tree.nodes()[node];
             let value = node.figures.item(lead).get();
             shown = shown.saturating_add(value.unwrap_or(0));
             let mut row = vec![name, Cell::plain(node.pid.to_string())];
@@ -172,9 +183,48 @@ impl View<'_> {
             row.push(exit_cell(node));
             self.footnotes.core |= node.exit.is_some_and(|e| e.core());
             rows.push(row);
+            let regions = most_of(&node.regions, lead);
+            rows.extend(regions.iter().map(|r| self.region(r, &under, lead, &others, most)));
+            match node.regions.len() - regions.len() {
+                0 => {}
+                n => {
+                    let more = human::plural(n as u64, "more region", "more regions");
+                    rows.push(vec![Cell::new(layout::DIM, format!("{under}… {more}"))]);
+                }
+            }
         }
         out.push_str(&layout::table(&columns, &rows, self.width, 24, self.color));
         self.fold_line(lead, left_out, shown, "process", "processes", out);
+    }
+
+    /// The row of a region, in quotes, below that of its process.
+    fn region(
+        &mut self,
+        r: &Region,
+        under: &str,
+        lead: Item,
+        others: &[(Item, u8)],
+        most: u64,
+    ) -> Vec<Cell> {
+        let name = format!("\"{}\"", text::for_terminal(&r.name));
+        let mut times = format!(" ×{}", human::count(r.ended));
+        if r.begun > r.ended {
+            times += &format!(", {} not ended", human::count(r.begun - r.ended));
+        }
+        let name = Cell::new(layout::DIM, under).and(layout::PLAIN, name);
+        let mut row = vec![name.and(layout::DIM, times), Cell::default()];
+        row.push(self.region_cell(r, lead));
+        row.extend(self.share_cells(lead, r.figures.item(lead).get(), most));
+        row.extend(others.iter().map(|(item, _)| self.region_cell(r, *item)));
+        row.extend(self.metric_cells(&r.figures));
+        row
+    }
+
+    fn region_cell(&mut self, r: &Region, item: Item) -> Cell {
+        match item {
+            Item::Figure(e) if !Region::events(EventSet::ALL).contains(e) => Cell::default(),
+            _ => self.footnotes.figure(self.table, item, &r.figures.item(item), true),
+        }
     }
 
     fn cell(&mut self, node: &Node, item: Item) -> Cell {
@@ -292,6 +342,23 @@ impl View<'_> {
     }
 }
 
+/// A process in the table.
+struct Row {
+    node: usize,
+    name: Cell,
+    /// What rows below it begin with that belong to it.
+    under: String,
+}
+
+/// Those regions with most of `lead`, in the order in which they began.
+fn most_of(regions: &[Region], lead: Item) -> Vec<&Region> {
+    let mut most: Vec<_> = regions.iter().enumerate().collect();
+    most.sort_by_key(|(_, r)| Reverse(r.figures.item(lead).get()));
+    most.truncate(REGIONS);
+    most.sort_by_key(|(i, _)| *i);
+    most.into_iter().map(|(_, r)| r).collect()
+}
+
 fn exit_cell(node: &Node) -> Cell {
     match node.exit {
         Some(e) if e.code() == Some(0) => Cell::new(layout::DIM, "0"),
@@ -343,6 +410,15 @@ impl Lines {
             text.remove(0);
         }
         Self { text, cut }
+    }
+
+    /// Before what belongs to the process, whose children, if any are shown, follow.
+    fn under(&self, children: bool) -> String {
+        let mut line = self.child(true, usize::MAX);
+        if let Some(own) = line.text.last_mut() {
+            *own = if children { "│    " } else { "     " };
+        }
+        line.before_name()
     }
 
     fn before_name(&self) -> String {

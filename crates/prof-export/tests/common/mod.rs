@@ -117,6 +117,7 @@ pub fn profile(
         rules: 1,
         figures,
         threads: Vec::new(),
+        regions: Vec::new(),
         exit: Some(Exit { status: 0 }),
         window: Window {
             start_ns: BOOT + from_ms * MS,

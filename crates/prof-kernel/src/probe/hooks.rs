@@ -92,6 +92,8 @@ fn plan(backend: Backend, options: &ProbeOptions) -> Plan {
         attaches: false,
         stacks: None,
         start_paused: false,
+        regions: false,
+        program: None,
         read_args: true,
         per_thread: false,
         count_execs: false,
