@@ -2,6 +2,7 @@
 //!
 //! Facts to compare with go to standard output, one `key=value` a line.
 
+mod act;
 mod args;
 mod children;
 mod cpu;
@@ -107,6 +108,13 @@ const COMMANDS: &[(&str, &str, &str, Run)] = &[
         "MS",
         "switch its own profiling off, use MS ms of CPU time, switch it on, use MS ms more",
         regions::selfswitch,
+    ),
+    (
+        "act",
+        "STEP...",
+        "in order: begin NAME, end, pairs N NAME, enable, disable, faults N, burn MS, sleep MS, \
+         threads N [ STEP... ], fork [ STEP... ], exit CODE, exec CMD...",
+        act::act,
     ),
     (
         "pingpong",

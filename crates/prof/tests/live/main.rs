@@ -20,6 +20,7 @@ mod lifecycle;
 mod loss;
 mod oracles;
 mod pmu;
+mod regions;
 mod repeat;
 mod rules;
 mod stacks;
