@@ -184,7 +184,7 @@ static __always_inline u32 armed_unless_paused(void)
 /* The next image takes over the entry. */
 static __always_inline void begin_image(struct task_struct *t, struct prof_proc *p)
 {
-	p->state &= ~(PROF_S_PENDING | PROF_S_ARMED | PROF_S_ATTACHED | PROF_S_PAUSED);
+	p->state &= ~(PROF_S_PENDING | PROF_S_ARMED | PROF_S_ATTACHED | PROF_S_PAUSED | PROF_S_OFF);
 	p->rules = p->next_rules;
 	if (!p->rules)
 		return;
@@ -277,7 +277,8 @@ static __always_inline int on_fork(struct task_struct *child, u16 hook)
 	if (tgid == parent->tgid) {
 		__sync_fetch_and_add(&p->live, 1);
 		__sync_fetch_and_add(&p->threads, 1);
-		if (counts() && (p->state & (PROF_S_ARMED | PROF_S_PAUSED)) && !add_thread_counts(c, (u64)child))
+		if (counts() && (p->state & (PROF_S_ARMED | PROF_S_PAUSED | PROF_S_OFF)) &&
+		    !add_thread_counts(c, (u64)child))
 			p->quality |= PROF_Q_COUNTS_PART;
 		return 0;
 	}
@@ -789,4 +790,55 @@ int prof_calibrate(void *ctx)
 	return 0;
 }
 
+/* -- where a program speaks of itself ------------------------------------ */
+
 #include "include/region.h"
+#include "include/switch.h"
+
+SEC("uprobe")
+int region_begin(struct pt_regs *ctx)
+{
+	return on_region_begin((const char *)PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx));
+}
+
+SEC("uprobe")
+int region_end(struct pt_regs *ctx)
+{
+	return on_region_end();
+}
+
+SEC("uprobe")
+int region_disable(struct pt_regs *ctx)
+{
+	return on_switch_off(0);
+}
+
+SEC("uprobe")
+int region_enable(struct pt_regs *ctx)
+{
+	return on_switch_on(0);
+}
+
+/* From 6.7 on: one link for all probes of a file, which is attached and detached in one
+ * go. Its cookie says which of them it is. */
+SEC("uprobe.multi")
+int region_multi(struct pt_regs *ctx)
+{
+	switch (bpf_get_attach_cookie(ctx)) {
+	case PROF_PROBE_REGION_END:
+		return on_region_end();
+	case PROF_PROBE_REGION_BEGIN:
+		return on_region_begin((const char *)PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx));
+	case PROF_PROBE_DISABLE:
+		return on_switch_off(1);
+	case PROF_PROBE_ENABLE:
+		return on_switch_on(1);
+	}
+	return 0;
+}
+
+SEC("raw_tp/sched_process_exit")
+int region_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	return on_region_exit();
+}

@@ -221,6 +221,7 @@ enum prof_state {
 	PROF_S_ATTACHED = 0x10, /* armed in mid-life */
 	PROF_S_THREADS_UNKNOWN = 0x20, /* `live` cannot be trusted: use the kernel's group_dead */
 	PROF_S_PAUSED = 0x40, /* would be armed if the session were not paused */
+	PROF_S_OFF = 0x80, /* would be armed if it had not switched itself off */
 };
 
 struct prof_proc {
@@ -429,15 +430,21 @@ struct prof_rec_region {
 enum prof_probe {
 	PROF_PROBE_REGION_END = 1,
 	PROF_PROBE_REGION_BEGIN = 2,
+	PROF_PROBE_DISABLE = 3,
+	PROF_PROBE_ENABLE = 4,
 };
 
-/* What regions could not be measured, and why. */
+/* Counted where a program speaks of itself: what could not be done, but for the first. */
 enum prof_region_counter {
-	PROF_R_MAP_FULL = 0, /* no room for the name, or for a thread */
-	PROF_R_TOO_DEEP = 1,
-	PROF_R_NO_NAME = 2, /* its name could not be read */
-	PROF_R_NOT_BEGUN = 3, /* an end without a beginning */
-	PROF_NR_REGION_COUNTERS = 4,
+	PROF_R_SWITCHED_ON = 0,
+	PROF_R_MAP_FULL = 1, /* region: no room for the name, or for a thread */
+	PROF_R_TOO_DEEP = 2,
+	PROF_R_NO_NAME = 3, /* its name could not be read */
+	PROF_R_NOT_BEGUN = 4, /* an end without a beginning */
+	PROF_R_NOT_SWITCHED = 5, /* several threads, and no way to read them */
+	PROF_R_LOST_RING_ON = 6, /* record of a switch not delivered */
+	PROF_R_LOST_RING_OFF = 7,
+	PROF_NR_REGION_COUNTERS = 8,
 };
 
 /* What the programs of regions keep for each CPU. They can be preempted, so what is

@@ -48,7 +48,7 @@ struct prof_region_level {
 struct prof_region_open {
 	struct prof_region_key key; /* window_ns 0: it is not measured */
 	u64 begin_ns;
-	u64 quality; /* of what was read at the beginning */
+	u64 quality; /* of what was read */
 	struct prof_figures begin;
 	struct {
 		struct prof_count begin;
@@ -99,9 +99,9 @@ struct {
 	__type(value, struct prof_region_cpu);
 } region_cpu SEC(".maps");
 
-/* Times that a reading is done again because something came in between: what comes
- * twice within a microsecond comes from a CPU that does nothing else. */
-#define PROF_REGION_TRIES 4
+/* Readings until one is of one moment: what comes twice within a microsecond comes from
+ * a CPU that does nothing else. The verifier follows each of them. */
+#define PROF_REGION_TRIES 2
 
 static __always_inline struct prof_region_cpu *region_cpu_state(void)
 {
@@ -110,7 +110,7 @@ static __always_inline struct prof_region_cpu *region_cpu_state(void)
 	return bpf_map_lookup_elem(&region_cpu, &zero);
 }
 
-static __always_inline void region_lost(u32 counter)
+static __always_inline void region_count(u32 counter)
 {
 	struct prof_region_cpu *c = region_cpu_state();
 
@@ -136,6 +136,8 @@ static __always_inline u64 region_sched_clock(u64 mono)
 {
 	struct prof_region_cpu *c = region_cpu_state();
 	u32 cpu = bpf_get_smp_processor_id();
+	struct bpf_perf_event_value v = {};
+	u64 before, sched, after;
 	struct perf_event *event;
 
 	if (!c)
@@ -147,26 +149,28 @@ static __always_inline u64 region_sched_clock(u64 mono)
 	event = (void *)globals.clock_event[cpu];
 	if (!event)
 		return 0;
-	for (int i = 0; i < PROF_REGION_TRIES; i++) {
-		struct bpf_perf_event_value v = {};
-		u64 before = bpf_ktime_get_ns(), sched, after;
-
-		if (bpf_perf_event_read_value(&cpu_clock, BPF_F_CURRENT_CPU, &v, sizeof(v)))
-			return 0;
-		sched = READ(event, hw.prev_count.a.a.counter);
-		after = bpf_ktime_get_ns();
-		if (after - before > 3000)
-			continue;
-		*(volatile u64 *)&c->clock_ahead = sched - after;
-		*(volatile u64 *)&c->clock_mono = after;
-		return mono + (sched - after);
-	}
-	return 0;
+	before = bpf_ktime_get_ns();
+	if (bpf_perf_event_read_value(&cpu_clock, BPF_F_CURRENT_CPU, &v, sizeof(v)))
+		return 0;
+	sched = READ(event, hw.prev_count.a.a.counter);
+	after = bpf_ktime_get_ns();
+	if (after - before > 3000)
+		return 0;
+	*(volatile u64 *)&c->clock_ahead = sched - after;
+	*(volatile u64 *)&c->clock_mono = after;
+	return mono + (sched - after);
 }
+
+/*
+ * Functions that are not inlined, here and in switch.h, are so for the verifier: what
+ * their ways have left behind is gone when they return, and each is followed once from
+ * there and not once for each of them. What is not right about a reading is noted in
+ * the level, which the verifier does not follow either.
+ */
 
 /* Runtime of the running thread up to now: as unaccounted(), and again if it was
  * brought up to date meanwhile. */
-static __always_inline u64 region_task_clock(struct task_struct *t, u64 *quality)
+static __noinline u64 region_task_clock(struct task_struct *t, struct prof_region_open *o)
 {
 	struct rq *rq = READ(t, se.cfs_rq, rq);
 	u64 sum = 0;
@@ -180,15 +184,15 @@ static __always_inline u64 region_task_clock(struct task_struct *t, u64 *quality
 		ran = READ(rq, clock_task) - t->se.exec_start;
 		now = region_sched_clock(bpf_ktime_get_ns());
 		barrier();
-		if (t->se.sum_exec_runtime != sum || READ(rq, clock) != clock)
+		if (t->se.sum_exec_runtime != sum || READ(rq, clock) != clock || !now)
 			continue;
-		if (!now || now + PROF_CLOCK_SERVES_NS < clock || (s64)(now - clock) > 10000000000LL)
+		if (now + PROF_CLOCK_SERVES_NS < clock || (s64)(now - clock) > 10000000000LL)
 			break;
 		if ((s64)ran < 0)
 			ran = 0;
 		return sum + ran + (now > clock ? now - clock : 0);
 	}
-	*quality |= PROF_Q_CLOCK_STALE;
+	o->quality |= PROF_Q_CLOCK_STALE;
 	return sum;
 }
 
@@ -231,8 +235,7 @@ static __always_inline bool region_counts_now(struct prof_cpu *c, struct prof_th
 	       (*(volatile u64 *)&c->counting == task) == counting && counting;
 }
 
-static __always_inline void region_counts(struct prof_region_open *o, u64 task, u64 *quality,
-					  bool end)
+static __noinline int region_counts(struct prof_region_open *o, u64 task, bool end)
 {
 	struct prof_thread_counts *tc = thread_counts_of(task);
 	struct prof_cpu *c = this_cpu();
@@ -240,8 +243,9 @@ static __always_inline void region_counts(struct prof_region_open *o, u64 task, 
 	if (tc && c)
 		for (int i = 0; i < PROF_REGION_TRIES; i++)
 			if (region_counts_now(c, tc, o, task, end))
-				return;
-	*quality |= PROF_Q_COUNTS_PART;
+				return 0;
+	o->quality |= PROF_Q_COUNTS_PART;
+	return 0;
 }
 
 /* Raises *at to `to`, if it is less. Others may do so at the same time: then again. */
@@ -256,26 +260,26 @@ static __always_inline void region_raise(u64 *at, u64 to)
 }
 
 /* A region ends: what the thread has used since it began is its name's. */
-static __always_inline void close_region(struct task_struct *t, struct prof_region_open *o)
+static __noinline int close_region(struct task_struct *t, struct prof_region_open *o)
 {
-	u64 wall = bpf_ktime_get_ns() - o->begin_ns, quality = o->quality;
+	u64 wall = bpf_ktime_get_ns() - o->begin_ns;
 	struct prof_region_sum *sum;
 	struct prof_figures f;
 
 	read_figures(t, &f);
-	f.task_clock = region_task_clock(t, &quality);
+	f.task_clock = region_task_clock(t, o);
 	sub_figures(&f, &o->begin);
 	/* One of the two may have been as of a tick. */
 	if ((s64)f.task_clock < 0)
 		f.task_clock = 0;
 	if (counts())
-		region_counts(o, (u64)t, &quality, 1);
+		region_counts(o, (u64)t, 1);
 	sum = bpf_map_lookup_elem(&region_sums, &o->key);
 	/* Its window has ended, and was read. */
 	if (!sum)
-		return;
+		return 0;
 	add_figures(&sum->figures, &f, 0);
-	if (counts() && !(quality & PROF_Q_COUNTS_PART)) {
+	if (counts() && !(o->quality & PROF_Q_COUNTS_PART)) {
 		for (u32 i = 0; i < PROF_MAX_COUNTERS; i++) {
 			if (i >= config.counters)
 				break;
@@ -285,13 +289,14 @@ static __always_inline void close_region(struct task_struct *t, struct prof_regi
 			add_count(&sum->c[i], &o->c[i].now);
 		}
 	}
-	if (quality)
-		__sync_fetch_and_or(&sum->quality, quality);
+	if (o->quality)
+		__sync_fetch_and_or(&sum->quality, o->quality);
 	__sync_fetch_and_add(&sum->wall_ns, wall);
 	region_raise(&sum->longest_ns, wall);
 	region_raise(&sum->shortest_not_ns, ~wall);
 	/* The last: who sees as many ended as begun has all of it. */
 	__sync_fetch_and_add(&sum->ended, 1);
+	return 0;
 }
 
 /* User space is told of a name when it comes first. */
@@ -374,32 +379,31 @@ static __always_inline bool region_key(struct prof_region_key *key, const char *
 	return !bpf_probe_read_user(key->name, len, name);
 }
 
-static __always_inline int on_region_begin(const char *name, u64 len)
+static __noinline int on_region_begin(const char *name, u64 len)
 {
 	struct task_struct *t = bpf_get_current_task_btf();
 	struct prof_proc *p = region_proc(t);
 	struct prof_region_thread *th;
 	struct prof_region_open *o;
 	struct prof_region_sum *sum;
-	u64 quality = 0;
 	u32 depth;
 
 	if (!p)
 		return 0;
 	th = region_thread(t, 1);
 	if (!th) {
-		region_lost(PROF_R_MAP_FULL);
+		region_count(PROF_R_MAP_FULL);
 		return 0;
 	}
 	depth = th->depth++;
 	if (depth >= PROF_REGION_DEPTH) {
 		if (p->state & PROF_S_ARMED)
-			region_lost(PROF_R_TOO_DEEP);
+			region_count(PROF_R_TOO_DEEP);
 		return 0;
 	}
 	o = region_level(t, depth, 1);
 	if (!o) {
-		region_lost(PROF_R_MAP_FULL);
+		region_count(PROF_R_MAP_FULL);
 		return 0;
 	}
 	if (th->deepest <= depth)
@@ -408,7 +412,7 @@ static __always_inline int on_region_begin(const char *name, u64 len)
 	if (!(p->state & PROF_S_ARMED))
 		return 0;
 	if (!region_key(&o->key, name, len)) {
-		region_lost(PROF_R_NO_NAME);
+		region_count(PROF_R_NO_NAME);
 		return 0;
 	}
 	o->key.pid = t->tgid;
@@ -416,21 +420,21 @@ static __always_inline int on_region_begin(const char *name, u64 len)
 	sum = region_sum(p, &o->key);
 	if (!sum) {
 		o->key.window_ns = 0;
-		region_lost(PROF_R_MAP_FULL);
+		region_count(PROF_R_MAP_FULL);
 		return 0;
 	}
 	__sync_fetch_and_add(&sum->begun, 1);
 	/* The last, so that as little of this as can be is in the region. */
+	o->quality = 0;
 	if (counts())
-		region_counts(o, (u64)t, &quality, 0);
+		region_counts(o, (u64)t, 0);
 	read_figures(t, &o->begin);
-	o->begin.task_clock = region_task_clock(t, &quality);
-	o->quality = quality;
+	o->begin.task_clock = region_task_clock(t, o);
 	o->begin_ns = bpf_ktime_get_ns();
 	return 0;
 }
 
-static __always_inline int on_region_end(void)
+static __noinline int on_region_end(void)
 {
 	struct task_struct *t = bpf_get_current_task_btf();
 	struct prof_proc *p = region_proc(t);
@@ -442,7 +446,7 @@ static __always_inline int on_region_end(void)
 	th = region_thread(t, 0);
 	if (!th || !th->depth) {
 		if (p->state & PROF_S_ARMED)
-			region_lost(PROF_R_NOT_BEGUN);
+			region_count(PROF_R_NOT_BEGUN);
 		return 0;
 	}
 	th->depth--;
@@ -460,8 +464,8 @@ static __always_inline bool leave_level(struct task_struct *t, struct prof_regio
 	struct prof_region_level at = { .task = (u64)t, .depth = depth };
 	struct prof_region_open *o;
 
-	if (depth >= th->deepest)
-		return 1;
+	if (depth >= th->deepest && depth != PROF_REGION_DEPTH)
+		return depth > PROF_REGION_DEPTH;
 	o = bpf_map_lookup_elem(&region_open, &at);
 	if (!o)
 		return 0;
@@ -480,41 +484,10 @@ static __always_inline int on_region_exit(void)
 
 	if (!th)
 		return 0;
-	PROF_REPEAT(i, PROF_REGION_DEPTH, PROF_REGION_DEPTH, leave_level(t, th, i));
+	/* The last is that of a switch. */
+	PROF_REPEAT(i, PROF_REGION_DEPTH + 1, PROF_REGION_DEPTH + 1, leave_level(t, th, i));
 	bpf_map_delete_elem(&region_threads, &task);
 	return 0;
-}
-
-SEC("uprobe")
-int region_begin(struct pt_regs *ctx)
-{
-	return on_region_begin((const char *)PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx));
-}
-
-SEC("uprobe")
-int region_end(struct pt_regs *ctx)
-{
-	return on_region_end();
-}
-
-/* From 6.6 on: one link for all probes of a file, which is attached and detached in one
- * go. Its cookie says which of them it is. */
-SEC("uprobe.multi")
-int region_multi(struct pt_regs *ctx)
-{
-	switch (bpf_get_attach_cookie(ctx)) {
-	case PROF_PROBE_REGION_END:
-		return on_region_end();
-	case PROF_PROBE_REGION_BEGIN:
-		return on_region_begin((const char *)PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx));
-	}
-	return 0;
-}
-
-SEC("raw_tp/sched_process_exit")
-int region_exit(struct bpf_raw_tracepoint_args *ctx)
-{
-	return on_region_exit();
 }
 
 #endif /* PROF_REGION_H */

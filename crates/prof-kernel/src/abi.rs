@@ -91,14 +91,18 @@ pub const USER_HOOKS: u32 = 0;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum RegionCounter {
-    MapFull = 0,
+    SwitchedOn = 0,
+    MapFull,
     TooDeep,
     NoName,
     NotBegun,
+    NotSwitched,
+    LostRingOn,
+    LostRingOff,
 }
 
 /// `PROF_NR_REGION_COUNTERS`.
-pub const NR_REGION_COUNTERS: usize = 4;
+pub const NR_REGION_COUNTERS: usize = 8;
 
 /// `PROF_NR_COUNTERS`.
 pub const NR_COUNTERS: usize = 18;

@@ -67,6 +67,9 @@ fn window_start(start: u16) -> WindowStart {
     }
 }
 
+/// Processes that are remembered while they have switched themselves off.
+const MAX_OFF: usize = 1 << 16;
+
 /// Turns raw records into records.
 #[derive(Debug)]
 pub struct Collector {
@@ -74,6 +77,9 @@ pub struct Collector {
     keeps: Keeps,
     realtime_offset: i64,
     live: HashMap<Key, Process>,
+    /// Processes that have switched themselves off. Nobody tells when such a one ends:
+    /// they are forgotten when there are too many.
+    off: HashMap<Key, Process>,
     /// The image that each pid runs, for children that inherit it.
     running: HashMap<u32, Key>,
     threads: HashMap<Key, Vec<ThreadFigures>>,
@@ -100,6 +106,7 @@ impl Collector {
             keeps,
             realtime_offset: clock::realtime_offset(),
             live: HashMap::new(),
+            off: HashMap::new(),
             running: HashMap::new(),
             threads: HashMap::new(),
             continued: HashSet::new(),
@@ -124,6 +131,11 @@ impl Collector {
     /// Processes switched on and not yet off.
     pub fn live(&self) -> usize {
         self.live.len()
+    }
+
+    /// The probes of what this process runs were found only now.
+    pub fn found_late(&mut self, pid: u32) {
+        self.late.extend(self.running.get(&pid));
     }
 
     /// The records that a raw record, with what else was heard, gives rise to.
@@ -155,19 +167,24 @@ impl Collector {
         let quality = Quality(rec.head.quality);
         // A child runs its parent's image until it executes its own.
         let parent = (ident.exec == 0)
-            .then(|| self.running.get(&ident.ppid).and_then(|k| self.live.get(k)))
-            .flatten();
-        let process = Process {
-            exe: if path.is_empty() { parent.and_then(|p| p.exe.clone()) } else { Some(path) },
-            args: if args.is_empty() {
-                parent.and_then(|p| p.args.clone())
-            } else {
-                Some(host::split_args(args))
-            },
-            args_cut: quality.has(Quality::ARGS_CUT),
-            container_id: (rec.has_container != 0)
-                .then(|| String::from_utf8_lossy(&rec.container_id).into_owned()),
-            ident,
+            .then(|| self.running.get(&ident.ppid))
+            .flatten()
+            .and_then(|k| self.live.get(k).or_else(|| self.off.get(k)));
+        let process = if Flags(rec.head.flags.into()).has(Flags::REQUEST) {
+            self.switched_on(ident)
+        } else {
+            Process {
+                exe: if path.is_empty() { parent.and_then(|p| p.exe.clone()) } else { Some(path) },
+                args: if args.is_empty() {
+                    parent.and_then(|p| p.args.clone())
+                } else {
+                    Some(host::split_args(args))
+                },
+                args_cut: quality.has(Quality::ARGS_CUT),
+                container_id: (rec.has_container != 0)
+                    .then(|| String::from_utf8_lossy(&rec.container_id).into_owned()),
+                ident,
+            }
         };
         let record = self.event(
             rec.head.time_ns,
@@ -179,6 +196,19 @@ impl Collector {
         );
         self.insert(process);
         record
+    }
+
+    /// A process that has switched itself off goes on.
+    fn switched_on(&mut self, ident: Ident) -> Process {
+        match self.off.remove(&ident.key()) {
+            Some(known) => Process { ident, ..known },
+            None => Process {
+                exe: host::exe_of(ident.pid),
+                args: host::args_of(ident.pid),
+                ident,
+                ..Process::default()
+            },
+        }
     }
 
     fn insert(&mut self, process: Process) {
@@ -217,7 +247,8 @@ impl Collector {
         self.disabled += 1;
         let ident = Ident::from(&rec.id);
         let key = ident.key();
-        if self.running.get(&key.pid) == Some(&key) {
+        let by_request = Flags(rec.head.flags.into()).has(Flags::REQUEST);
+        if self.running.get(&key.pid) == Some(&key) && !by_request {
             self.running.remove(&key.pid);
         }
         let quality = Quality(rec.head.quality);
@@ -225,6 +256,12 @@ impl Collector {
         let known = self.live.remove(&key);
         let unannounced = known.is_none() && quality.has(Quality::DIED_IN_EXEC);
         let process = Process { ident, ..known.unwrap_or_default() };
+        if by_request {
+            if self.off.len() >= MAX_OFF {
+                self.off.clear();
+            }
+            self.off.insert(key, process.clone());
+        }
         if unannounced {
             // It died before its exec hook: the exit hook told of both.
             out.push(self.event(
@@ -243,6 +280,7 @@ impl Collector {
             end_ns: rec.window_end_ns,
             start: window_start(rec.start),
             end: match () {
+                () if by_request => WindowEnd::Request,
                 () if !exited => WindowEnd::Exec,
                 () if quality.has(Quality::DIED_IN_EXEC) => WindowEnd::DiedInExec,
                 () if quality.has(Quality::NO_MM_END) => WindowEnd::ExitAfterMm,
@@ -393,6 +431,11 @@ impl Collector {
             n += 1;
         }
         n
+    }
+
+    /// Whether some process may have switched itself off, and on again later.
+    pub fn any_off(&self) -> bool {
+        !self.off.is_empty()
     }
 
     /// Whether it was told to be switched on, and not yet to be off.

@@ -6,15 +6,19 @@
 
 use std::collections::HashMap;
 use std::collections::HashSet;
+use std::collections::VecDeque;
 use std::ffi::CStr;
 use std::ffi::CString;
+use std::ffi::OsStr;
 use std::fs;
 use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
@@ -50,9 +54,11 @@ struct Action {
 }
 
 /// In the order in which they are attached: who hears a region begin is to hear it end.
-const ACTIONS: [(Name, Action); 2] = [
+const ACTIONS: [(Name, Action); 4] = [
     (Name::RegionEnd, Action { program: "region_end", cookie: 1 }),
     (Name::RegionBegin, Action { program: "region_begin", cookie: 2 }),
+    (Name::Enable, Action { program: "region_enable", cookie: 4 }),
+    (Name::Disable, Action { program: "region_disable", cookie: 3 }),
 ];
 
 /// The program that does all of them.
@@ -71,10 +77,11 @@ pub fn programs() -> Vec<&'static str> {
     programs
 }
 
-/// Whether the kernel attaches to all places of a file by one link. To detach from each
+/// Whether the kernel attaches to all places of a file by one link (6.6), and iterates
+/// over the threads of a process in one of its programs (6.7). To detach from each place
 /// alone is to wait for each alone.
 fn is_multi() -> bool {
-    host::kernel_is_at_least(6, 6)
+    host::kernel_is_at_least(6, 7)
 }
 
 /// How long a path is believed to lead to the same file: a program that is built anew
@@ -85,7 +92,17 @@ const TRUSTED: Duration = Duration::from_secs(1);
 /// thousand programs.
 const MAX_KNOWN: usize = 1 << 16;
 
-/// Files that are attached to at once; each has up to four descriptors open.
+/// By when a program has mapped its libraries: they come within some milliseconds.
+const MAPPED_BY: Duration = Duration::from_millis(40);
+
+/// Processes that wait for that; of more, the libraries are found when their program is
+/// run again.
+const MAX_LATER: usize = 256;
+
+/// Most that is read of a list of mappings: ten thousand lines.
+const MAX_MAPS: u64 = 1 << 20;
+
+/// Files that are attached to at once; each has one to four descriptors open.
 const MAX_FILES: usize = 200;
 
 /// Most threads more than this one that detach probes.
@@ -117,37 +134,92 @@ pub struct Known {
     mntns: u32,
     files: HashSet<FileId>,
     paths: HashMap<Vec<u8>, Instant>,
+    /// Processes whose libraries are to be looked into, and when.
+    later: VecDeque<(u32, Instant)>,
 }
 
 impl Default for Known {
     fn default() -> Self {
-        Self { mntns: host::namespace("mnt"), files: HashSet::new(), paths: HashMap::new() }
+        Self {
+            mntns: host::namespace("mnt"),
+            files: HashSet::new(),
+            paths: HashMap::new(),
+            later: VecDeque::new(),
+        }
     }
 }
 
+/// A file with probes that nobody has asked for yet.
+pub type Found = (File, Vec<Probe>, PathBuf);
+
 impl Known {
-    /// The program at `path`, which process `pid` in mount namespace `mntns` runs, if it
-    /// has probes that nobody has asked for yet.
-    pub fn program(&mut self, pid: u32, mntns: u32, path: &[u8]) -> Option<(File, Vec<Probe>)> {
+    /// The program at `path`, which process `pid` in mount namespace `mntns` has begun to
+    /// run, if it has probes. What it maps is to be looked into when it has done so.
+    pub fn program(&mut self, pid: u32, mntns: u32, path: &[u8]) -> Option<Found> {
+        if mntns == self.mntns && self.trusts(path) {
+            return None;
+        }
+        if self.later.len() < MAX_LATER {
+            self.later.push_back((pid, Instant::now() + MAPPED_BY));
+        }
+        let shown = Path::new(OsStr::from_bytes(path));
         if mntns == self.mntns {
-            let now = Instant::now();
-            match self.paths.get(path) {
-                Some(then) if now.duration_since(*then) < TRUSTED => return None,
-                _ => {
-                    if self.paths.len() >= MAX_KNOWN {
-                        self.paths.clear();
-                    }
-                    self.paths.insert(path.to_vec(), now);
-                }
-            }
-            return self.look(Path::new(std::ffi::OsStr::from_bytes(path))).ok()?;
+            return self.look(shown, shown).ok()?;
         }
         // It may be gone already: then there will be another.
-        self.look(Path::new(&format!("/proc/{pid}/exe"))).ok()?
+        self.look(Path::new(&format!("/proc/{pid}/exe")), shown).ok()?
     }
 
-    /// Looks into a file that was not looked into before.
-    pub fn look(&mut self, path: &Path) -> Result<Option<(File, Vec<Probe>)>, usdt::Error> {
+    /// A process whose libraries are there by now.
+    pub fn next_due(&mut self) -> Option<u32> {
+        let (pid, at) = *self.later.front()?;
+        (at <= Instant::now()).then(|| self.later.pop_front())?;
+        Some(pid)
+    }
+
+    /// Files with probes among those that a process runs and maps. One that is gone maps
+    /// nothing.
+    pub fn mapped(&mut self, pid: u32) -> Vec<Found> {
+        let mut text = Vec::new();
+        let maps = File::open(format!("/proc/{pid}/maps"));
+        if maps.and_then(|f| f.take(MAX_MAPS).read_to_end(&mut text)).is_err() {
+            return Vec::new();
+        }
+        let mut paths: Vec<&[u8]> = text.split(|b| *b == b'\n').filter_map(code_of).collect();
+        paths.dedup();
+        let ours = fs::metadata(format!("/proc/{pid}/ns/mnt"));
+        let ours = ours.is_ok_and(|m| m.ino() as u32 == self.mntns);
+        let mut found = Vec::new();
+        for path in paths {
+            if ours && self.trusts(path) {
+                continue;
+            }
+            // By its root, wherever that is.
+            let mut there = format!("/proc/{pid}/root").into_bytes();
+            there.extend_from_slice(path);
+            let (there, shown) = (OsStr::from_bytes(&there), OsStr::from_bytes(path));
+            // What has gone or cannot be read has no probes that can be attached to.
+            let looked = self.look(Path::new(there), Path::new(shown));
+            found.extend(looked.ok().flatten());
+        }
+        found
+    }
+
+    /// Whether the path was looked at a moment ago; from now on it was.
+    fn trusts(&mut self, path: &[u8]) -> bool {
+        let now = Instant::now();
+        if self.paths.get(path).is_some_and(|then| now.duration_since(*then) < TRUSTED) {
+            return true;
+        }
+        if self.paths.len() >= MAX_KNOWN {
+            self.paths.clear();
+        }
+        self.paths.insert(path.to_vec(), now);
+        false
+    }
+
+    /// Looks into a file that was not looked into before, and is told as `shown`.
+    pub fn look(&mut self, path: &Path, shown: &Path) -> Result<Option<Found>, usdt::Error> {
         if self.files.contains(&FileId::of(&fs::metadata(path)?)) {
             return Ok(None);
         }
@@ -157,8 +229,16 @@ impl Known {
         }
         self.files.insert(FileId::of(&file.metadata()?));
         let probes = usdt::find_in(&file)?;
-        Ok((!probes.is_empty()).then_some((file, probes)))
+        Ok((!probes.is_empty()).then(|| (file, probes, shown.to_owned())))
     }
+}
+
+/// The file of a line of /proc/PID/maps, if it is mapped to be executed.
+fn code_of(line: &[u8]) -> Option<&[u8]> {
+    let mut fields = line.split(|b| *b == b' ').filter(|f| !f.is_empty());
+    let executable = fields.nth(1)?.get(2) == Some(&b'x');
+    let path_at = line.iter().position(|b| *b == b'/')?;
+    executable.then(|| &line[path_at..])
 }
 
 /// The figures of a region so far, as the kernel half keeps them.
@@ -354,5 +434,25 @@ impl Regions {
             }
         }
         Ok(sums)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_code_of_files_is_looked_into() {
+        let code = b"7f00-7f10 r-xp 00001000 fe:00 1234                       /usr/lib/a b.so";
+        assert_eq!(code_of(code), Some(&b"/usr/lib/a b.so"[..]));
+        for other in [
+            &b"7f00-7f10 r--p 00001000 fe:00 1234                       /usr/lib/a.so"[..],
+            b"7f00-7f10 r-xp 00000000 00:00 0                          [vdso]",
+            b"7f00-7f10 r-xp 00000000 00:00 0 ",
+            b"x",
+            b"",
+        ] {
+            assert_eq!(code_of(other), None, "{}", String::from_utf8_lossy(other));
+        }
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::ffi::CString;
-use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::fs::File;
@@ -11,7 +10,6 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -425,19 +423,16 @@ impl Session {
 
     /// Attaches to the probes of a program that is not known yet, if it has any. What
     /// cannot be had is only told.
-    fn listen_to(&mut self, path: &Path) -> bool {
-        let Some(known) = &mut self.known else { return false };
-        match known.look(path) {
-            Ok(Some((file, probes))) => self.listen(&file, &probes, path),
-            Ok(None) => false,
-            Err(e) => {
-                self.limits.push(format!("regions of {}: {e}", path.display()));
-                false
-            }
+    fn listen_to(&mut self, path: &Path) {
+        let Some(known) = &mut self.known else { return };
+        match known.look(path, path) {
+            Ok(Some(found)) => drop(self.listen(&found)),
+            Ok(None) => {}
+            Err(e) => self.limits.push(format!("no regions of {}: {e}", path.display())),
         }
     }
 
-    fn listen(&mut self, file: &File, probes: &[Probe], path: &Path) -> bool {
+    fn listen(&mut self, (file, probes, path): &regions::Found) -> bool {
         match self.try_to_listen(file, probes, path) {
             Ok(()) => true,
             Err(e) => {
@@ -445,6 +440,24 @@ impl Session {
                 false
             }
         }
+    }
+
+    /// Attaches to the probes of what a process runs and maps; whether there are any that
+    /// were not known.
+    pub fn look_into(&mut self, pid: u32) -> bool {
+        let found = self.known.as_mut().map(|known| known.mapped(pid)).unwrap_or_default();
+        found.iter().fold(false, |any, found| self.listen(found) || any)
+    }
+
+    /// The same for processes that began a while ago; those in which something was found.
+    pub fn look_into_recent(&mut self) -> Vec<u32> {
+        let mut late = Vec::new();
+        while let Some(pid) = self.known.as_mut().and_then(Known::next_due) {
+            if self.look_into(pid) {
+                late.push(pid);
+            }
+        }
+        late
     }
 
     fn try_to_listen(&mut self, file: &File, probes: &[Probe], path: &Path) -> Result<()> {
@@ -475,9 +488,8 @@ impl Session {
         match raw {
             RawRecord::Enable { rec, path, .. } if !path.is_empty() => {
                 let Some(known) = &mut self.known else { return Ok(heard) };
-                if let Some((file, probes)) = known.program(rec.id.pid, rec.id.mntns, path) {
-                    let path = PathBuf::from(OsStr::from_bytes(path));
-                    heard.late = self.listen(&file, &probes, &path);
+                if let Some(found) = known.program(rec.id.pid, rec.id.mntns, path) {
+                    heard.late = self.listen(&found);
                 }
             }
             RawRecord::Region(rec) => {

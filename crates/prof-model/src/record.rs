@@ -423,6 +423,9 @@ pub enum LossReason {
     RegionNoName,
     /// The end of a region whose beginning nobody heard.
     RegionNotBegun,
+    /// A program's switch of its own profiling was not done: it has several threads,
+    /// whose figures this kernel does not let prof read there.
+    SwitchNotDone,
     /// A hook was skipped by the kernel because it ran inside itself.
     HookSkipped,
     /// A record was malformed.
@@ -447,6 +450,7 @@ impl LossReason {
             Self::RegionTooDeep => "region_too_deep",
             Self::RegionNoName => "region_no_name",
             Self::RegionNotBegun => "region_not_begun",
+            Self::SwitchNotDone => "switch_not_done",
             Self::HookSkipped => "hook_skipped",
             Self::Malformed => "malformed",
         }

@@ -24,6 +24,7 @@ enum Step {
     Burn(u64),
     Sleep(u64),
     Threads(u64, Vec<Step>),
+    Both(Vec<Step>, Vec<Step>),
     Fork(Vec<Step>),
     Exit(i32),
     Exec(Vec<OsString>),
@@ -68,6 +69,12 @@ fn parse(words: &mut VecDeque<OsString>, nested: bool) -> Result<Vec<Step>> {
                 let n = number(text("N")?)?;
                 open(words)?;
                 Step::Threads(n, parse(words, true)?)
+            }
+            Some("both") => {
+                open(words)?;
+                let first = parse(words, true)?;
+                open(words)?;
+                Step::Both(first, parse(words, true)?)
             }
             Some("fork") => {
                 open(words)?;
@@ -114,6 +121,11 @@ fn perform(steps: &[Step]) -> Result<()> {
                     t.join().map_err(|_| Error::new("a thread panicked"))?
                 };
                 threads.into_iter().try_for_each(join)
+            })?,
+            Step::Both(first, second) => thread::scope(|scope| {
+                let other = scope.spawn(|| perform(first));
+                perform(second)?;
+                other.join().map_err(|_| Error::new("a thread panicked"))?
             })?,
             Step::Fork(steps) => fork(steps)?,
             Step::Exit(code) => process::exit(*code),

@@ -54,9 +54,11 @@ pub fn main(args: &AttachArgs) -> Result<ExitCode> {
     }
     requests.begin(&mut stream)?;
     let deadline = args.shared.duration.map(|d| Instant::now() + d);
-    // While it is paused nothing is profiled, but may be again.
+    // While it is paused, or they have switched themselves off, nothing is profiled, but
+    // may be again.
     let may_go_on = |stream: &Stream| {
-        stream.live() > 0 || stream.is_paused() && args.pids.iter().any(|p| host::exists(*p))
+        let may = stream.is_paused() || stream.any_off();
+        stream.live() > 0 || may && args.pids.iter().any(|p| host::exists(*p))
     };
     while !stop.asked() && may_go_on(&stream) && deadline.is_none_or(|d| Instant::now() < d) {
         if stream.step(None, &mut requests)? != Next::GoOn {

@@ -71,12 +71,15 @@ const LOSSES: [(Counter, LossReason); 10] = [
     (Counter::SliceMissed, LossReason::SliceMissed),
 ];
 
-/// The same for regions.
-const REGION_LOSSES: [(RegionCounter, LossReason); NR_REGION_COUNTERS] = [
+/// The same where programs speak of themselves.
+const REGION_LOSSES: [(RegionCounter, LossReason); 7] = [
     (RegionCounter::MapFull, LossReason::RegionMapFull),
     (RegionCounter::TooDeep, LossReason::RegionTooDeep),
     (RegionCounter::NoName, LossReason::RegionNoName),
     (RegionCounter::NotBegun, LossReason::RegionNotBegun),
+    (RegionCounter::NotSwitched, LossReason::SwitchNotDone),
+    (RegionCounter::LostRingOn, LossReason::RingFullEnable),
+    (RegionCounter::LostRingOff, LossReason::RingFullDisable),
 ];
 
 /// Bytes of the buffer unless told otherwise: half a MiB for each CPU, which is a
@@ -258,6 +261,9 @@ impl Stream {
         }
         self.attached += self.collector.attached(&live, &attached, &mut self.records);
         self.emit();
+        for pid in &attached {
+            self.session.look_into(*pid);
+        }
         Ok(attached)
     }
 
@@ -298,6 +304,9 @@ impl Stream {
             self.woke = also.map(|_| Instant::now());
         }
         self.drain()?;
+        for pid in self.session.look_into_recent() {
+            self.collector.found_late(pid);
+        }
         let next = requests.serve(self)?;
         if self.checked.elapsed() >= CHECK {
             self.checked = Instant::now();
@@ -400,6 +409,9 @@ impl Stream {
         let pids: Vec<_> = live.iter().map(|l| l.task.id.pid).collect();
         self.attached += self.collector.attached(&live, &pids, &mut self.records);
         self.emit();
+        for pid in &pids {
+            self.session.look_into(*pid);
+        }
         match self.later.take() {
             Some(Later::These(pids, follow)) => self.attach(&pids, follow).map(drop),
             Some(Later::Matching(follow)) => self.attach_matching(follow),
@@ -410,6 +422,11 @@ impl Stream {
     /// Whether profiling is switched off for all.
     pub fn is_paused(&self) -> bool {
         self.paused
+    }
+
+    /// Whether some process may have switched itself off, and on again later.
+    pub fn any_off(&self) -> bool {
+        self.collector.any_off()
     }
 
     /// What was written is to be seen now.
@@ -554,7 +571,9 @@ impl Stream {
         let end = End {
             time_ns: clock::now_ns(ClockId::Realtime),
             duration_ns: self.began.elapsed().as_nanos() as u64,
-            enabled: at(Counter::Enabled) + self.attached,
+            enabled: at(Counter::Enabled)
+                + self.attached
+                + regions[RegionCounter::SwitchedOn as usize],
             disabled: self.collector.disabled,
             running,
             lost,

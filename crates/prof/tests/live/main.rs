@@ -24,4 +24,5 @@ mod regions;
 mod repeat;
 mod rules;
 mod stacks;
+mod switch;
 mod unprivileged;

@@ -207,13 +207,13 @@ fn counts_of_perf_events_are_divided_like_figures() {
         let (figures, counts) = (figure(r, "minor-faults"), figure(r, "minor-faults:uk"));
         assert_eq!(figures, counts, "{name}");
         let (clock, counted) = (figure(r, "task-clock"), figure(r, "cpu-clock"));
-        // What is read between the two readings of either end.
-        assert!(clock.abs_diff(counted) < 60_000, "{name}: {clock} {counted}");
+        // What is between the two readings at either end, an interrupt included.
+        assert!(clock.abs_diff(counted) < 1_000_000, "{name}: {clock} {counted}");
         assert_eq!(figure(r, "dummy"), 0);
     }
     assert_faults(region(p, "b"), 40);
     assert!(figure(region(p, "a"), "cpu-clock") >= 30_000_000);
-    assert!(figure(region(p, "a"), "wall-time") >= 35_000_000);
+    assert!(counted(region(p, "a"), "shortest_ns") >= 35_000_000);
 }
 
 #[test]
