@@ -73,7 +73,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__attach)
-            opts="-e -o -I -D -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --per-thread --no-args --buffer --max-processes --no-cache --color --top --sort --by-exe --follow --help --version"
+            opts="-e -o -I -D -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --follow --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -301,7 +301,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__run)
-            opts="-e -o -I -D -s -r -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --per-thread --no-args --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --repeat --ignore-failure --no-follow --follow --unprivileged --help --version"
+            opts="-e -o -I -D -s -r -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --repeat --ignore-failure --no-follow --follow --unprivileged --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -411,7 +411,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__watch)
-            opts="-e -o -I -D -s -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --per-thread --no-args --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --existing --help --version"
+            opts="-e -o -I -D -s -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --existing --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -45,7 +45,7 @@ fn every_record_is_as_the_schema_says() {
 #[test]
 fn broken_records_are_refused() {
     type Breakage = (&'static str, u32, fn(&mut Json));
-    let broken: [Breakage; 15] = [
+    let broken: [Breakage; 17] = [
         ("prof", 1, |r| r["record"] = json!("profil")),
         ("prof", 1, |r| r["time"] = json!("2026-01-02T03:04:05Z")),
         ("prof", 1, |r| r["process"]["pid"] = json!(-1)),
@@ -60,6 +60,8 @@ fn broken_records_are_refused() {
         ("profile", 1, |r| r["figures"]["task-clock"]["value"] = json!("7")),
         ("profile", 1, |r| r["exit"] = json!({"code": 1, "signal": 9, "core": false})),
         ("profile", 1, |r| r["exit"] = json!({"core": false})),
+        ("profile", 3, |r| r["regions"][0]["name"] = json!("a\\b")),
+        ("profile", 3, |r| drop(r["regions"][0].as_object_mut().unwrap().remove("ended"))),
         ("profile", 1, |r| drop(r["window"].as_object_mut().unwrap().remove("wall_ns"))),
     ];
     let validator = validator();
@@ -178,6 +180,24 @@ fn threads_have_what_a_thread_can_have() {
     for key in ["wall-time", "peak-rss", "threads"] {
         assert!(t["figures"].get(key).is_none(), "{key}");
     }
+}
+
+#[test]
+fn regions_have_sums_of_those_that_ended() {
+    let r = find("profile", 3);
+    let regions = r["regions"].as_array().unwrap();
+    assert_eq!(regions.len(), 2);
+    let keys: Vec<_> = regions[0].as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["name", "begun", "ended", "shortest_ns", "longest_ns", "figures"]);
+    assert_eq!(regions[0]["name"], "request\\xff\u{1b}[2J\"");
+    assert_eq!((&regions[0]["begun"], &regions[0]["ended"]), (&json!(3), &json!(2)));
+    assert_eq!(regions[0]["figures"]["task-clock"], json!({"value": 4_000_000, "unit": "ns"}));
+    for key in ["peak-rss", "threads"] {
+        assert!(regions[0]["figures"].get(key).is_none(), "{key}");
+    }
+    assert!(regions[1].get("shortest_ns").is_none());
+    assert!(regions[1]["figures"]["task-clock"]["absent"].is_string());
+    assert!(find("profile", 1).get("regions").is_none());
 }
 
 #[test]

@@ -64,6 +64,39 @@ fn losses_are_loud_and_colours_only_if_told() {
 }
 
 #[test]
+fn regions_stand_below_their_process_and_the_largest_are_shown() {
+    let mut make = common::profile(7, 1, "make", 0, 100, 900);
+    let mut server = common::profile(8, 7, "server", 1, 90, 80_000);
+    make.regions = vec![common::region(b"plan", 1, 1, 500)];
+    server.regions = vec![
+        common::region(b"accept\x1b[31m", 1_200, 1_200, 60_000),
+        common::region(b"never ended", 2, 0, 0),
+    ];
+    // Of the rest, those with most.
+    server.regions.extend((0..10).map(|i| common::region(format!("r{i}").as_bytes(), 1, 1, i)));
+    let records = common::stream(vec![make, server], Vec::new());
+    let text = summary(&Options { width: 100, ..Options::default() }, &records);
+    common::snapshot("regions", &text);
+    let before = |a: &str, b: &str| text.find(a).unwrap() < text.find(b).unwrap();
+    assert!(before("make", "\"plan\" ×1") && before("\"plan\"", "server"), "{text}");
+    assert!(before("server", "\"accept\\x1b[31m\" ×1,200"), "{text}");
+    assert!(text.contains("… 4 more regions") && !text.contains("\"r2\""), "{text}");
+}
+
+#[test]
+fn windows_of_a_process_have_their_regions_together() {
+    let mut first = common::profile(7, 1, "server", 0, 10, 900);
+    first.window.end = WindowEnd::Request;
+    first.regions = vec![common::region(b"a", 2, 1, 100)];
+    let mut second = common::profile(7, 1, "server", 0, 30, 900);
+    second.regions = vec![common::region(b"a", 3, 3, 200), common::region(b"b", 1, 1, 50)];
+    let text = summary(&Options::default(), &common::stream(vec![first, second], Vec::new()));
+    let row = text.lines().find(|l| l.contains("\"a\"")).unwrap();
+    assert!(row.contains("×4, 1 not ended") && row.contains("300 µs"), "{text}");
+    assert!(text.contains("\"b\" ×1"), "{text}");
+}
+
+#[test]
 fn one_process_alone() {
     let mut p = common::profile(7, 1, "sleep 1", 0, 1_000, 900);
     p.process.ident.ppid = 0;

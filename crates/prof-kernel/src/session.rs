@@ -446,7 +446,8 @@ impl Session {
     /// were not known.
     pub fn look_into(&mut self, pid: u32) -> bool {
         let found = self.known.as_mut().map(|known| known.mapped(pid)).unwrap_or_default();
-        found.iter().fold(false, |any, found| self.listen(found) || any)
+        // Each of them, not only the first.
+        found.iter().filter(|found| self.listen(found)).count() > 0
     }
 
     /// The same for processes that began a while ago; those in which something was found.

@@ -22,6 +22,7 @@ use prof_model::record::Process;
 use prof_model::record::ProfEvent;
 use prof_model::record::Profile;
 use prof_model::record::Record;
+use prof_model::record::Region;
 use prof_model::record::Repetition;
 use prof_model::record::RuleName;
 use prof_model::record::ThreadFigures;
@@ -261,6 +262,19 @@ pub fn hostile() -> Profile {
     p
 }
 
+/// A region that was on a CPU for `cpu_us`.
+pub fn region(name: &[u8], begun: u64, ended: u64, cpu_us: u64) -> Region {
+    let mut figures = Figures::absent("none of these regions has ended");
+    if ended > 0 {
+        figures.set(Event::TaskClock, Value::Is(cpu_us * 1000));
+        figures.set(Event::WallTime, Value::Is(cpu_us * 1500));
+        figures.set(Event::PageFaults, Value::Is(7));
+        figures.set(Event::UserTime, Value::Absent(NO_TICK));
+    }
+    let (shortest_ns, longest_ns) = (cpu_us * 100, cpu_us * 1200);
+    Region { name: name.to_vec(), begun, ended, shortest_ns, longest_ns, figures }
+}
+
 /// One of every kind of record, and of every odd kind.
 pub fn odd_stream() -> Vec<Record> {
     let profiles = [
@@ -280,6 +294,7 @@ pub fn odd_stream() -> Vec<Record> {
             p.process.exe = None;
             p.process.args = None;
             p.flags = Flags(Flags::ATTACH | Flags::PARTIAL);
+            p.regions = vec![region(b"request\xff\x1b[2J\"", 3, 2, 4_000), region(b"", 1, 0, 0)];
             p.notes = vec!["what came before the attach is not in the figures"];
             p.threads = vec![ThreadFigures {
                 tid: 4,
