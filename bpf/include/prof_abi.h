@@ -441,7 +441,7 @@ enum prof_region_counter {
 	PROF_R_TOO_DEEP = 2,
 	PROF_R_NO_NAME = 3, /* its name could not be read */
 	PROF_R_NOT_BEGUN = 4, /* an end without a beginning */
-	PROF_R_NOT_SWITCHED = 5, /* several threads, and no way to read them */
+	PROF_R_NOT_SWITCHED = 5, /* several threads, and no way to read them; or too often */
 	PROF_R_LOST_RING_ON = 6, /* record of a switch not delivered */
 	PROF_R_LOST_RING_OFF = 7,
 	PROF_NR_REGION_COUNTERS = 8,

@@ -126,6 +126,20 @@ static __noinline bool sum_threads(struct task_struct *t, struct prof_proc *p,
 	return 0;
 }
 
+/* Who switches faster than is read must not fill the buffer that all share: an end of a
+ * window is refused while half of it waits. The beginning that follows has room. */
+static __always_inline bool has_room(void)
+{
+	return bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA) < 2 * (u64)config.ring_wakeup;
+}
+
+static __always_inline u64 switch_wakeup(void)
+{
+	return bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA) < config.ring_wakeup ?
+		       BPF_RB_NO_WAKEUP :
+		       BPF_RB_FORCE_WAKEUP;
+}
+
 /* The window ends: as emit_disable(), with nothing that the hooks keep. */
 static __always_inline void emit_switch_off(struct task_struct *t, struct prof_proc *p,
 					    struct prof_region_open *o, struct prof_switch_sum *sum)
@@ -171,7 +185,7 @@ static __always_inline void emit_switch_off(struct task_struct *t, struct prof_p
 	}
 	fill_head(&r->head, PROF_REC_DISABLE, sizeof(*r) + counts_size(), now, PROF_HOOK_PROBE,
 		  PROF_F_REQUEST, quality | p->quality);
-	bpf_ringbuf_submit(r, BPF_RB_NO_WAKEUP);
+	bpf_ringbuf_submit(r, switch_wakeup());
 }
 
 /* A window begins, of a program that user space knows. */
@@ -192,7 +206,7 @@ static __always_inline void emit_switch_on(struct task_struct *t, struct prof_pr
 	r->start = p->start;
 	fill_head(&r->head, PROF_REC_ENABLE, sizeof(*r), p->t0, PROF_HOOK_PROBE,
 		  PROF_F_ENABLE | PROF_F_REQUEST | PROF_F_ATTACH, p->quality);
-	bpf_ringbuf_submit(r, BPF_RB_NO_WAKEUP);
+	bpf_ringbuf_submit(r, switch_wakeup());
 }
 
 static __noinline int on_switch_off(bool iterate)
@@ -205,7 +219,7 @@ static __noinline int on_switch_off(bool iterate)
 	if (!p || !(p->state & (PROF_S_ARMED | PROF_S_PAUSED)))
 		return 0;
 	o = region_level(t, PROF_SWITCH_LEVEL, 1);
-	if (!o || !region_thread(t, 1) || !sum_threads(t, p, o, &sum, iterate)) {
+	if (!o || !region_thread(t, 1) || !has_room() || !sum_threads(t, p, o, &sum, iterate)) {
 		region_count(PROF_R_NOT_SWITCHED);
 		return 0;
 	}

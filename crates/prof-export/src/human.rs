@@ -208,7 +208,7 @@ pub fn loss(reason: LossReason) -> &'static str {
         LossReason::RegionNoName => "regions without figures: their name could not be read",
         LossReason::RegionNotBegun => "ends of regions whose beginning was not heard",
         LossReason::SwitchNotDone => {
-            "switches by a program with threads that were not done: they need Linux 6.7"
+            "switches by a program that were not done: too many, or with threads before Linux 6.7"
         }
         LossReason::HookSkipped => {
             "hooks that the kernel skipped because they ran inside themselves"

@@ -424,7 +424,7 @@ pub enum LossReason {
     /// The end of a region whose beginning nobody heard.
     RegionNotBegun,
     /// A program's switch of its own profiling was not done: it has several threads,
-    /// whose figures this kernel does not let prof read there.
+    /// whose figures this kernel does not let prof read there, or does so too often.
     SwitchNotDone,
     /// A hook was skipped by the kernel because it ran inside itself.
     HookSkipped,

@@ -23,6 +23,7 @@ enum Step {
     Faults(u64),
     Burn(u64),
     Sleep(u64),
+    Times(u64, Vec<Step>),
     Threads(u64, Vec<Step>),
     Both(Vec<Step>, Vec<Step>),
     Fork(Vec<Step>),
@@ -64,6 +65,11 @@ fn parse(words: &mut VecDeque<OsString>, nested: bool) -> Result<Vec<Step>> {
             Some("exit") => {
                 let code = number(text("CODE")?)?;
                 Step::Exit(i32::try_from(code).map_err(|_| Error::new("CODE too large"))?)
+            }
+            Some("times") => {
+                let n = number(text("N")?)?;
+                open(words)?;
+                Step::Times(n, parse(words, true)?)
             }
             Some("threads") => {
                 let n = number(text("N")?)?;
@@ -115,6 +121,7 @@ fn perform(steps: &[Step]) -> Result<()> {
                 cpu::spin_until(clock, until)?;
             }
             Step::Sleep(ms) => sys::sleep_ns(ms.saturating_mul(sys::NS_PER_MS)),
+            Step::Times(n, steps) => (0..*n).try_for_each(|_| perform(steps))?,
             Step::Threads(n, steps) => thread::scope(|scope| {
                 let threads: Vec<_> = (0..*n).map(|_| scope.spawn(|| perform(steps))).collect();
                 let join = |t: thread::ScopedJoinHandle<'_, _>| {

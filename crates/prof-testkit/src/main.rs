@@ -113,7 +113,7 @@ const COMMANDS: &[(&str, &str, &str, Run)] = &[
         "act",
         "STEP...",
         "in order: begin NAME, end, pairs N NAME, enable, disable, faults N, burn MS, sleep MS, \
-         threads N [ STEP... ], both [ STEP... ] [ STEP... ], fork [ STEP... ], exit CODE, exec CMD...",
+         times N [ STEP... ], threads N [ STEP... ], both [ STEP... ] [ STEP... ], fork [ STEP... ], exit CODE, exec CMD...",
         act::act,
     ),
     (

@@ -174,3 +174,19 @@ fn a_process_that_is_attached_to_switches_itself() {
         assert!((pages..pages + 100).contains(&faults), "{faults} for {pages}: {p}");
     }
 }
+
+#[test]
+fn one_that_switches_all_the_time_does_not_fill_the_buffer_of_others() {
+    let Some(_turn) = live("many switches") else { return };
+    let run =
+        act(&["--buffer", "64K", "-o", "summary"], "times 20000 [ disable enable ] faults 100");
+    let end = run.records.end();
+    // All that was done is told, and what was not is counted: nothing else is lost.
+    run.records.assert_reconciled();
+    let lost = end["lost"].as_object().expect("an object");
+    assert!(lost.keys().all(|k| k == "switch_not_done"), "{end}");
+    let not_done = end["lost"]["switch_not_done"].as_u64().unwrap_or(0);
+    let done = run.records.of("prof").filter(|p| p["hook"] == "probe" && !has_flag(p, "enable"));
+    assert_eq!(done.count() as u64 + not_done, 20_000);
+    assert_eq!(ends(&run.records).last(), Some(&"exit"));
+}
