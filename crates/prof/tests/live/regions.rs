@@ -94,6 +94,9 @@ fn an_inner_region_is_in_the_outer_one_and_cpu_time_is_exact() {
     for (name, key) in [("inner", "inner_cpu_ns"), ("outer", "outer_cpu_ns")] {
         let r = region(p, name);
         assert_ended(r, 5);
+        if emulated("times of regions") {
+            continue;
+        }
         let (ours, theirs) = (figure(r, "task-clock"), run.said(key));
         // The target reads its clock by a system call on either side; a probe is a trap.
         assert!(ours.abs_diff(theirs) < 5 * 100_000, "{name}: {ours}, by the target {theirs}");
@@ -206,10 +209,13 @@ fn counts_of_perf_events_are_divided_like_figures() {
         assert_ended(r, 1);
         let (figures, counts) = (figure(r, "minor-faults"), figure(r, "minor-faults:uk"));
         assert_eq!(figures, counts, "{name}");
+        assert_eq!(figure(r, "dummy"), 0);
+        if emulated("times of regions") {
+            continue;
+        }
         let (clock, counted) = (figure(r, "task-clock"), figure(r, "cpu-clock"));
         // What is between the two readings at either end, an interrupt included.
         assert!(clock.abs_diff(counted) < 1_000_000, "{name}: {clock} {counted}");
-        assert_eq!(figure(r, "dummy"), 0);
     }
     assert_faults(region(p, "b"), 40);
     assert!(figure(region(p, "a"), "cpu-clock") >= 30_000_000);
