@@ -29,12 +29,14 @@ complete -c prof -n "__fish_prof_needs_command" -s V -l version -d 'Print versio
 complete -c prof -n "__fish_prof_needs_command" -f -a "run" -d 'Run a command and show what it, and each process it starts, cost'
 complete -c prof -n "__fish_prof_needs_command" -f -a "watch" -d 'Watch every process that a rule names, host-wide, however it was started'
 complete -c prof -n "__fish_prof_needs_command" -f -a "attach" -d 'Profile processes that already run, from now on'
+complete -c prof -n "__fish_prof_needs_command" -f -a "record" -d 'Sample stacks and keep them in a file, to be shown later or elsewhere'
+complete -c prof -n "__fish_prof_needs_command" -f -a "report" -d 'Show the stacks that `prof record` has kept'
 complete -c prof -n "__fish_prof_needs_command" -f -a "events" -d 'List the events that can be counted'
 complete -c prof -n "__fish_prof_needs_command" -f -a "doctor" -d 'Show what of this machine prof can use, and what would make the rest work'
 complete -c prof -n "__fish_prof_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c prof -n "__fish_prof_using_subcommand run" -s e -l events -d 'Events, in perf\'s syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`, `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`, `+cycles` and `-name` for changes to the default; see `prof events`' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l filter -d 'Count only hits of the tracepoints for which this holds, as in `prio < 100`' -r
-complete -c prof -n "__fish_prof_using_subcommand run" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; may be repeated' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; of stacks: text, folded, flamegraph (.svg or .html), pprof, firefox, speedscope, or raw for `prof report`; may be repeated' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l hooks -d 'How to attach to the kernel' -r -f -a "auto\t'The cheapest that this kernel has'
 tp_btf\t'Tracepoints with typed arguments'
 raw_tp\t'Tracepoints with raw arguments'
@@ -44,6 +46,9 @@ complete -c prof -n "__fish_prof_using_subcommand run" -l duration -d 'Stop afte
 complete -c prof -n "__fish_prof_using_subcommand run" -s I -l interval -d 'Show the figures so far every MS milliseconds; at least 10' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l control -d 'Take commands while it runs, fifo:CTL[,ACK] or fd:N[,M], as perf does: a line each of enable, disable, ping, snapshot, evlist, stop, answered with `ack`' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -s D -l delay -d 'Begin switched off, and switch on after MS milliseconds; -1: when --control says' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -s c -l count -d 'A sample for each N events, or nanoseconds of a clock, instead of --freq' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -l max-depth -d 'Frames of a stack, of the program and of the kernel each' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l max-processes -d 'Most processes profiled at once' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
@@ -56,6 +61,9 @@ complete -c prof -n "__fish_prof_using_subcommand run" -l rule -d 'One more rule
 complete -c prof -n "__fish_prof_using_subcommand run" -l rules -d 'Rules from a file, one a line, `#` for comments' -r -F
 complete -c prof -n "__fish_prof_using_subcommand run" -s r -l repeat -d 'Run the command N times and show how the totals of the runs spread' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l keep-going -d 'Leave out events that this machine does not have instead of stopping'
+complete -c prof -n "__fish_prof_using_subcommand run" -s g -l stacks -d 'Sample stacks: where the time went, in the functions of the programs and of the kernel. Implied by an output of stacks (text, folded, flamegraph, pprof, firefox, speedscope), and by the options that follow'
+complete -c prof -n "__fish_prof_using_subcommand run" -l user -d 'Only the programs\' part of the stacks'
+complete -c prof -n "__fish_prof_using_subcommand run" -l kernel -d 'Only the kernel\'s part of the stacks'
 complete -c prof -n "__fish_prof_using_subcommand run" -l per-thread -d 'Report each thread (in json)'
 complete -c prof -n "__fish_prof_using_subcommand run" -l no-args -d 'Do not report arguments: they can hold secrets'
 complete -c prof -n "__fish_prof_using_subcommand run" -l no-regions -d 'Do not attach to the probes by which programs name regions of their work'
@@ -69,7 +77,7 @@ complete -c prof -n "__fish_prof_using_subcommand run" -s h -l help -d 'Print he
 complete -c prof -n "__fish_prof_using_subcommand run" -s V -l version -d 'Print version'
 complete -c prof -n "__fish_prof_using_subcommand watch" -s e -l events -d 'Events, in perf\'s syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`, `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`, `+cycles` and `-name` for changes to the default; see `prof events`' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l filter -d 'Count only hits of the tracepoints for which this holds, as in `prio < 100`' -r
-complete -c prof -n "__fish_prof_using_subcommand watch" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; may be repeated' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; of stacks: text, folded, flamegraph (.svg or .html), pprof, firefox, speedscope, or raw for `prof report`; may be repeated' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l hooks -d 'How to attach to the kernel' -r -f -a "auto\t'The cheapest that this kernel has'
 tp_btf\t'Tracepoints with typed arguments'
 raw_tp\t'Tracepoints with raw arguments'
@@ -79,6 +87,9 @@ complete -c prof -n "__fish_prof_using_subcommand watch" -l duration -d 'Stop af
 complete -c prof -n "__fish_prof_using_subcommand watch" -s I -l interval -d 'Show the figures so far every MS milliseconds; at least 10' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l control -d 'Take commands while it runs, fifo:CTL[,ACK] or fd:N[,M], as perf does: a line each of enable, disable, ping, snapshot, evlist, stop, answered with `ack`' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -s D -l delay -d 'Begin switched off, and switch on after MS milliseconds; -1: when --control says' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -s c -l count -d 'A sample for each N events, or nanoseconds of a clock, instead of --freq' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -l max-depth -d 'Frames of a stack, of the program and of the kernel each' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l max-processes -d 'Most processes profiled at once' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
@@ -90,6 +101,9 @@ complete -c prof -n "__fish_prof_using_subcommand watch" -s s -l scope -d 'Only 
 complete -c prof -n "__fish_prof_using_subcommand watch" -l rule -d 'One more rule, `[NAME:] EXPR…`; each event tells which rules matched' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l rules -d 'Rules from a file, one a line, `#` for comments' -r -F
 complete -c prof -n "__fish_prof_using_subcommand watch" -l keep-going -d 'Leave out events that this machine does not have instead of stopping'
+complete -c prof -n "__fish_prof_using_subcommand watch" -s g -l stacks -d 'Sample stacks: where the time went, in the functions of the programs and of the kernel. Implied by an output of stacks (text, folded, flamegraph, pprof, firefox, speedscope), and by the options that follow'
+complete -c prof -n "__fish_prof_using_subcommand watch" -l user -d 'Only the programs\' part of the stacks'
+complete -c prof -n "__fish_prof_using_subcommand watch" -l kernel -d 'Only the kernel\'s part of the stacks'
 complete -c prof -n "__fish_prof_using_subcommand watch" -l per-thread -d 'Report each thread (in json)'
 complete -c prof -n "__fish_prof_using_subcommand watch" -l no-args -d 'Do not report arguments: they can hold secrets'
 complete -c prof -n "__fish_prof_using_subcommand watch" -l no-regions -d 'Do not attach to the probes by which programs name regions of their work'
@@ -100,7 +114,7 @@ complete -c prof -n "__fish_prof_using_subcommand watch" -s h -l help -d 'Print 
 complete -c prof -n "__fish_prof_using_subcommand watch" -s V -l version -d 'Print version'
 complete -c prof -n "__fish_prof_using_subcommand attach" -s e -l events -d 'Events, in perf\'s syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`, `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`, `+cycles` and `-name` for changes to the default; see `prof events`' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l filter -d 'Count only hits of the tracepoints for which this holds, as in `prio < 100`' -r
-complete -c prof -n "__fish_prof_using_subcommand attach" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; may be repeated' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; of stacks: text, folded, flamegraph (.svg or .html), pprof, firefox, speedscope, or raw for `prof report`; may be repeated' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l hooks -d 'How to attach to the kernel' -r -f -a "auto\t'The cheapest that this kernel has'
 tp_btf\t'Tracepoints with typed arguments'
 raw_tp\t'Tracepoints with raw arguments'
@@ -110,6 +124,9 @@ complete -c prof -n "__fish_prof_using_subcommand attach" -l duration -d 'Stop a
 complete -c prof -n "__fish_prof_using_subcommand attach" -s I -l interval -d 'Show the figures so far every MS milliseconds; at least 10' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l control -d 'Take commands while it runs, fifo:CTL[,ACK] or fd:N[,M], as perf does: a line each of enable, disable, ping, snapshot, evlist, stop, answered with `ack`' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -s D -l delay -d 'Begin switched off, and switch on after MS milliseconds; -1: when --control says' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -s c -l count -d 'A sample for each N events, or nanoseconds of a clock, instead of --freq' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -l max-depth -d 'Frames of a stack, of the program and of the kernel each' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l max-processes -d 'Most processes profiled at once' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
@@ -118,6 +135,9 @@ never\t'Never'"
 complete -c prof -n "__fish_prof_using_subcommand attach" -l top -d 'Rows of a summary; 0 for all' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l sort -d 'Sort the processes of a summary by an event instead of showing the tree' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l keep-going -d 'Leave out events that this machine does not have instead of stopping'
+complete -c prof -n "__fish_prof_using_subcommand attach" -s g -l stacks -d 'Sample stacks: where the time went, in the functions of the programs and of the kernel. Implied by an output of stacks (text, folded, flamegraph, pprof, firefox, speedscope), and by the options that follow'
+complete -c prof -n "__fish_prof_using_subcommand attach" -l user -d 'Only the programs\' part of the stacks'
+complete -c prof -n "__fish_prof_using_subcommand attach" -l kernel -d 'Only the kernel\'s part of the stacks'
 complete -c prof -n "__fish_prof_using_subcommand attach" -l per-thread -d 'Report each thread (in json)'
 complete -c prof -n "__fish_prof_using_subcommand attach" -l no-args -d 'Do not report arguments: they can hold secrets'
 complete -c prof -n "__fish_prof_using_subcommand attach" -l no-regions -d 'Do not attach to the probes by which programs name regions of their work'
@@ -126,6 +146,52 @@ complete -c prof -n "__fish_prof_using_subcommand attach" -l by-exe -d 'Group th
 complete -c prof -n "__fish_prof_using_subcommand attach" -l follow -d 'Profile the children that they start from now on, too'
 complete -c prof -n "__fish_prof_using_subcommand attach" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c prof -n "__fish_prof_using_subcommand attach" -s V -l version -d 'Print version'
+complete -c prof -n "__fish_prof_using_subcommand record" -s e -l events -d 'Events, in perf\'s syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`, `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`, `+cycles` and `-name` for changes to the default; see `prof events`' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -l filter -d 'Count only hits of the tracepoints for which this holds, as in `prio < 100`' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; of stacks: text, folded, flamegraph (.svg or .html), pprof, firefox, speedscope, or raw for `prof report`; may be repeated' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -l hooks -d 'How to attach to the kernel' -r -f -a "auto\t'The cheapest that this kernel has'
+tp_btf\t'Tracepoints with typed arguments'
+raw_tp\t'Tracepoints with raw arguments'
+kprobe\t'Probes on the kernel\'s functions'"
+complete -c prof -n "__fish_prof_using_subcommand record" -l btf -d 'BTF of the running kernel, if it is not at /sys/kernel/btf/vmlinux' -r -F
+complete -c prof -n "__fish_prof_using_subcommand record" -l duration -d 'Stop after this time (10s, 2m, 500ms)' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -s I -l interval -d 'Show the figures so far every MS milliseconds; at least 10' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -l control -d 'Take commands while it runs, fifo:CTL[,ACK] or fd:N[,M], as perf does: a line each of enable, disable, ping, snapshot, evlist, stop, answered with `ack`' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -s D -l delay -d 'Begin switched off, and switch on after MS milliseconds; -1: when --control says' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -s c -l count -d 'A sample for each N events, or nanoseconds of a clock, instead of --freq' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -l max-depth -d 'Frames of a stack, of the program and of the kernel each' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -l max-processes -d 'Most processes profiled at once' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c prof -n "__fish_prof_using_subcommand record" -l top -d 'Rows of a summary; 0 for all' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -l sort -d 'Sort the processes of a summary by an event instead of showing the tree' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -s s -l scope -d 'Only processes that this names: comm=, exe=, uid=, gid=, pid=, tree=, cgroup=, mntns=, pidns=, container, not-container, follow; `!=`; a `*` at either end of a name; commas mean or, several options mean and' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -l rule -d 'One more rule, `[NAME:] EXPR…`; each event tells which rules matched' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -l rules -d 'Rules from a file, one a line, `#` for comments' -r -F
+complete -c prof -n "__fish_prof_using_subcommand record" -l keep-going -d 'Leave out events that this machine does not have instead of stopping'
+complete -c prof -n "__fish_prof_using_subcommand record" -s g -l stacks -d 'Sample stacks: where the time went, in the functions of the programs and of the kernel. Implied by an output of stacks (text, folded, flamegraph, pprof, firefox, speedscope), and by the options that follow'
+complete -c prof -n "__fish_prof_using_subcommand record" -l user -d 'Only the programs\' part of the stacks'
+complete -c prof -n "__fish_prof_using_subcommand record" -l kernel -d 'Only the kernel\'s part of the stacks'
+complete -c prof -n "__fish_prof_using_subcommand record" -l per-thread -d 'Report each thread (in json)'
+complete -c prof -n "__fish_prof_using_subcommand record" -l no-args -d 'Do not report arguments: they can hold secrets'
+complete -c prof -n "__fish_prof_using_subcommand record" -l no-regions -d 'Do not attach to the probes by which programs name regions of their work'
+complete -c prof -n "__fish_prof_using_subcommand record" -l no-cache -d 'Do not keep the programs prepared for this kernel (in /var/cache/prof, or $PROF_CACHE_DIR) for a faster next start'
+complete -c prof -n "__fish_prof_using_subcommand record" -l by-exe -d 'Group the processes of a summary by program'
+complete -c prof -n "__fish_prof_using_subcommand record" -l no-follow -d 'Do not sample what the command starts'
+complete -c prof -n "__fish_prof_using_subcommand record" -l existing -d 'Without a command: sample the processes that run already and match, too'
+complete -c prof -n "__fish_prof_using_subcommand record" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c prof -n "__fish_prof_using_subcommand record" -s V -l version -d 'Print version'
+complete -c prof -n "__fish_prof_using_subcommand report" -s o -l output -d 'Output, FORMAT[:FILE]: text, folded, flamegraph (.svg or .html), pprof, firefox or speedscope; may be repeated [default: text]' -r
+complete -c prof -n "__fish_prof_using_subcommand report" -l symfs -d 'Where the programs and libraries are, as on the machine that recorded, and their debug files' -r -F
+complete -c prof -n "__fish_prof_using_subcommand report" -l top -d 'Rows of the heaviest functions' -r
+complete -c prof -n "__fish_prof_using_subcommand report" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c prof -n "__fish_prof_using_subcommand report" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c prof -n "__fish_prof_using_subcommand report" -s V -l version -d 'Print version'
 complete -c prof -n "__fish_prof_using_subcommand events" -l format -d 'How to print' -r -f -a "text\t'For people'
 json\t'For programs'"
 complete -c prof -n "__fish_prof_using_subcommand events" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -138,9 +204,11 @@ always\t'Always'
 never\t'Never'"
 complete -c prof -n "__fish_prof_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c prof -n "__fish_prof_using_subcommand doctor" -s V -l version -d 'Print version'
-complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach events doctor help" -f -a "run" -d 'Run a command and show what it, and each process it starts, cost'
-complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach events doctor help" -f -a "watch" -d 'Watch every process that a rule names, host-wide, however it was started'
-complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach events doctor help" -f -a "attach" -d 'Profile processes that already run, from now on'
-complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach events doctor help" -f -a "events" -d 'List the events that can be counted'
-complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach events doctor help" -f -a "doctor" -d 'Show what of this machine prof can use, and what would make the rest work'
-complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach events doctor help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report events doctor help" -f -a "run" -d 'Run a command and show what it, and each process it starts, cost'
+complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report events doctor help" -f -a "watch" -d 'Watch every process that a rule names, host-wide, however it was started'
+complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report events doctor help" -f -a "attach" -d 'Profile processes that already run, from now on'
+complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report events doctor help" -f -a "record" -d 'Sample stacks and keep them in a file, to be shown later or elsewhere'
+complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report events doctor help" -f -a "report" -d 'Show the stacks that `prof record` has kept'
+complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report events doctor help" -f -a "events" -d 'List the events that can be counted'
+complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report events doctor help" -f -a "doctor" -d 'Show what of this machine prof can use, and what would make the rest work'
+complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report events doctor help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
