@@ -88,6 +88,8 @@ pub fn target() -> &'static Path {
         }
         let status = Command::new(env!("CARGO"))
             .args(["build", "--quiet", "--package", "prof-testkit"])
+            // The one that is looked for below, and not that of an earlier build.
+            .args((!cfg!(debug_assertions)).then_some("--release"))
             .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
             .status()
             .expect("cargo");
