@@ -483,7 +483,7 @@ _Static_assert(sizeof(struct prof_globals) == 8 * PROF_MAX_CPUS + 32, "globals")
 /* Distinct unwind rules of a session. */
 #define PROF_MAX_UNWIND_RULES 32768
 /* Files whose code was seen. A frame has 16 bits for it. */
-#define PROF_MAX_FILES 16384
+#define PROF_MAX_FILES 8192
 /* Executable mappings of a process that are known; a value of a hash is at most 4 KiB. */
 #define PROF_MAX_VMAS 160
 /* Steps of the walk over the mappings of a process, executable or not. */
@@ -662,7 +662,7 @@ enum prof_sample_counter {
 	PROF_SC_LOST_NESTED = 2, /* the hook was interrupted by itself */
 	PROF_SC_SCANS = 3, /* times the mappings of a process were read */
 	PROF_SC_NO_SCAN = 4, /* they could not be read */
-	PROF_SC_LOST_SPACE = 5, /* no room to keep them */
+	PROF_SC_LOST_SPACE = 5, /* no room to keep them: read again for the next sample */
 	PROF_SC_LOST_FILE = 6, /* no room for a file, or for its record */
 	PROF_SC_IDLE = 7, /* fired where no armed process ran */
 	PROF_NR_SAMPLE_COUNTERS = 8,

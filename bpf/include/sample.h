@@ -23,10 +23,11 @@ struct {
 	__uint(max_entries, 8 * 1024 * 1024);
 } samples SEC(".maps");
 
-/* By what tells files apart. Written here, and told once. */
+/* By what tells files apart. Written here, and told once. Preallocated: the first sample
+ * of a session may meet a dozen of them, and what is kept ready for an interrupt to
+ * allocate is less. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, PROF_MAX_FILES);
 	__type(key, struct prof_file_key);
 	__type(value, struct prof_file);

@@ -59,10 +59,9 @@ use crate::stacks::show::StackOutput;
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// Losses of the kernel half, by the names that the outputs have for them.
-const LOSSES: [(SampleCounter, &str); 4] = [
+const LOSSES: [(SampleCounter, &str); 3] = [
     (SampleCounter::LostRing, "sample-ring-full"),
     (SampleCounter::LostNested, "sample-nested"),
-    (SampleCounter::LostSpace, "mappings-map-full"),
     (SampleCounter::LostFile, "file-map-or-ring-full"),
 ];
 

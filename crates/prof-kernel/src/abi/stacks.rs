@@ -16,7 +16,7 @@ pub const MAX_SEGMENTS: u32 = 1024;
 /// `PROF_MAX_UNWIND_RULES`.
 pub const MAX_UNWIND_RULES: usize = 32768;
 /// `PROF_MAX_FILES`.
-pub const MAX_FILES: usize = 16384;
+pub const MAX_FILES: usize = 8192;
 /// `PROF_MAX_FRAMES`.
 pub const MAX_FRAMES: u32 = 128;
 /// `PROF_MAX_VMAS`.
