@@ -13,6 +13,8 @@
 //!
 //! - What `execve` copies of its arguments into the new address space is faulted in
 //!   without registers: the kernel's figure has those faults, the perf event has not.
+//!   So is what the kernel writes where a probe is attached to: where prof-target is the
+//!   command itself, it is run with `--no-regions`.
 
 use std::collections::HashMap;
 use std::fs;
@@ -333,7 +335,7 @@ fn counts_of_one_task_are_never_charged_to_the_next() {
     let args = ["pingpong", "300", "--cpu", "0", "--faults", "50"];
     // One of them is armed, the other faults.
     let ping = whole_profile(|| {
-        let run = run_target(&["--no-follow", "-e", LIST], &args);
+        let run = run_target(&["--no-regions", "--no-follow", "-e", LIST], &args);
         assert_eq!(run.said("pong_touched"), 15_000);
         run.records
     });
@@ -503,7 +505,11 @@ fn filters_and_groups() {
     }
     once("a group", || {
         let run = run_target(
-            &["-e", "{page-faults:uk,alignment-faults},minor-faults:uk,page-faults"],
+            &[
+                "--no-regions",
+                "-e",
+                "{page-faults:uk,alignment-faults},minor-faults:uk,page-faults",
+            ],
             &["faults", "2000"],
         );
         let p = run.records.profiles()[0].clone();

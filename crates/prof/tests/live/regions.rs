@@ -363,6 +363,49 @@ fn in_c_programs_by_any_linker() {
     }
 }
 
+/// A library that has probes, and a program that has none.
+const LIBRARY: &str = r#"
+#include "prof.h"
+void work(void);
+void work(void)
+{
+	static char pages[33 * 4096];
+	PROF_REGION("of the library");
+	for (int i = 0; i < 33; i++)
+		((volatile char *)pages)[i * 4096] = 1;
+}
+"#;
+const ITS_USER: &str = "#include <unistd.h>\nvoid work(void);\n\
+                        int main(void) { sleep(2); work(); return 0; }\n";
+
+#[test]
+fn in_a_library_that_a_program_has_loaded() {
+    let Some(_turn) = live("regions of a library") else { return };
+    if emulated("regions of a library: attaching takes longer than it waits") || !has("cc", "gcc") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| dir.path().join(name);
+    fs::write(at("library.c"), LIBRARY).expect("a file");
+    fs::write(at("main.c"), ITS_USER).expect("a file");
+    let include = concat!(env!("CARGO_MANIFEST_DIR"), "/../../include");
+    let rpath = format!("-Wl,-rpath,{}", dir.path().display());
+    for args in [
+        &["-O2", "-shared", "-fPIC", "-I", include, "library.c", "-o", "libwork.so"][..],
+        &["-O2", "main.c", "-o", "program", "-L.", "-lwork", &rpath],
+    ] {
+        let status = Command::new("cc").args(args).current_dir(dir.path()).status();
+        assert!(status.expect("cc").success(), "{args:?}");
+    }
+    let run = run(&[], &[at("program").to_str().expect("a path")]);
+    run.records.assert_whole();
+    let p = only(&run);
+    assert_ended(region(p, "of the library"), 1);
+    // The first of them it shares with other data.
+    assert_faults(region(p, "of the library"), 32);
+    assert!(p["notes"].to_string().contains("regions: those that began before"), "{p}");
+}
+
 /// Where the toolchain has linkers by the names that a C compiler asks for.
 fn rust_linkers() -> String {
     let output = Command::new(Path::new(env!("CARGO")).with_file_name("rustc"))
