@@ -186,15 +186,25 @@ pub struct Table {
 impl Table {
     /// Makes the table of an ELF file in memory.
     pub fn from_elf(data: &[u8], rules: &mut RuleSet, limits: &Limits) -> Result<Self, Error> {
-        Self::make(Source::Bytes(data), rules, limits)
+        Ok(Self::make(Source::Bytes(data), rules, limits)?.0)
     }
 
     /// The same of a file, of which only what is needed is read.
     pub fn from_file(file: &File, rules: &mut RuleSet, limits: &Limits) -> Result<Self, Error> {
-        Self::make(Source::file(file)?, rules, limits)
+        Ok(Self::make(Source::file(file)?, rules, limits)?.0)
     }
 
-    fn make(source: Source<'_>, rules: &mut RuleSet, limits: &Limits) -> Result<Self, Error> {
+    /// Where the functions of a file are, as its unwind information has them: offset and
+    /// size, ascending. Of a stripped file that is all that is known of them.
+    pub fn functions(file: &File, limits: &Limits) -> Result<Vec<(u64, u32)>, Error> {
+        Ok(Self::make(Source::file(file)?, &mut RuleSet::new(), limits)?.1)
+    }
+
+    fn make(
+        source: Source<'_>,
+        rules: &mut RuleSet,
+        limits: &Limits,
+    ) -> Result<(Self, Vec<(u64, u32)>), Error> {
         if source.len() > limits.file {
             return Err(Error::TooMuch("bytes", limits.file));
         }
@@ -228,8 +238,10 @@ impl Table {
         let Reader { stats, functions, steps, .. } = reader;
         let stats = Stats { sigreturns, entry, ..stats };
         let end = code.iter().map(|c| c.offset + c.size).max().unwrap_or_default();
+        let mut places: Vec<_> = functions.iter().map(|f| (f.offset, f.size)).collect();
+        places.sort_unstable();
         let (rows, starts) = pages::lay_out(functions, &steps, end, limits)?;
-        Ok(Self {
+        let table = Self {
             arch: elf.arch,
             build_id: notes.build_id,
             frame_pointers: go,
@@ -237,7 +249,8 @@ impl Table {
             stats,
             rows,
             starts,
-        })
+        };
+        Ok((table, places))
     }
 
     /// How many pages there are: up to the last byte of code.

@@ -39,6 +39,7 @@ use prof_kernel::sampler::gather::Code;
 use prof_kernel::sampler::gather::Gatherer;
 use prof_kernel::sampler::gather::TableCounts;
 use prof_kernel::session::Session;
+use prof_model::record::Flags;
 use prof_model::record::Profile;
 use prof_model::record::Record;
 use prof_model::record::WindowEnd;
@@ -127,6 +128,14 @@ pub struct Running {
 }
 
 impl Running {
+    /// What the `prof` events of the session say of it.
+    pub fn flags(&self) -> u64 {
+        let plan = &self.stacks.plan;
+        let no_kernel = if plan.no_kernel { Flags::NO_KERNEL } else { 0 };
+        let no_user = if plan.no_user { Flags::NO_USER } else { 0 };
+        Flags::SAMPLE | no_kernel | no_user
+    }
+
     /// Ends it, and writes the outputs.
     pub fn finish(self) -> Result<()> {
         let Stacks { outputs, how, processes, .. } = self.stacks;

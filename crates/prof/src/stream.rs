@@ -341,6 +341,13 @@ impl Stream {
     }
 
     fn emit(&mut self) {
+        if let Some(stacks) = &self.stacks {
+            for r in &mut self.records {
+                if let Record::Prof(event) = r {
+                    event.flags.0 |= stacks.flags();
+                }
+            }
+        }
         self.outputs.write(&self.records);
         self.records.clear();
     }

@@ -1,5 +1,6 @@
 //! From samples to what is shown: names, then the outputs.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::io::BufWriter;
@@ -16,12 +17,15 @@ use prof_export::stacks::StackFormat;
 use prof_export::stacks::StackOptions;
 use prof_export::stacks::StackOutputSpec;
 use prof_kernel::sampler::gather::Code;
+use prof_model::stacks::Function;
 use prof_model::stacks::ModuleId;
 use prof_model::stacks::StackProfile;
 use prof_symbols::Options;
 use prof_symbols::Source;
 use prof_symbols::Symbolizer;
 use prof_symbols::perf_map;
+use prof_unwind::Limits;
+use prof_unwind::Table;
 
 use crate::cli::Color;
 use crate::output;
@@ -68,6 +72,37 @@ pub fn name(
             Code::Gone(_) => None,
         }
     });
+    name_by_place(profile, code);
+}
+
+/// What has no name is at least of some function: the file's unwind information says
+/// where that begins. Without it each address would stand for itself.
+fn name_by_place(profile: &mut StackProfile, code: &[Code]) {
+    let mut without: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    for (i, frame) in profile.frames.iter().enumerate() {
+        if let (true, Some(ModuleId(at))) = (frame.functions.is_empty(), frame.module) {
+            without.entry(at).or_default().push(i);
+        }
+    }
+    for (at, frames) in without {
+        let Some(Code::File(file)) = code.get(at as usize) else { continue };
+        let Some(module) = profile.modules.get(at as usize) else { continue };
+        let Ok(functions) = Table::functions(file, &Limits::default()) else { continue };
+        let name = module.name();
+        for i in frames {
+            let frame = &mut profile.frames[i];
+            let after = functions.partition_point(|(offset, _)| *offset <= frame.offset);
+            let Some((start, size)) = after.checked_sub(1).and_then(|n| functions.get(n)) else {
+                continue;
+            };
+            // A call may be the last instruction, so a caller's may be just behind.
+            if frame.offset - start > u64::from(*size) {
+                continue;
+            }
+            let name = format!("[fun_{start:x} in {name}]");
+            frame.functions.push(Function { name, file: None, line: None });
+        }
+    }
 }
 
 fn perf_map_of(code: &Code, owner: &impl Fn(u32) -> Option<u32>) -> Vec<u8> {

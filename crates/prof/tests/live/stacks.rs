@@ -236,7 +236,11 @@ fn the_parts_that_are_not_asked_for_are_left_out() {
     assert!(count(&both, FrameKind::User) > 0 && count(&both, FrameKind::Kernel) > 0);
     let user = run_stacks(&["-F", "997", "--user"], &cmd);
     assert!(count(&user, FrameKind::User) > 0 && count(&user, FrameKind::Kernel) == 0);
+    let flagged = |stacks: &Stacks, flag| stacks.run.records.of("prof").all(|r| has_flag(r, flag));
+    assert!(flagged(&both, "sample") && !flagged(&both, "no_kernel"));
+    assert!(flagged(&user, "sample") && flagged(&user, "no_kernel") && !flagged(&user, "no_user"));
     let kernel = run_stacks(&["-F", "997", "--kernel"], &cmd);
+    assert!(flagged(&kernel, "no_user") && !flagged(&kernel, "no_kernel"));
     assert!(count(&kernel, FrameKind::User) == 0 && count(&kernel, FrameKind::Kernel) > 0);
     assert!(kernel.profile.samples.iter().all(|s| s.whole == Whole::KernelOnly));
     let flat = run_stacks(&["-F", "997", "--max-depth", "2"], &cmd);
