@@ -402,7 +402,9 @@ fn a_process_that_is_attached_to_is_sampled_from_then_on() {
     }
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("x.stacks");
-    let mut child = Command::new(target()).args(["burn", "1500"]).spawn().expect("the target");
+    // An emulated machine takes seconds to load the kernel half.
+    let ms = if std::env::var_os("PROF_VM").is_some() { "8000" } else { "1500" };
+    let mut child = Command::new(target()).args(["burn", ms]).spawn().expect("the target");
     thread::sleep(Duration::from_millis(200));
     let (pid, to) = (child.id().to_string(), format!("raw:{}", file.display()));
     let mut watch = Watch::verb("attach", &["-F", "499", "-o", &to, &pid]);
