@@ -54,6 +54,32 @@ pub fn count_down(mut args: Args) -> Result<()> {
     facts.print()
 }
 
+/// `deep FRAMES N`
+pub fn deep(mut args: Args) -> Result<()> {
+    let frames = args.number("FRAMES")?;
+    let rounds = args.number("N")?;
+    args.finish()?;
+    let start = sys::clock_ns(libc::CLOCK_MONOTONIC)?;
+    go_down(frames, rounds);
+    let end = sys::clock_ns(libc::CLOCK_MONOTONIC)?;
+    let mut facts = Facts::with_pid();
+    facts.add("elapsed_ns", end.saturating_sub(start));
+    facts.add_rusage()?;
+    facts.print()
+}
+
+/// A frame for each call: what comes behind it keeps it from being a jump.
+#[inline(never)]
+fn go_down(frames: u64, rounds: u64) -> u64 {
+    if frames == 0 {
+        if rounds > 0 {
+            spin_rounds(rounds);
+        }
+        return black_box(0);
+    }
+    black_box(go_down(black_box(frames - 1), rounds)) + 1
+}
+
 /// A round is eight instructions that do nothing, one that counts, and one that goes back while
 /// some of `rounds`, which must not be 0, are left.
 fn spin_rounds(rounds: u64) {

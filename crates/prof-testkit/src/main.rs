@@ -33,6 +33,12 @@ const COMMANDS: &[(&str, &str, &str, Run)] = &[
     ("exit", "CODE", "exit with CODE", exit::exit),
     ("kill", "SIGNAL [--core]", "die of SIGNAL, with a core file allowed or not", exit::kill),
     ("burn", "MS", "use MS ms of CPU time", cpu::burn),
+    (
+        "deep",
+        "FRAMES N",
+        "N times around a loop of 10 instructions, at the end of FRAMES calls",
+        cpu::deep,
+    ),
     ("loop", "N", "go N times around a loop of 10 instructions", cpu::count_down),
     ("sleep", "MS", "sleep MS ms", cpu::sleep),
     ("switches", "N", "make N voluntary context switches", cpu::switches),

@@ -8,6 +8,7 @@
 //! - `programs`: (c) the time in the kernel half, for each process
 //! - `memory`: (d) what thousands of live profiled processes take
 //! - `switches`: (e) what counting adds to a context switch
+//! - `stacks`: (f) what sampling stacks costs those that are sampled
 //! - `stats`: pairs; `report`: tables; `machine`: where it was measured
 //! - `prof`: the programs under test; `watch`: a running `prof watch`
 
@@ -16,6 +17,7 @@ mod memory;
 mod prof;
 mod programs;
 mod report;
+mod stacks;
 mod start;
 mod stats;
 mod storm;
@@ -53,6 +55,8 @@ enum Part {
     D,
     /// Cost of a context switch while events are counted
     E,
+    /// Cost of sampling stacks
+    F,
     /// All of them
     All,
 }
@@ -121,6 +125,10 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     }
     if wanted(Part::E) {
         sections.push(switches::measure(&bench).context("part e")?);
+    }
+
+    if wanted(Part::F) {
+        sections.push(stacks::measure(&bench).context("part f")?);
     }
 
     let machine = Machine::read()?;
