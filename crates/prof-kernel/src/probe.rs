@@ -10,6 +10,7 @@ mod hooks;
 mod host;
 mod privileges;
 mod report;
+mod stacks;
 
 use std::path::PathBuf;
 
@@ -70,6 +71,7 @@ pub fn probe(options: &ProbeOptions) -> Report {
     privileges::check(&mut found, &privileges);
     let hooks = hooks::check(&mut found, options, &privileges);
     counters::check(&mut found, &privileges);
+    stacks::check(&mut found, hooks.backend, options, &privileges);
     let identity = host::check(&mut found, options, &privileges);
 
     let parts = Parts {

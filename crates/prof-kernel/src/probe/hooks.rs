@@ -80,7 +80,7 @@ fn window_start(backend: Option<Backend>) -> &'static str {
 }
 
 /// A plan that matches no process.
-fn plan(backend: Backend, options: &ProbeOptions) -> Plan {
+pub(super) fn plan(backend: Backend, options: &ProbeOptions) -> Plan {
     Plan {
         backend: Some(backend),
         btf: options.btf.clone(),
