@@ -9,6 +9,7 @@
 pub mod files;
 mod finish;
 pub mod gather;
+mod samples;
 pub mod tables;
 
 use std::io;

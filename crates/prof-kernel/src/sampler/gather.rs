@@ -33,6 +33,7 @@ use crate::abi::until_nul;
 use crate::sampler::Sampler;
 use crate::sampler::files;
 use crate::sampler::finish;
+use crate::sampler::samples::Samples;
 use crate::sampler::tables::Tables;
 
 /// Where the code of a module can be read.
@@ -79,6 +80,7 @@ pub struct Gatherer {
     /// Files of this process that nobody has asked for, and that no sample has met.
     deferred: HashMap<u32, (PathBuf, Code)>,
     profile: StackProfile,
+    samples: Samples,
     interner: Interner,
     processes: HashMap<(u32, u64, u32), ProcessId>,
     threads: HashMap<(ProcessId, u32), ThreadId>,
@@ -107,6 +109,7 @@ impl Gatherer {
             files: HashMap::new(),
             deferred: HashMap::new(),
             profile,
+            samples: Samples::default(),
             interner: Interner::default(),
             processes: HashMap::new(),
             threads: HashMap::new(),
@@ -149,7 +152,11 @@ impl Gatherer {
             self.profile.lost.push(("record-malformed".into(), self.malformed));
         }
         self.counts.bytes = self.tables.bytes();
-        self.profile.samples.sort_by_key(|s| s.time_ns);
+        let (samples, merged) = self.samples.finish();
+        self.profile.samples = samples;
+        if merged > 0 {
+            self.profile.lost.push(("sample-time-merged".into(), merged));
+        }
         (self.profile, self.code, self.counts)
     }
 
@@ -262,7 +269,7 @@ impl Gatherer {
             frames.push(self.interner.frame(&mut self.profile, kind, None, *address));
         }
         let stack = self.interner.stack(&mut self.profile, frames);
-        self.profile.samples.push(Sample {
+        self.samples.push(Sample {
             time_ns: rec.head.time_ns.saturating_sub(self.epoch),
             thread,
             cpu: rec.head.cpu,
