@@ -48,6 +48,7 @@ complete -c prof -n "__fish_prof_using_subcommand run" -l control -d 'Take comma
 complete -c prof -n "__fish_prof_using_subcommand run" -s D -l delay -d 'Begin switched off, and switch on after MS milliseconds; -1: when --control says' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -s c -l count -d 'A sample for each N events, or nanoseconds of a clock, instead of --freq' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -l by -d 'The event that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `sched:sched_wakeup`; with --count or --freq' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l max-depth -d 'Frames of a stack, of the program and of the kernel each' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l max-processes -d 'Most processes profiled at once' -r
@@ -89,6 +90,7 @@ complete -c prof -n "__fish_prof_using_subcommand watch" -l control -d 'Take com
 complete -c prof -n "__fish_prof_using_subcommand watch" -s D -l delay -d 'Begin switched off, and switch on after MS milliseconds; -1: when --control says' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -s c -l count -d 'A sample for each N events, or nanoseconds of a clock, instead of --freq' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -l by -d 'The event that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `sched:sched_wakeup`; with --count or --freq' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l max-depth -d 'Frames of a stack, of the program and of the kernel each' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l max-processes -d 'Most processes profiled at once' -r
@@ -126,6 +128,7 @@ complete -c prof -n "__fish_prof_using_subcommand attach" -l control -d 'Take co
 complete -c prof -n "__fish_prof_using_subcommand attach" -s D -l delay -d 'Begin switched off, and switch on after MS milliseconds; -1: when --control says' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -s c -l count -d 'A sample for each N events, or nanoseconds of a clock, instead of --freq' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -l by -d 'The event that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `sched:sched_wakeup`; with --count or --freq' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l max-depth -d 'Frames of a stack, of the program and of the kernel each' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l max-processes -d 'Most processes profiled at once' -r
@@ -160,6 +163,7 @@ complete -c prof -n "__fish_prof_using_subcommand record" -l control -d 'Take co
 complete -c prof -n "__fish_prof_using_subcommand record" -s D -l delay -d 'Begin switched off, and switch on after MS milliseconds; -1: when --control says' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -s c -l count -d 'A sample for each N events, or nanoseconds of a clock, instead of --freq' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -l by -d 'The event that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `sched:sched_wakeup`; with --count or --freq' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l max-depth -d 'Frames of a stack, of the program and of the kernel each' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l max-processes -d 'Most processes profiled at once' -r

@@ -195,6 +195,11 @@ pub struct Shared {
           value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
 
+    /// The event that samples go by, in perf's syntax, instead of a timer: `cycles`,
+    /// `page-faults`, `cache-misses:u`, `sched:sched_wakeup`; with --count or --freq
+    #[arg(long, value_name = "EVENT", help_heading = STACKS)]
+    pub by: Option<String>,
+
     /// Frames of a stack, of the program and of the kernel each
     #[arg(long, value_name = "N", help_heading = STACKS, value_parser = clap::value_parser!(u32).range(1..=128))]
     pub max_depth: Option<u32>,
@@ -255,28 +260,31 @@ impl Shared {
         self.interval.is_some() || self.control.is_some() || self.delay.is_some()
     }
 
-    /// What stacks are to be sampled, if any.
-    pub fn stack_plan(&self) -> Option<StackPlan> {
-        let asked = self.stacks
+    /// Whether stacks are to be sampled.
+    pub fn asks_for_stacks(&self) -> bool {
+        self.stacks
             || self.output.iter().any(|o| !matches!(o, AnyOutputSpec::Records(_)))
             || self.user
             || self.kernel
             || self.freq.is_some()
             || self.count.is_some()
-            || self.max_depth.is_some();
-        asked.then(|| {
-            let rate = match (self.count, self.freq) {
-                (Some(n), _) => Rate::Period(n),
-                (None, hz) => Rate::Hz(hz.unwrap_or(DEFAULT_HZ)),
-            };
-            let plan = StackPlan::clock(rate);
-            StackPlan {
-                max_depth: self.max_depth.unwrap_or(plan.max_depth),
-                no_kernel: self.user,
-                no_user: self.kernel,
-                ..plan
-            }
-        })
+            || self.max_depth.is_some()
+            || self.by.is_some()
+    }
+
+    /// What of them, by the timer.
+    pub fn stack_plan(&self) -> StackPlan {
+        let rate = match (self.count, self.freq) {
+            (Some(n), _) => Rate::Period(n),
+            (None, hz) => Rate::Hz(hz.unwrap_or(DEFAULT_HZ)),
+        };
+        let plan = StackPlan::clock(rate);
+        StackPlan {
+            max_depth: self.max_depth.unwrap_or(plan.max_depth),
+            no_kernel: self.user,
+            no_user: self.kernel,
+            ..plan
+        }
     }
 
     /// Whether it begins switched off.
@@ -535,7 +543,7 @@ impl Cli {
         };
         if let Command::Run(args) = &self.command
             && args.repeat.is_some()
-            && shared.stack_plan().is_some()
+            && shared.asks_for_stacks()
         {
             let what = "stacks are of one run: leave out --repeat or the options of stacks";
             command().error(clap::error::ErrorKind::ArgumentConflict, what).exit();

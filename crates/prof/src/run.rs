@@ -56,7 +56,7 @@ pub fn main(args: &RunArgs) -> Result<ExitCode> {
     let set = rules::from_options(&args.which)?;
     let selected = select::from_options(&args.shared)?;
     let to = output::Default::Stderr;
-    let stacks = Stacks::from_options(&args.shared, to);
+    let stacks = Stacks::from_options(&args.shared, &selected, to);
     let outputs = Outputs::open(&args.shared, selected.sort, Format::Summary, to, stacks.as_ref())?;
     let stop = Stop::install()?;
     let stacks = stacks.as_ref();
@@ -184,7 +184,7 @@ impl Job<'_> {
 fn may_do_without(args: &RunArgs) -> bool {
     args.shared.hooks.backend().is_none()
         && !args.shared.asks_while_it_runs()
-        && args.shared.stack_plan().is_none()
+        && !args.shared.asks_for_stacks()
         && args.which.scope.is_empty()
         && args.which.rule.is_empty()
         && args.which.rules.is_empty()

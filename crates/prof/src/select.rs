@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use anyhow::bail;
+use prof_events::Attr;
 use prof_events::Catalogue;
 use prof_events::Event;
 use prof_events::Host;
@@ -11,6 +12,7 @@ use prof_events::Source;
 use prof_kernel::counters;
 use prof_kernel::counters::CounterSpec;
 use prof_kernel::host;
+use prof_kernel::sampler::StackPlan;
 use prof_model::counters::Counter;
 use prof_model::counters::Item;
 use prof_model::counters::Metric;
@@ -33,6 +35,8 @@ pub struct Selected {
     pub left_out: Vec<String>,
     /// What `--sort` names.
     pub sort: Option<Item>,
+    /// Stacks to be sampled.
+    pub stacks: Option<StackPlan>,
 }
 
 /// Reads the options. With `--keep-going` what this machine lacks is left out, else
@@ -63,10 +67,41 @@ pub fn from_options(shared: &Shared) -> Result<Selected> {
     if selected.events.is_empty() && selected.specs.is_empty() {
         bail!("none of the events can be counted here: {}", selected.left_out.join("; "));
     }
+    if shared.asks_for_stacks() {
+        let plan = shared.stack_plan();
+        selected.stacks = Some(match &shared.by {
+            Some(event) => sampled_by(plan, event, &catalogue)?,
+            None => plan,
+        });
+    }
     if let Some(name) = &shared.sort {
         selected.sort = Some(selected.find(name)?);
     }
     Ok(selected)
+}
+
+/// The plan, by another event than the timer.
+fn sampled_by(plan: StackPlan, event: &str, catalogue: &Catalogue) -> Result<StackPlan> {
+    let one = |spelled: &str| -> Result<(String, Option<Attr>)> {
+        let mut request = Request::default();
+        request.add("--by", spelled)?;
+        let selection = request.resolve(catalogue)?;
+        match selection.events.as_slice() {
+            [one] => Ok((one.name.clone(), one.attr)),
+            _ => bail!("--by {event}: one event, and no list or metric"),
+        }
+    };
+    let (name, attr) = match one(event)? {
+        // The kernel keeps it for each process; with a modifier it is a perf event.
+        (name, None) => (name, one(&format!("{event}:uk")).ok().and_then(|(_, attr)| attr)),
+        found => found,
+    };
+    let Some(attr) = attr else {
+        bail!("--by {event}: nothing fires when it counts");
+    };
+    let online = host::online_cpus()?;
+    counters::probe(&name, &attr, online.first().copied().unwrap_or(0))?;
+    Ok(StackPlan { event: name, attr, ..plan })
 }
 
 /// What can be counted here.

@@ -53,6 +53,7 @@ use rustix::time::Timespec;
 
 use crate::cli::Shared;
 use crate::output;
+use crate::select::Selected;
 use crate::stacks::show::How;
 use crate::stacks::show::StackOutput;
 
@@ -78,8 +79,12 @@ pub struct Stacks {
 
 impl Stacks {
     /// What the options ask for, if they ask for stacks.
-    pub fn from_options(shared: &Shared, default: output::Default) -> Option<Self> {
-        let plan = shared.stack_plan()?;
+    pub fn from_options(
+        shared: &Shared,
+        selected: &Selected,
+        default: output::Default,
+    ) -> Option<Self> {
+        let plan = selected.stacks.clone()?;
         let mut outputs: Vec<_> = shared
             .output
             .iter()

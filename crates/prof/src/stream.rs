@@ -112,7 +112,7 @@ pub fn plan(
         start_paused: shared.starts_paused(),
         // What is resumed is attached to.
         attaches: attaches || shared.control.is_some() || shared.starts_paused(),
-        stacks: shared.stack_plan(),
+        stacks: selected.stacks.clone(),
         regions: !shared.no_regions,
         program: program.map(Path::to_owned),
     }

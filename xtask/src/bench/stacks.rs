@@ -30,7 +30,7 @@ use super::stats::Spread;
 use super::watch;
 
 /// Rounds of the loop: some 0.6 s.
-const ROUNDS: u32 = 200_000_000;
+const ROUNDS: u32 = 1_000_000_000;
 const QUICK_ROUNDS: u32 = 50_000_000;
 const FRAMES: u32 = 30;
 const PROCESSES: u32 = 600;

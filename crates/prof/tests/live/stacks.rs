@@ -67,6 +67,13 @@ impl Stacks {
     }
 }
 
+/// CPU time that a target is to use, ms. In an emulated machine all but a little of a short
+/// one goes into its start.
+fn burn_ms(usual: u32) -> String {
+    let slow = if std::env::var_os("PROF_VM").is_some() { 15 } else { 1 };
+    (usual * slow).to_string()
+}
+
 fn target_str() -> &'static str {
     target().to_str().expect("a path")
 }
@@ -170,8 +177,9 @@ fn a_program_that_is_deleted_while_it_runs_has_names() {
     let copy = dir.path().join("gone");
     let folded = dir.path().join("x.folded");
     let script = format!(
-        "cp {} {copy}; {copy} burn 300 >/dev/null & sleep 0.1; rm {copy}; wait",
+        "cp {} {copy}; {copy} burn {} >/dev/null & sleep 0.1; rm {copy}; wait",
         target_str(),
+        burn_ms(300),
         copy = copy.display()
     );
     let to = format!("folded:{}", folded.display());
@@ -193,8 +201,11 @@ fn an_image_that_takes_over_has_its_own_mappings() {
     if !taken("stacks over an exec") {
         return;
     }
-    let script =
-        format!("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exec {} burn 200", target_str());
+    let script = format!(
+        "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exec {} burn {}",
+        target_str(),
+        burn_ms(200)
+    );
     let stacks = run_stacks(&["-F", "997"], &["sh", "-c", &script]);
     stacks.assert_nothing_lost();
     let profile = &stacks.profile;
@@ -247,6 +258,38 @@ fn the_parts_that_are_not_asked_for_are_left_out() {
     let deepest = flat.profile.samples.iter().map(|s| flat.profile.frames_of(s.stack).count());
     assert!(deepest.max().unwrap_or(0) <= 4);
     assert!(flat.profile.samples.iter().any(|s| s.whole == Whole::Depth));
+}
+
+#[test]
+fn samples_go_by_any_event() {
+    let Some(_turn) = live("samples by an event") else { return };
+    if !taken("samples by an event") {
+        return;
+    }
+    // A sample for each fault: as many as the kernel has counted, but for those of exec's
+    // own copying, which the event does not have.
+    let cmd = [target_str(), "faults", "3000"];
+    let stacks = run_stacks(&["--by", "page-faults", "-c", "1"], &cmd);
+    stacks.assert_nothing_lost();
+    let faults = figure(stacks.run.records.profiles()[0], "page-faults");
+    let samples = stacks.samples() as u64;
+    assert!(samples >= 3000 && samples <= faults && faults - samples <= 8, "{samples} of {faults}");
+    assert_eq!(stacks.weight(), samples);
+    let touched = stacks.profile.samples.iter().filter(|s| {
+        let mut frames = stacks.profile.frames_of(s.stack).map(|f| stacks.profile.frame(f));
+        let in_target = |f: &prof_model::stacks::Frame| {
+            stacks.profile.module(f).is_some_and(|m| m.path == target())
+        };
+        frames.any(in_target)
+    });
+    assert!(touched.count() >= 3000);
+    let said = |by: &str| {
+        let out = command("run").args(["--by", by, "--", "true"]).output().expect("prof run");
+        assert!(!out.status.success());
+        String::from_utf8_lossy(&out.stderr).into_owned()
+    };
+    assert!(said("page-fautls").contains("page-faults"), "{}", said("page-fautls"));
+    assert!(said("peak-rss").contains("nothing fires"), "{}", said("peak-rss"));
 }
 
 #[test]
@@ -403,8 +446,8 @@ fn a_process_that_is_attached_to_is_sampled_from_then_on() {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("x.stacks");
     // An emulated machine takes seconds to load the kernel half.
-    let ms = if std::env::var_os("PROF_VM").is_some() { "8000" } else { "1500" };
-    let mut child = Command::new(target()).args(["burn", ms]).spawn().expect("the target");
+    let ms = burn_ms(1500);
+    let mut child = Command::new(target()).args(["burn", &ms]).spawn().expect("the target");
     thread::sleep(Duration::from_millis(200));
     let (pid, to) = (child.id().to_string(), format!("raw:{}", file.display()));
     let mut watch = Watch::verb("attach", &["-F", "499", "-o", &to, &pid]);
