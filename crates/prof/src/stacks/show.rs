@@ -203,7 +203,7 @@ pub fn tell<'a>(profile: &StackProfile, outputs: impl Iterator<Item = &'a StackO
     let whole = profile.samples.iter().filter(|s| s.whole.is_whole()).count();
     let share = if n == 0 { 100.0 } else { 100.0 * whole as f64 / n as f64 };
     eprintln!(
-        "prof: {n} samples of {} processes, {share:.1} % of the stacks whole: {}",
+        "prof: {n} samples, processes: {}, {share:.1} % of the stacks whole: {}",
         profile.processes.len(),
         files.join(", ")
     );
