@@ -186,25 +186,29 @@ pub struct Table {
 impl Table {
     /// Makes the table of an ELF file in memory.
     pub fn from_elf(data: &[u8], rules: &mut RuleSet, limits: &Limits) -> Result<Self, Error> {
-        Ok(Self::make(Source::Bytes(data), rules, limits)?.0)
+        Self::make(Source::Bytes(data), rules, limits, None)
     }
 
     /// The same of a file, of which only what is needed is read.
     pub fn from_file(file: &File, rules: &mut RuleSet, limits: &Limits) -> Result<Self, Error> {
-        Ok(Self::make(Source::file(file)?, rules, limits)?.0)
+        Self::make(Source::file(file)?, rules, limits, None)
     }
 
     /// Where the functions of a file are, as its unwind information has them: offset and
     /// size, ascending. Of a stripped file that is all that is known of them.
     pub fn functions(file: &File, limits: &Limits) -> Result<Vec<(u64, u32)>, Error> {
-        Ok(Self::make(Source::file(file)?, &mut RuleSet::new(), limits)?.1)
+        let mut places = Vec::new();
+        Self::make(Source::file(file)?, &mut RuleSet::new(), limits, Some(&mut places))?;
+        places.sort_unstable();
+        Ok(places)
     }
 
     fn make(
         source: Source<'_>,
         rules: &mut RuleSet,
         limits: &Limits,
-    ) -> Result<(Self, Vec<(u64, u32)>), Error> {
+        places: Option<&mut Vec<(u64, u32)>>,
+    ) -> Result<Self, Error> {
         if source.len() > limits.file {
             return Err(Error::TooMuch("bytes", limits.file));
         }
@@ -238,10 +242,11 @@ impl Table {
         let Reader { stats, functions, steps, .. } = reader;
         let stats = Stats { sigreturns, entry, ..stats };
         let end = code.iter().map(|c| c.offset + c.size).max().unwrap_or_default();
-        let mut places: Vec<_> = functions.iter().map(|f| (f.offset, f.size)).collect();
-        places.sort_unstable();
+        if let Some(places) = places {
+            places.extend(functions.iter().map(|f| (f.offset, f.size)));
+        }
         let (rows, starts) = pages::lay_out(functions, &steps, end, limits)?;
-        let table = Self {
+        Ok(Self {
             arch: elf.arch,
             build_id: notes.build_id,
             frame_pointers: go,
@@ -249,8 +254,7 @@ impl Table {
             stats,
             rows,
             starts,
-        };
-        Ok((table, places))
+        })
     }
 
     /// How many pages there are: up to the last byte of code.
