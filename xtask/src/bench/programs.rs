@@ -93,14 +93,15 @@ struct Found {
     others: f64,
 }
 
-fn open(rules: &[String], backend: Backend) -> Result<Session> {
+/// A session with these rules and nothing else.
+pub fn plan(rules: &[String], backend: Backend) -> Result<Plan> {
     let set = RuleSet::from_options(&[], rules, &[])?;
-    Session::open(&Plan {
+    Ok(Plan {
         backend: Some(backend),
         btf: None,
         cache: None,
         tables: compile(&set, &NoNames)?,
-        ring_bytes: 32 << 20,
+        ring_bytes: 1 << 20,
         max_processes: 1 << 14,
         read_args: true,
         per_thread: false,
@@ -112,6 +113,10 @@ fn open(rules: &[String], backend: Backend) -> Result<Session> {
         regions: false,
         program: None,
     })
+}
+
+fn open(rules: &[String], backend: Backend) -> Result<Session> {
+    Session::open(&Plan { ring_bytes: 32 << 20, ..plan(rules, backend)? })
 }
 
 fn drain(session: &mut Session) -> Result<()> {

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Instant;
 
-use super::programs::NoNames;
+use super::programs;
 use anyhow::Context as _;
 use anyhow::Result;
 use prof_kernel::abi::stacks::SampleCounter;
@@ -14,8 +14,6 @@ use prof_kernel::session::Backend;
 use prof_kernel::session::Plan;
 use prof_kernel::session::Session;
 use prof_kernel::sys;
-use prof_model::rules::RuleSet;
-use prof_model::rules::compile;
 use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
@@ -107,24 +105,10 @@ impl Way {
 
 /// Time in the kernel half for a sample, ns, of stacks of so many frames.
 fn per_sample(bench: &Bench, frames: u32) -> Result<f64> {
-    let set = RuleSet::from_options(&[], &watch::rules(1, true), &[])?;
     let plan = StackPlan::clock(Rate::Hz(4999));
     let session = Session::open(&Plan {
-        backend: Some(Backend::RawTp),
-        btf: None,
-        cache: None,
-        tables: compile(&set, &NoNames)?,
-        ring_bytes: 1 << 20,
-        max_processes: 1 << 14,
-        read_args: true,
-        per_thread: false,
-        count_execs: false,
-        counters: Vec::new(),
-        start_paused: false,
-        regions: false,
-        program: None,
-        attaches: false,
         stacks: Some(plan.clone()),
+        ..programs::plan(&watch::rules(1, true), Backend::RawTp)?
     })?;
     let mut sampler = session.sampler(&plan)?;
     let profile = prof_model::stacks::StackProfile::default();

@@ -17,8 +17,6 @@ use prof_kernel::session::Backend;
 use prof_kernel::session::Plan;
 use prof_kernel::session::Session;
 use prof_kernel::sys;
-use prof_model::rules::RuleSet;
-use prof_model::rules::compile;
 use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
@@ -27,7 +25,7 @@ use super::Bench;
 use super::WARM_UP;
 use super::memory::Herd;
 use super::prof;
-use super::programs::NoNames;
+use super::programs;
 use super::report::Section;
 use super::report::Table;
 use super::stats::Spread;
@@ -231,24 +229,8 @@ fn specs() -> Result<Vec<CounterSpec>> {
 
 /// Calls of the program at the switch, and the mean time of one.
 fn in_the_program(bench: &Bench, rules: &[String]) -> Result<(u64, f64)> {
-    let set = RuleSet::from_options(&[], rules, &[])?;
-    let session = Session::open(&Plan {
-        backend: Some(Backend::RawTp),
-        btf: None,
-        cache: None,
-        tables: compile(&set, &NoNames)?,
-        ring_bytes: 1 << 20,
-        max_processes: 1 << 14,
-        read_args: true,
-        per_thread: false,
-        count_execs: false,
-        counters: specs()?,
-        start_paused: false,
-        regions: false,
-        program: None,
-        attaches: false,
-        stacks: None,
-    })?;
+    let session =
+        Session::open(&Plan { counters: specs()?, ..programs::plan(rules, Backend::RawTp)? })?;
     let _stats = sys::enable_stats().context("statistics of BPF programs")?;
     let read = || -> Result<(u64, u64)> {
         let stats = session.stats();
