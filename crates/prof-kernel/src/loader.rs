@@ -11,7 +11,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 use std::thread;
 
 use anyhow::Context as _;
@@ -110,6 +111,27 @@ impl Loaded {
     /// All programs.
     pub fn progs(&self) -> impl Iterator<Item = (&str, BorrowedFd<'_>)> {
         self.progs.iter().map(|(n, fd)| (n.as_str(), fd.as_fd()))
+    }
+
+    /// Run statistics by program; zero unless the kernel keeps them.
+    pub fn stats(&self) -> Vec<(String, sys::ProgInfo)> {
+        self.progs().filter_map(|(n, fd)| Some((n.to_owned(), sys::prog_info(fd).ok()?))).collect()
+    }
+
+    /// The counters that a value of a per-CPU map begins with, summed over `cpus`.
+    pub fn counters<const N: usize>(&self, map: &str, key: u32, cpus: usize) -> Result<[u64; N]> {
+        let map = self.map(map)?;
+        // What else it holds is the kernel half's own. The kernel pads to 8 bytes.
+        let one = sys::map_value_size(map)?.next_multiple_of(8);
+        let mut values = vec![0u8; cpus * one];
+        sys::map_lookup_bytes(map, &key, &mut values)?;
+        let mut sums = [0; N];
+        for counters in values.chunks_exact(one).filter_map(<[u64; N]>::from_bytes) {
+            for (sum, n) in sums.iter_mut().zip(counters) {
+                *sum += n;
+            }
+        }
+        Ok(sums)
     }
 }
 

@@ -31,7 +31,6 @@ use prof_model::record::Attached;
 
 use crate::abi;
 use crate::abi::AbiCount;
-use crate::abi::AbiRegionCpu;
 use crate::abi::AbiRegionKey;
 use crate::abi::AbiRegionNames;
 use crate::abi::AbiRegionSum;
@@ -423,17 +422,7 @@ impl Regions {
 
     /// What could not be measured, by `RegionCounter`, summed over the CPUs.
     pub fn counters(&self) -> Result<[u64; NR_REGION_COUNTERS]> {
-        let mut sums = [0; NR_REGION_COUNTERS];
-        let mut values = vec![0u8; self.cpus * size_of::<AbiRegionCpu>()];
-        sys::map_lookup_bytes(self.loaded.map("region_cpu")?, &0u32, &mut values)
-            .context("counters of regions")?;
-        for cpu in values.chunks_exact(size_of::<AbiRegionCpu>()) {
-            let Some(cpu) = AbiRegionCpu::from_bytes(cpu) else { continue };
-            for (sum, n) in sums.iter_mut().zip(cpu.counters) {
-                *sum += n;
-            }
-        }
-        Ok(sums)
+        self.loaded.counters("region_cpu", 0, self.cpus).context("counters of regions")
     }
 }
 

@@ -13,7 +13,6 @@ mod samples;
 pub mod tables;
 
 use std::io;
-use std::os::fd::AsFd as _;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -24,11 +23,9 @@ use anyhow::anyhow;
 use prof_events::Attr;
 
 use crate::abi;
-use crate::abi::Plain as _;
 use crate::abi::stacks::NR_SAMPLE_COUNTERS;
 use crate::abi::stacks::StackRecord;
 use crate::host;
-use crate::loader;
 use crate::loader::Loaded;
 use crate::sampler::files::Mapped;
 use crate::sys;
@@ -96,7 +93,7 @@ pub struct Sampler {
     cpus: usize,
     attr: Attr,
     rate: Rate,
-    events: Vec<(u32, OwnedFd)>,
+    events: Vec<OwnedFd>,
     _exit: OwnedFd,
 }
 
@@ -105,32 +102,18 @@ pub struct Sampler {
 pub type SampleCounts = [u64; NR_SAMPLE_COUNTERS];
 
 impl Sampler {
-    /// Loads what takes samples. `base` is the session whose processes are sampled,
-    /// opened with the same plan. Nothing fires until [`start`](Self::start).
-    pub fn load(plan: &StackPlan, spec: &loader::Spec<'_>) -> Result<Self> {
-        let loaded = loader::load(&loader::Spec {
-            programs: &["sample", "sample_exit", "sample_prepare"],
-            sizes: &[("samples", RING_BYTES)],
-            value_sizes: &[],
-            config: spec.config,
-            btf: spec.btf,
-            reuse: spec.reuse,
-            cache: spec.cache.clone(),
-        })
-        .context("sampling of stacks (it needs Linux 6.4)")?;
+    pub(crate) const PROGRAMS: [&'static str; 3] = ["sample", "sample_exit", "sample_prepare"];
+    pub(crate) const SIZES: [(&'static str, u32); 1] = [("samples", RING_BYTES)];
+
+    /// Of these programs, loaded on the maps of the session whose processes are sampled,
+    /// which was opened with the same plan. Nothing fires until [`start`](Self::start).
+    pub(crate) fn begin(plan: &StackPlan, loaded: Loaded, cpus: usize) -> Result<Self> {
         let ring = sys::Ring::new(loaded.map("samples")?).context("ring of samples")?;
         let hook = c"sched_process_exit";
         let exit = sys::raw_tracepoint_open(Some(hook), loaded.prog("sample_exit")?)
             .context("attaching to sched_process_exit")?;
-        Ok(Self {
-            loaded,
-            ring,
-            cpus: host::possible_cpus()?,
-            attr: plan.attr,
-            rate: plan.rate,
-            events: Vec::new(),
-            _exit: exit,
-        })
+        let (attr, rate) = (plan.attr, plan.rate);
+        Ok(Self { loaded, ring, cpus, attr, rate, events: Vec::new(), _exit: exit })
     }
 
     /// A map of the kernel half.
@@ -150,17 +133,11 @@ impl Sampler {
     /// From now on samples are taken.
     pub fn start(&mut self) -> Result<()> {
         for cpu in host::online_cpus()? {
-            self.open_on(cpu)?;
+            let fd = sys::sampling_open(&self.attr, self.rate, cpu, self.loaded.prog("sample")?)
+                .map_err(|e| refused(&e, self.rate))
+                .with_context(|| format!("sampling on CPU {cpu}"))?;
+            self.events.push(fd);
         }
-        Ok(())
-    }
-
-    fn open_on(&mut self, cpu: u32) -> Result<()> {
-        let fd = sys::sampling_open(&self.attr, self.rate, cpu, self.loaded.prog("sample")?)
-            .map_err(|e| refused(&e, self.rate))
-            .with_context(|| format!("sampling on CPU {cpu}"))?;
-        self.events.retain(|(c, _)| *c != cpu);
-        self.events.push((cpu, fd));
         Ok(())
     }
 
@@ -181,27 +158,12 @@ impl Sampler {
 
     /// What the kernel half counted.
     pub fn counts(&self) -> Result<SampleCounts> {
-        let map = self.loaded.map("samplers")?;
-        // They stand first; the rest is the kernel half's own.
-        let one = sys::map_value_size(map).context("counters of samples")?.next_multiple_of(8);
-        let mut values = vec![0u8; self.cpus * one];
-        sys::map_lookup_bytes(map, &0u32, &mut values).context("counters of samples")?;
-        let mut sums = [0; NR_SAMPLE_COUNTERS];
-        for cpu in values.chunks_exact(one) {
-            let counts = <[u64; NR_SAMPLE_COUNTERS]>::from_bytes(cpu);
-            for (sum, n) in sums.iter_mut().zip(counts.into_iter().flatten()) {
-                *sum += n;
-            }
-        }
-        Ok(sums)
+        self.loaded.counters("samplers", 0, self.cpus).context("counters of samples")
     }
 
     /// Run statistics of the programs; zero unless the kernel keeps them.
     pub fn stats(&self) -> Vec<(String, sys::ProgInfo)> {
-        self.loaded
-            .progs()
-            .filter_map(|(n, fd)| Some((n.to_owned(), sys::prog_info(fd.as_fd()).ok()?)))
-            .collect()
+        self.loaded.stats()
     }
 }
 

@@ -23,7 +23,6 @@ use rustix::time::ClockId;
 
 use crate::abi;
 use crate::abi::AbiCount;
-use crate::abi::AbiCpu;
 use crate::abi::AbiLive;
 use crate::abi::AbiMatch;
 use crate::abi::AbiProc;
@@ -430,16 +429,7 @@ impl Session {
 
     /// Counters, summed over the CPUs.
     pub fn counters(&self) -> Result<[u64; NR_COUNTERS]> {
-        let mut sums = [0; NR_COUNTERS];
-        let mut values = vec![0u8; self.cpus * size_of::<AbiCpu>()];
-        sys::map_lookup_bytes(self.loaded.map("cpu_state")?, &abi::USER_HOOKS, &mut values)
-            .context("counters")?;
-        for cpu in values.chunks_exact(size_of::<AbiCpu>()).filter_map(AbiCpu::from_bytes) {
-            for (sum, n) in sums.iter_mut().zip(cpu.counters) {
-                *sum += n;
-            }
-        }
-        Ok(sums)
+        self.loaded.counters("cpu_state", abi::USER_HOOKS, self.cpus).context("counters")
     }
 
     /// Times that the kernel skipped a hook because it was already running.
@@ -453,10 +443,25 @@ impl Session {
 
     /// Run statistics by program; zero unless the kernel keeps them.
     pub fn stats(&self) -> Vec<(String, sys::ProgInfo)> {
-        self.loaded
-            .progs()
-            .filter_map(|(n, fd)| Some((n.to_owned(), sys::prog_info(fd).ok()?)))
-            .collect()
+        self.loaded.stats()
+    }
+
+    /// Loads more programs on the maps of the session, and the maps that it did without.
+    fn load_more(
+        &self,
+        programs: &[&'static str],
+        sizes: &[(&'static str, u32)],
+        value_sizes: &[(&'static str, u32)],
+    ) -> Result<Loaded> {
+        loader::load(&loader::Spec {
+            programs,
+            config: &self.config,
+            sizes,
+            value_sizes,
+            btf: self.btf.as_deref(),
+            reuse: Some(&self.loaded),
+            cache: self.cache.clone(),
+        })
     }
 
     /// Changes the globals of the kernel half. It writes there itself only while it
@@ -471,16 +476,9 @@ impl Session {
         self.set_globals(|g| g.iter_mode = mode as u32)?;
         let iterator = match self.iterator.take() {
             Some(loaded) => loaded,
-            None => loader::load(&loader::Spec {
-                programs: &["iter_tasks"],
-                config: &self.config,
-                sizes: &[],
-                value_sizes: &[],
-                btf: self.btf.as_deref(),
-                reuse: Some(&self.loaded),
-                cache: self.cache.clone(),
-            })
-            .context("the program that reads live processes")?,
+            None => self
+                .load_more(&["iter_tasks"], &[], &[])
+                .context("the program that reads live processes")?,
         };
         let iterator = self.iterator.insert(iterator);
         let fd = sys::iter_open(iterator.prog("iter_tasks")?).context("task iterator")?;
@@ -531,16 +529,10 @@ impl Session {
     /// What takes the stacks of the processes of this session, which was opened with
     /// the same plan.
     pub fn sampler(&self, plan: &StackPlan) -> Result<Sampler> {
-        let spec = loader::Spec {
-            programs: &[],
-            config: &self.config,
-            sizes: &[],
-            value_sizes: &[],
-            btf: self.btf.as_deref(),
-            reuse: Some(&self.loaded),
-            cache: self.cache.clone(),
-        };
-        Sampler::load(plan, &spec)
+        let loaded = self
+            .load_more(&Sampler::PROGRAMS, &Sampler::SIZES, &[])
+            .context("sampling of stacks (it needs Linux 6.4)")?;
+        Sampler::begin(plan, loaded, self.cpus)
     }
 
     /// Detaches: from now on nothing is added.

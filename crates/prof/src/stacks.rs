@@ -37,7 +37,6 @@ use prof_kernel::sampler::Sampler;
 use prof_kernel::sampler::StackPlan;
 use prof_kernel::sampler::gather::Code;
 use prof_kernel::sampler::gather::Gatherer;
-use prof_kernel::sampler::gather::TableCounts;
 use prof_kernel::session::Session;
 use prof_model::record::Flags;
 use prof_model::record::Profile;
@@ -164,8 +163,6 @@ pub struct Taken {
     pub profile: StackProfile,
     /// Where the code of each module is.
     pub code: Vec<Code>,
-    /// What became of unwind tables.
-    pub tables: TableCounts,
     /// What the kernel half counted.
     pub counts: SampleCounts,
 }
@@ -248,8 +245,8 @@ fn take(mut sampler: Sampler, mut gatherer: Gatherer, stop: &OwnedFd) -> Result<
     sampler.stop();
     gatherer.pump(&mut sampler)?;
     let counts = sampler.counts()?;
-    let (profile, code, tables) = gatherer.finish();
-    Ok(Taken { profile, code, tables, counts })
+    let (profile, code) = gatherer.finish();
+    Ok(Taken { profile, code, counts })
 }
 
 /// Files that a command will run, as far as that can be known before: their unwind

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::fs::File;
-use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -55,21 +54,6 @@ struct Known {
     table: Option<Table>,
 }
 
-/// Tables that were made, and those that could not be: path and reason.
-#[derive(Debug, Clone, Default)]
-pub struct TableCounts {
-    /// Files with a table.
-    pub made: u64,
-    /// Their rows.
-    pub rows: u64,
-    /// Bytes in the kernel.
-    pub bytes: usize,
-    /// Samples finished in user space.
-    pub finished: u64,
-    /// Files without one, and why.
-    pub without: Vec<(PathBuf, String)>,
-}
-
 /// A profile in the making.
 #[derive(Debug)]
 pub struct Gatherer {
@@ -87,7 +71,6 @@ pub struct Gatherer {
     generated: HashMap<u32, ModuleId>,
     code: Vec<Code>,
     wanted: HashSet<PathBuf>,
-    counts: TableCounts,
     /// CLOCK_MONOTONIC at the start of the profile.
     epoch: u64,
     malformed: u64,
@@ -116,7 +99,6 @@ impl Gatherer {
             generated: HashMap::new(),
             code: Vec::new(),
             wanted: wanted.iter().filter_map(|p| p.canonicalize().ok()).collect(),
-            counts: TableCounts::default(),
             epoch,
             malformed: 0,
         };
@@ -146,18 +128,17 @@ impl Gatherer {
         }
     }
 
-    /// The profile, where its modules' code is, and what became of the tables.
-    pub fn finish(mut self) -> (StackProfile, Vec<Code>, TableCounts) {
+    /// The profile, and where its modules' code is.
+    pub fn finish(mut self) -> (StackProfile, Vec<Code>) {
         if self.malformed > 0 {
             self.profile.lost.push(("record-malformed".into(), self.malformed));
         }
-        self.counts.bytes = self.tables.bytes();
         let (samples, merged) = self.samples.finish();
         self.profile.samples = samples;
         if merged > 0 {
             self.profile.lost.push(("sample-time-merged".into(), merged));
         }
-        (self.profile, self.code, self.counts)
+        (self.profile, self.code)
     }
 
     fn module(&mut self, path: PathBuf, build_id: Vec<u8>, code: Code) -> ModuleId {
@@ -192,41 +173,20 @@ impl Gatherer {
 
     /// Makes the table of a file, and tells the kernel half.
     fn learn(&mut self, id: u32, path: PathBuf, code: Code) {
-        let made = match &code {
-            Code::File(file) => Table::from_file(file, &mut self.rules, &self.limits),
-            Code::Image(bytes) => Table::from_elf(bytes, &mut self.rules, &self.limits),
-            Code::Generated(_) | Code::Gone(_) => Err(prof_unwind::Error::NoCfi("it is not there")),
+        let table = match &code {
+            Code::File(file) => Table::from_file(file, &mut self.rules, &self.limits).ok(),
+            Code::Image(bytes) => Table::from_elf(bytes, &mut self.rules, &self.limits).ok(),
+            Code::Generated(_) | Code::Gone(_) => None,
         };
-        let table = match made {
-            Ok(table) => {
-                self.give(id, &table, &path);
-                Some(table)
-            }
-            Err(e) => {
-                let why = if let Code::Gone(why) = &code { why.clone() } else { e.to_string() };
-                self.without(id, &path, why);
-                None
-            }
-        };
+        // Where there is no more room, stacks are finished here as long as there is a
+        // piece of them.
+        let given = table.as_ref().is_some_and(|t| self.tables.add(id, t, &self.rules).is_ok());
+        if !given {
+            self.tables.say(id, abi::table::NONE);
+        }
         let build_id = table.as_ref().map(|t| t.build_id.clone()).unwrap_or_default();
         let module = self.module(path, build_id, code);
         self.files.insert(id, Known { module, table });
-    }
-
-    fn give(&mut self, id: u32, table: &Table, path: &Path) {
-        match self.tables.add(id, table, &self.rules) {
-            Ok(()) => {
-                self.counts.made += 1;
-                self.counts.rows += table.rows_total() as u64;
-            }
-            // Stacks are finished here as long as there is a piece of them.
-            Err(e) => self.without(id, path, format!("{e:#}")),
-        }
-    }
-
-    fn without(&mut self, id: u32, path: &Path, why: String) {
-        self.tables.say(id, abi::table::NONE);
-        self.counts.without.push((path.to_path_buf(), why));
     }
 
     pub(crate) fn table(&self, file: u32) -> Option<&Table> {
@@ -247,14 +207,11 @@ impl Gatherer {
     ) {
         let mut whole = whole(rec.stop);
         if rec.stop == abi::stop::PENDING {
-            if let Some(last) = user.last() {
-                self.met(last.file);
-            }
+            // The file that it stopped at is among them.
             for vma in vmas {
                 self.met(vma.file);
             }
             whole = finish::finish(self, rec, vmas, stack, &mut user);
-            self.counts.finished += u64::from(whole.is_whole());
         }
         let thread = self.thread(rec);
         let mut frames: Vec<FrameId> = Vec::with_capacity(user.len() + kernel.len());

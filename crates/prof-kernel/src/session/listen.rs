@@ -12,7 +12,6 @@ use super::value_sizes;
 use crate::abi;
 use crate::abi::NR_REGION_COUNTERS;
 use crate::abi::RawRecord;
-use crate::loader;
 use crate::regions;
 use crate::regions::Known;
 use crate::regions::RegionSum;
@@ -63,16 +62,10 @@ impl Session {
     fn try_to_listen(&mut self, file: &File, probes: &[Probe], path: &Path) -> Result<()> {
         if self.regions.is_none() {
             let programs = regions::programs();
-            let loaded = loader::load(&loader::Spec {
-                programs: &programs,
-                config: &self.config,
-                sizes: &self.region_sizes,
-                value_sizes: &value_sizes(self.config.counters as usize),
-                btf: self.btf.as_deref(),
-                reuse: Some(&self.loaded),
-                cache: self.cache.clone(),
-            })
-            .context("the programs of regions")?;
+            let value_sizes = value_sizes(self.config.counters as usize);
+            let loaded = self
+                .load_more(&programs, &self.region_sizes, &value_sizes)
+                .context("the programs of regions")?;
             let counters = self.config.counters as usize;
             self.regions = Some(Regions::begin(loaded, counters, self.cpus)?);
         }
