@@ -44,7 +44,7 @@ static __always_inline void emit_enable(struct task_struct *t, struct prof_proc 
 {
 	struct prof_rec_enable *r = &s->enable;
 	u64 now = bpf_ktime_get_ns();
-	u32 off, len = 0, args = 0, size;
+	u32 len, args = 0, size;
 	u16 quality = p->quality;
 	struct mm_struct *mm;
 
@@ -53,17 +53,7 @@ static __always_inline void emit_enable(struct task_struct *t, struct prof_proc 
 	r->rules = p->rules;
 	r->start = p->start;
 	fill_container(t, c, s, r);
-	off = build_path(s, t);
-	if (off < PROF_MAX_PATH) {
-		len = PROF_MAX_PATH - off;
-		/* Or the compiler, which knows the range, drops the mask that the
-		 * verifier needs. */
-		barrier_var(len);
-		len &= 2 * PROF_MAX_PATH - 1;
-		if (len > PROF_MAX_PATH)
-			len = 0;
-		bpf_probe_read_kernel(s->tail, len, &s->path[off]);
-	}
+	len = copy_path(s->tail, s, build_path(s, t));
 	mm = READ(t, mm);
 	if (config.read_args && mm) {
 		u64 from = READ(mm, arg_start), n = READ(mm, arg_end) - from;

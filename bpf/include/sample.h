@@ -87,21 +87,13 @@ static __always_inline bool tell_file(struct file *file, struct vm_area_struct *
 {
 	struct prof_scratch *s;
 	struct prof_rec_file *r;
-	u32 zero = 0, off, len = 0;
+	u32 zero = 0, len;
 
 	s = bpf_map_lookup_elem(&file_scratch, &zero);
 	if (!s)
 		return 0;
 	r = (void *)&s->enable;
-	off = build_file_path(s, file);
-	if (off < PROF_MAX_PATH) {
-		len = PROF_MAX_PATH - off;
-		barrier_var(len);
-		len &= 2 * PROF_MAX_PATH - 1;
-		if (len > PROF_MAX_PATH)
-			len = 0;
-		bpf_probe_read_kernel((void *)(r + 1), len, &s->path[off]);
-	}
+	len = copy_path(r + 1, s, build_file_path(s, file));
 	r->key = *key;
 	r->size = READ(file, f_inode, i_size);
 	r->start = READ(vma, vm_start);

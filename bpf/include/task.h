@@ -335,6 +335,25 @@ static __always_inline u32 build_file_path(struct prof_scratch *s, struct file *
 	return s->path_at;
 }
 
+/* A path that was built from `off` on, to where a record has room for PROF_MAX_PATH
+ * bytes; how many those are. */
+static __always_inline u32 copy_path(void *to, struct prof_scratch *s, u32 off)
+{
+	u32 len;
+
+	if (off >= PROF_MAX_PATH)
+		return 0;
+	len = PROF_MAX_PATH - off;
+	/* Or the compiler, which knows the range, drops the mask that the verifier
+	 * needs. */
+	barrier_var(len);
+	len &= 2 * PROF_MAX_PATH - 1;
+	if (len > PROF_MAX_PATH)
+		len = 0;
+	bpf_probe_read_kernel(to, len, &s->path[off]);
+	return len;
+}
+
 /* The path of the executable. */
 static __always_inline u32 build_path(struct prof_scratch *s, struct task_struct *t)
 {
