@@ -43,10 +43,11 @@ fn each_run_is_a_whole_measurement_and_the_last_record_is_of_all() {
     assert!((spread["mean"].as_f64().expect("a mean") - mean).abs() < 1e-6, "{spread} {faults:?}");
     assert_eq!(spread["over"], 4);
     let elapsed = together["elapsed"]["min"].as_f64().expect("a time");
-    assert!(emulated("20 ms") || elapsed >= 20e6, "{together}");
+    // What it burns begins with its fork, which is before its exec.
+    assert!(emulated("20 ms") || elapsed >= 18e6, "{together}");
     // The command, and not the start of prof.
     let clock = together["figures"]["task-clock"]["mean"].as_f64().expect("a mean");
-    assert!(emulated("20 ms of a CPU") || clock >= 19e6, "{together}");
+    assert!(emulated("20 ms of a CPU") || clock >= 18e6, "{together}");
 }
 
 #[test]
