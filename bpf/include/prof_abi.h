@@ -11,7 +11,7 @@
 #ifndef PROF_ABI_H
 #define PROF_ABI_H
 
-#define PROF_ABI_VERSION 7
+#define PROF_ABI_VERSION 8
 
 #define PROF_COMM_LEN 16
 /* Rules are bits of a u64. */
@@ -337,7 +337,7 @@ struct prof_config {
 	__u32 stacks; /* enum prof_stacks */
 	__u32 max_depth; /* frames of a stack, kernel and user each */
 	__u32 samples_wakeup; /* wake the reader of samples when this many bytes wait */
-	__u32 pad;
+	__u32 sample_shares; /* of `sample_shares` in use; 0: every sample is taken */
 };
 
 /* The one writable global. */
@@ -596,6 +596,9 @@ struct prof_space {
 	struct prof_vma v[PROF_MAX_VMAS];
 };
 
+/* Samples of a CPU that can be in the making: the second interrupts the first. */
+#define PROF_SAMPLERS 2
+
 /* Why the user stack ends where it does. */
 enum prof_stop {
 	PROF_STOP_END = 0, /* it is whole */
@@ -665,7 +668,18 @@ enum prof_sample_counter {
 	PROF_SC_LOST_SPACE = 5, /* no room to keep them: read again for the next sample */
 	PROF_SC_LOST_FILE = 6, /* no room for a file, or for its record */
 	PROF_SC_IDLE = 7, /* fired where no armed process ran */
-	PROF_NR_SAMPLE_COUNTERS = 8,
+	PROF_SC_LEFT_OUT = 8, /* the rules of the process ask for fewer samples */
+	PROF_NR_SAMPLE_COUNTERS = 9,
+};
+
+/* Rules that ask for the same number of samples a second, and how many that is of those
+ * that could be taken. Distinct ones in a session, the most frequent first. */
+#define PROF_MAX_SHARES 8
+#define PROF_SHARE_BITS 20
+struct prof_share {
+	__u64 rules;
+	__u32 share; /* of 1 << PROF_SHARE_BITS */
+	__u32 pad;
 };
 
 _Static_assert(sizeof(struct prof_unwind_rule) == 16, "unwind_rule");
@@ -676,6 +690,7 @@ _Static_assert(sizeof(struct prof_file_key) == 24, "file_key");
 _Static_assert(sizeof(struct prof_vma) == 24, "vma");
 _Static_assert(sizeof(struct prof_space) == 40 + 24 * PROF_MAX_VMAS, "space");
 _Static_assert(sizeof(struct prof_space) <= 4000, "a hash takes values of up to a page");
+_Static_assert(sizeof(struct prof_share) == 16, "share");
 _Static_assert(sizeof(struct prof_rec_sample) == 128, "sample");
 _Static_assert(sizeof(struct prof_rec_file) == 32 + 24 + 24 + 16, "file");
 _Static_assert(sizeof(struct prof_region_key) == 80, "region_key");

@@ -42,12 +42,21 @@ struct {
 	__type(value, struct prof_space);
 } spaces SEC(".maps");
 
+/* One for a sample that is taken while another is, by an event that interrupts it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, PROF_SAMPLERS);
 	__type(key, u32);
 	__type(value, struct prof_sampler);
 } samplers SEC(".maps");
+
+/* Written before the first sample. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PROF_MAX_SHARES);
+	__type(key, u32);
+	__type(value, struct prof_share);
+} sample_shares SEC(".maps");
 
 /* Paths of files are built here. */
 struct {
@@ -63,11 +72,32 @@ u32 next_file SEC(".bss.next_file");
  * as long as the size of what is executable is the same. */
 #define PROF_SPACE_SERVES_NS 100000000ULL
 
+/* The one that nobody uses at the moment. */
 static __always_inline struct prof_sampler *this_sampler(void)
 {
-	u32 zero = 0;
+	struct prof_sampler *s;
+	u32 level = 0;
 
-	return bpf_map_lookup_elem(&samplers, &zero);
+	s = bpf_map_lookup_elem(&samplers, &level);
+	level = s && s->busy;
+	return bpf_map_lookup_elem(&samplers, &level);
+}
+
+/* How many samples the rules of a process ask for, of those that could be taken. */
+static __always_inline u32 share_of(struct prof_proc *p)
+{
+	struct prof_share *share;
+
+	for (u32 i = 0; i < PROF_MAX_SHARES; i++) {
+		u32 key = i;
+
+		if (i >= config.sample_shares)
+			break;
+		share = bpf_map_lookup_elem(&sample_shares, &key);
+		if (share && (share->rules & p->rules))
+			return share->share;
+	}
+	return 1 << PROF_SHARE_BITS;
 }
 
 static __always_inline u64 inode_mtime(struct inode *inode)
@@ -467,9 +497,9 @@ static __always_inline int take_sample(struct bpf_perf_event_data *ctx, u16 even
 {
 	struct task_struct *t = bpf_get_current_task_btf();
 	u64 now, start = process_start(t);
+	u32 end, share = 1 << PROF_SHARE_BITS;
 	struct prof_sampler *s;
 	struct prof_proc *p;
-	u32 end;
 	long got;
 
 	s = this_sampler();
@@ -484,12 +514,23 @@ static __always_inline int take_sample(struct bpf_perf_event_data *ctx, u16 even
 		s->counters[PROF_SC_LOST_NESTED]++;
 		return 0;
 	}
+	if (config.sample_shares) {
+		/* By chance: what is counted off would fall in step with processes that
+		 * take turns. */
+		share = share_of(p);
+		if ((bpf_get_prandom_u32() & ((1 << PROF_SHARE_BITS) - 1)) >= share) {
+			s->counters[PROF_SC_LEFT_OUT]++;
+			return 0;
+		}
+	}
 	s->busy = 1;
 	s->counters[PROF_SC_TAKEN]++;
 	now = bpf_ktime_get_ns();
 	s->frames = 0;
 	s->rec.start_ns = start;
 	s->rec.weight = ctx->sample_period;
+	if (share < 1 << PROF_SHARE_BITS && share)
+		s->rec.weight = (s->rec.weight << PROF_SHARE_BITS) / share;
 	s->rec.pid = t->tgid;
 	s->rec.tid = t->pid;
 	s->rec.exec = exec_number(t);
@@ -532,7 +573,7 @@ static __always_inline int take_sample(struct bpf_perf_event_data *ctx, u16 even
 SEC("perf_event")
 int sample(struct bpf_perf_event_data *ctx)
 {
-	return take_sample(ctx, 0);
+	return take_sample(ctx, bpf_get_attach_cookie(ctx));
 }
 
 /* Beside the exit hook, where stacks are sampled. */

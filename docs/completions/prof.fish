@@ -35,7 +35,7 @@ complete -c prof -n "__fish_prof_needs_command" -f -a "events" -d 'List the even
 complete -c prof -n "__fish_prof_needs_command" -f -a "doctor" -d 'Show what of this machine prof can use, and what would make the rest work'
 complete -c prof -n "__fish_prof_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c prof -n "__fish_prof_using_subcommand run" -s e -l events -d 'Events, in perf\'s syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`, `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`, `+cycles` and `-name` for changes to the default; see `prof events`' -r
-complete -c prof -n "__fish_prof_using_subcommand run" -l filter -d 'Count only hits of the tracepoints for which this holds, as in `prio < 100`' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -l filter -d 'Count only hits of the tracepoints in the -e before it for which this holds, as in `prio < 100`' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; of stacks: text, folded, flamegraph (.svg or .html), pprof, firefox, speedscope, or raw for `prof report`; may be repeated' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l hooks -d 'How to attach to the kernel' -r -f -a "auto\t'The cheapest that this kernel has'
 tp_btf\t'Tracepoints with typed arguments'
@@ -48,7 +48,7 @@ complete -c prof -n "__fish_prof_using_subcommand run" -l control -d 'Take comma
 complete -c prof -n "__fish_prof_using_subcommand run" -s D -l delay -d 'Begin switched off, and switch on after MS milliseconds; -1: when --control says' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -s c -l count -d 'A sample for each N events, or nanoseconds of a clock, instead of --freq' -r
-complete -c prof -n "__fish_prof_using_subcommand run" -l by -d 'The event that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `sched:sched_wakeup`; with --count or --freq' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `sched:sched_wakeup`, `cpu-clock,page-faults`; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l max-depth -d 'Frames of a stack, of the program and of the kernel each' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l max-processes -d 'Most processes profiled at once' -r
@@ -77,7 +77,7 @@ complete -c prof -n "__fish_prof_using_subcommand run" -l unprivileged -d 'Count
 complete -c prof -n "__fish_prof_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c prof -n "__fish_prof_using_subcommand run" -s V -l version -d 'Print version'
 complete -c prof -n "__fish_prof_using_subcommand watch" -s e -l events -d 'Events, in perf\'s syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`, `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`, `+cycles` and `-name` for changes to the default; see `prof events`' -r
-complete -c prof -n "__fish_prof_using_subcommand watch" -l filter -d 'Count only hits of the tracepoints for which this holds, as in `prio < 100`' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -l filter -d 'Count only hits of the tracepoints in the -e before it for which this holds, as in `prio < 100`' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; of stacks: text, folded, flamegraph (.svg or .html), pprof, firefox, speedscope, or raw for `prof report`; may be repeated' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l hooks -d 'How to attach to the kernel' -r -f -a "auto\t'The cheapest that this kernel has'
 tp_btf\t'Tracepoints with typed arguments'
@@ -90,7 +90,7 @@ complete -c prof -n "__fish_prof_using_subcommand watch" -l control -d 'Take com
 complete -c prof -n "__fish_prof_using_subcommand watch" -s D -l delay -d 'Begin switched off, and switch on after MS milliseconds; -1: when --control says' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -s c -l count -d 'A sample for each N events, or nanoseconds of a clock, instead of --freq' -r
-complete -c prof -n "__fish_prof_using_subcommand watch" -l by -d 'The event that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `sched:sched_wakeup`; with --count or --freq' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `sched:sched_wakeup`, `cpu-clock,page-faults`; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l max-depth -d 'Frames of a stack, of the program and of the kernel each' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l max-processes -d 'Most processes profiled at once' -r
@@ -115,7 +115,7 @@ complete -c prof -n "__fish_prof_using_subcommand watch" -l existing -d 'Attach 
 complete -c prof -n "__fish_prof_using_subcommand watch" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c prof -n "__fish_prof_using_subcommand watch" -s V -l version -d 'Print version'
 complete -c prof -n "__fish_prof_using_subcommand attach" -s e -l events -d 'Events, in perf\'s syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`, `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`, `+cycles` and `-name` for changes to the default; see `prof events`' -r
-complete -c prof -n "__fish_prof_using_subcommand attach" -l filter -d 'Count only hits of the tracepoints for which this holds, as in `prio < 100`' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -l filter -d 'Count only hits of the tracepoints in the -e before it for which this holds, as in `prio < 100`' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; of stacks: text, folded, flamegraph (.svg or .html), pprof, firefox, speedscope, or raw for `prof report`; may be repeated' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l hooks -d 'How to attach to the kernel' -r -f -a "auto\t'The cheapest that this kernel has'
 tp_btf\t'Tracepoints with typed arguments'
@@ -128,7 +128,7 @@ complete -c prof -n "__fish_prof_using_subcommand attach" -l control -d 'Take co
 complete -c prof -n "__fish_prof_using_subcommand attach" -s D -l delay -d 'Begin switched off, and switch on after MS milliseconds; -1: when --control says' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -s c -l count -d 'A sample for each N events, or nanoseconds of a clock, instead of --freq' -r
-complete -c prof -n "__fish_prof_using_subcommand attach" -l by -d 'The event that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `sched:sched_wakeup`; with --count or --freq' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `sched:sched_wakeup`, `cpu-clock,page-faults`; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l max-depth -d 'Frames of a stack, of the program and of the kernel each' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l max-processes -d 'Most processes profiled at once' -r
@@ -150,7 +150,7 @@ complete -c prof -n "__fish_prof_using_subcommand attach" -l follow -d 'Profile 
 complete -c prof -n "__fish_prof_using_subcommand attach" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c prof -n "__fish_prof_using_subcommand attach" -s V -l version -d 'Print version'
 complete -c prof -n "__fish_prof_using_subcommand record" -s e -l events -d 'Events, in perf\'s syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`, `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`, `+cycles` and `-name` for changes to the default; see `prof events`' -r
-complete -c prof -n "__fish_prof_using_subcommand record" -l filter -d 'Count only hits of the tracepoints for which this holds, as in `prio < 100`' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -l filter -d 'Count only hits of the tracepoints in the -e before it for which this holds, as in `prio < 100`' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; of stacks: text, folded, flamegraph (.svg or .html), pprof, firefox, speedscope, or raw for `prof report`; may be repeated' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l hooks -d 'How to attach to the kernel' -r -f -a "auto\t'The cheapest that this kernel has'
 tp_btf\t'Tracepoints with typed arguments'
@@ -163,7 +163,7 @@ complete -c prof -n "__fish_prof_using_subcommand record" -l control -d 'Take co
 complete -c prof -n "__fish_prof_using_subcommand record" -s D -l delay -d 'Begin switched off, and switch on after MS milliseconds; -1: when --control says' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -s c -l count -d 'A sample for each N events, or nanoseconds of a clock, instead of --freq' -r
-complete -c prof -n "__fish_prof_using_subcommand record" -l by -d 'The event that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `sched:sched_wakeup`; with --count or --freq' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `sched:sched_wakeup`, `cpu-clock,page-faults`; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l max-depth -d 'Frames of a stack, of the program and of the kernel each' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l max-processes -d 'Most processes profiled at once' -r

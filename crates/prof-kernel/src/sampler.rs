@@ -12,6 +12,8 @@ pub mod gather;
 mod samples;
 pub mod tables;
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
@@ -23,7 +25,10 @@ use anyhow::anyhow;
 use prof_events::Attr;
 
 use crate::abi;
+use crate::abi::stacks::AbiShare;
+use crate::abi::stacks::MAX_SHARES;
 use crate::abi::stacks::NR_SAMPLE_COUNTERS;
+use crate::abi::stacks::SAMPLERS;
 use crate::abi::stacks::StackRecord;
 use crate::host;
 use crate::loader::Loaded;
@@ -42,15 +47,48 @@ pub enum Rate {
     Period(u64),
 }
 
-/// What is to be sampled, and how.
+/// An event that samples go by.
 #[derive(Debug, Clone)]
-pub struct StackPlan {
+pub struct Sampling {
     /// As it was asked for, for people.
     pub event: String,
     /// What to open.
     pub attr: Attr,
     /// How often.
     pub rate: Rate,
+}
+
+impl Sampling {
+    /// The timer of the kernel, at this rate.
+    pub fn clock(rate: Rate) -> Self {
+        const SOFTWARE: u32 = 1;
+        const CPU_CLOCK: u64 = 0;
+        Self {
+            event: "cpu-clock".into(),
+            attr: Attr { type_: SOFTWARE, config: CPU_CLOCK, ..Attr::default() },
+            rate,
+        }
+    }
+}
+
+/// Rules, a bit each, and how many of the samples that could be taken of their
+/// processes are, of 1 << [`SHARE_BITS`](abi::stacks::SHARE_BITS). Of a process that
+/// several rules name, the first counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// The rules.
+    pub rules: u64,
+    /// How many samples.
+    pub share: u32,
+}
+
+/// What is to be sampled, and how.
+#[derive(Debug, Clone)]
+pub struct StackPlan {
+    /// By what; their places are in the samples.
+    pub events: Vec<Sampling>,
+    /// Rules that ask for fewer samples, the most frequent first; none: all are taken.
+    pub shares: Vec<Share>,
     /// Frames of a stack, of the kernel and of the program each.
     pub max_depth: u32,
     /// Without the kernel's frames.
@@ -64,12 +102,9 @@ pub struct StackPlan {
 impl StackPlan {
     /// The timer of the kernel, at this rate.
     pub fn clock(rate: Rate) -> Self {
-        const SOFTWARE: u32 = 1;
-        const CPU_CLOCK: u64 = 0;
         Self {
-            event: "cpu-clock".into(),
-            attr: Attr { type_: SOFTWARE, config: CPU_CLOCK, ..Attr::default() },
-            rate,
+            events: vec![Sampling::clock(rate)],
+            shares: Vec::new(),
             max_depth: abi::stacks::MAX_FRAMES,
             no_kernel: false,
             no_user: false,
@@ -91,9 +126,9 @@ pub struct Sampler {
     loaded: Loaded,
     ring: sys::Ring,
     cpus: usize,
-    attr: Attr,
-    rate: Rate,
-    events: Vec<OwnedFd>,
+    sampled: Vec<Sampling>,
+    /// By CPU.
+    events: BTreeMap<u32, Vec<OwnedFd>>,
     _exit: OwnedFd,
 }
 
@@ -112,8 +147,13 @@ impl Sampler {
         let hook = c"sched_process_exit";
         let exit = sys::raw_tracepoint_open(Some(hook), loaded.prog("sample_exit")?)
             .context("attaching to sched_process_exit")?;
-        let (attr, rate) = (plan.attr, plan.rate);
-        Ok(Self { loaded, ring, cpus, attr, rate, events: Vec::new(), _exit: exit })
+        let shares = loaded.map("sample_shares")?;
+        for (at, s) in (0u32..).zip(plan.shares.iter().take(MAX_SHARES)) {
+            let share = AbiShare { rules: s.rules, share: s.share, pad: 0 };
+            sys::map_update(shares, &at, &share).context("shares of rules")?;
+        }
+        let sampled = plan.events.clone();
+        Ok(Self { loaded, ring, cpus, sampled, events: BTreeMap::new(), _exit: exit })
     }
 
     /// A map of the kernel half.
@@ -132,11 +172,18 @@ impl Sampler {
 
     /// From now on samples are taken.
     pub fn start(&mut self) -> Result<()> {
-        for cpu in host::online_cpus()? {
-            let fd = sys::sampling_open(&self.attr, self.rate, cpu, self.loaded.prog("sample")?)
-                .map_err(|e| refused(&e, self.rate))
-                .with_context(|| format!("sampling on CPU {cpu}"))?;
-            self.events.push(fd);
+        self.follow_cpus()
+    }
+
+    /// CPUs may have come or gone: to be called now and then.
+    pub fn follow_cpus(&mut self) -> Result<()> {
+        let online = host::online_cpus()?;
+        // One that comes back has forgotten its events.
+        self.events.retain(|cpu, _| online.contains(cpu));
+        for cpu in online {
+            if let Entry::Vacant(entry) = self.events.entry(cpu) {
+                entry.insert(open(&self.sampled, cpu, self.loaded.prog("sample")?)?);
+            }
         }
         Ok(())
     }
@@ -158,13 +205,33 @@ impl Sampler {
 
     /// What the kernel half counted.
     pub fn counts(&self) -> Result<SampleCounts> {
-        self.loaded.counters("samplers", 0, self.cpus).context("counters of samples")
+        let mut sums = SampleCounts::default();
+        for level in 0..SAMPLERS {
+            let counts: SampleCounts = self
+                .loaded
+                .counters("samplers", level, self.cpus)
+                .context("counters of samples")?;
+            sums.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
+        }
+        Ok(sums)
     }
 
     /// Run statistics of the programs; zero unless the kernel keeps them.
     pub fn stats(&self) -> Vec<(String, sys::ProgInfo)> {
         self.loaded.stats()
     }
+}
+
+/// The events of a CPU; a sample has the place of its own.
+fn open(sampled: &[Sampling], cpu: u32, prog: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
+    let mut all = Vec::with_capacity(2 * sampled.len());
+    for (place, s) in (0..).zip(sampled) {
+        let fds = sys::sampling_open(&s.attr, s.rate, cpu, prog, place)
+            .map_err(|e| refused(&e, s.rate))
+            .with_context(|| format!("sampling by {} on CPU {cpu}", s.event))?;
+        all.extend(fds);
+    }
+    Ok(all)
 }
 
 fn refused(e: &io::Error, rate: Rate) -> anyhow::Error {

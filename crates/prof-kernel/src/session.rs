@@ -812,7 +812,10 @@ fn config(plan: &Plan, backend: Backend, cpus: usize, exact: bool, ring_bytes: u
             .as_ref()
             .map_or(0, |s| s.max_depth.clamp(1, abi::stacks::MAX_FRAMES)),
         samples_wakeup: crate::sampler::RING_BYTES / 4,
-        pad: 0,
+        sample_shares: plan
+            .stacks
+            .as_ref()
+            .map_or(0, |s| s.shares.len().min(abi::stacks::MAX_SHARES) as u32),
     }
 }
 

@@ -546,13 +546,15 @@ impl Words {
     }
 }
 
-/// Opens an event on a CPU, whose overflow runs a program.
+/// Opens an event on a CPU, whose overflow runs a program, which gets the cookie. The
+/// event, and what attaches the program to it.
 pub fn sampling_open(
     attr: &Attr,
     rate: Rate,
     cpu: u32,
     prog: BorrowedFd<'_>,
-) -> io::Result<OwnedFd> {
+    cookie: u64,
+) -> io::Result<[OwnedFd; 2]> {
     let mut a = from_attr(attr);
     match rate {
         Rate::Hz(hz) => {
@@ -562,9 +564,19 @@ pub fn sampling_open(
         Rate::Period(n) => a.__bindgen_anon_1.sample_period = n,
     }
     a.set_disabled(1);
-    let fd = open_attr(&mut a, -1, cpu as i32, None)?;
-    set_bpf(fd.as_fd(), prog)?;
-    Ok(fd)
+    let event = open_attr(&mut a, -1, cpu as i32, None)?;
+    let mut opts = bpf::bpf_link_create_opts {
+        sz: size_of::<bpf::bpf_link_create_opts>() as u64,
+        ..Default::default()
+    };
+    opts.__bindgen_anon_1.perf_event =
+        bpf::bpf_link_create_opts__bindgen_ty_1__bindgen_ty_1 { bpf_cookie: cookie };
+    let target = event.as_raw_fd();
+    // SAFETY: the descriptors are open, and the options carry their own size.
+    let link =
+        own(unsafe { bpf::bpf_link_create(prog.as_raw_fd(), target, bpf::BPF_PERF_EVENT, &opts) })?;
+    enable(event.as_fd())?;
+    Ok([event, link])
 }
 
 /// Attaches a program to an event and switches the event on.
@@ -575,6 +587,10 @@ fn set_bpf(event: BorrowedFd<'_>, prog: BorrowedFd<'_>) -> io::Result<()> {
     if set < 0 {
         return Err(io::Error::last_os_error());
     }
+    enable(event)
+}
+
+fn enable(event: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes no argument.
     if unsafe { libc::ioctl(event.as_raw_fd(), perf::bindings::ENABLE.into(), 0) } < 0 {
         return Err(io::Error::last_os_error());

@@ -38,7 +38,7 @@ pub fn main(args: &AttachArgs) -> Result<ExitCode> {
     let follow = if args.follow { " follow" } else { "" };
     set.push(Rule::parse(&format!("attach: pid={}{follow}", list.join(",")), "attach")?)?;
     let rules = rules::compiled(&set)?;
-    let selected = select::from_options(&args.shared)?;
+    let selected = select::from_options(&args.shared, &set)?;
     let to = output::Default::Stdout;
     let stacks = Stacks::from_options(&args.shared, &selected, to);
     let outputs = Outputs::open(&args.shared, selected.sort, Format::Table, to, stacks.as_ref())?;

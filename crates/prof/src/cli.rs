@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::CommandFactory as _;
+use clap::FromArgMatches as _;
 use clap::Parser;
 use clap::Subcommand;
 use clap::ValueEnum;
@@ -139,9 +140,14 @@ pub struct Shared {
     #[arg(short, long, value_name = "LIST", allow_hyphen_values = true)]
     pub events: Vec<String>,
 
-    /// Count only hits of the tracepoints for which this holds, as in `prio < 100`
-    #[arg(long, value_name = "FILTER")]
+    /// Count only hits of the tracepoints in the -e before it for which this holds, as in
+    /// `prio < 100`
+    #[arg(long, value_name = "FILTER", requires = "events")]
     pub filter: Vec<String>,
+
+    /// Of each filter, how many lists stand before it.
+    #[arg(skip)]
+    pub lists_before: Vec<usize>,
 
     /// Leave out events that this machine does not have instead of stopping
     #[arg(long)]
@@ -195,10 +201,11 @@ pub struct Shared {
           value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
 
-    /// The event that samples go by, in perf's syntax, instead of a timer: `cycles`,
-    /// `page-faults`, `cache-misses:u`, `sched:sched_wakeup`; with --count or --freq
+    /// Events that samples go by, in perf's syntax, instead of a timer: `cycles`,
+    /// `page-faults`, `cache-misses:u`, `sched:sched_wakeup`, `cpu-clock,page-faults`;
+    /// with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable
     #[arg(long, value_name = "EVENT", help_heading = STACKS)]
-    pub by: Option<String>,
+    pub by: Vec<String>,
 
     /// Frames of a stack, of the program and of the kernel each
     #[arg(long, value_name = "N", help_heading = STACKS, value_parser = clap::value_parser!(u32).range(1..=128))]
@@ -269,7 +276,7 @@ impl Shared {
             || self.freq.is_some()
             || self.count.is_some()
             || self.max_depth.is_some()
-            || self.by.is_some()
+            || !self.by.is_empty()
     }
 
     /// What of them, by the timer.
@@ -532,15 +539,33 @@ pub fn command() -> clap::Command {
 }
 
 impl Cli {
+    /// The command line; ends with a message if something is wrong.
+    fn read() -> Self {
+        let matches = command().get_matches();
+        let mut cli = Self::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+        if let (Some(shared), Some((_, given))) = (cli.shared(), matches.subcommand()) {
+            let lists: Vec<_> = given.indices_of("events").into_iter().flatten().collect();
+            let before = |at: usize| lists.iter().filter(|list| **list < at).count();
+            let filters = given.indices_of("filter").into_iter().flatten();
+            shared.lists_before = filters.map(before).collect();
+        }
+        cli
+    }
+
+    /// The options that most verbs have.
+    fn shared(&mut self) -> Option<&mut Shared> {
+        match &mut self.command {
+            Command::Run(args) => Some(&mut args.shared),
+            Command::Watch(args) => Some(&mut args.shared),
+            Command::Attach(args) => Some(&mut args.shared),
+            Command::Record(args) => Some(&mut args.shared),
+            _ => None,
+        }
+    }
+
     /// What clap cannot tell; ends with a message if something is wrong.
-    fn check(&self) {
-        let shared = match &self.command {
-            Command::Run(args) => &args.shared,
-            Command::Watch(args) => &args.shared,
-            Command::Attach(args) => &args.shared,
-            Command::Record(args) => &args.shared,
-            _ => return,
-        };
+    fn check(&mut self) {
+        let Some(shared) = self.shared().cloned() else { return };
         if let Command::Run(args) = &self.command
             && args.repeat.is_some()
             && shared.asks_for_stacks()
@@ -557,7 +582,7 @@ impl Cli {
 
 /// Everything: parses, does, and says how it went.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut cli = Cli::read();
     cli.check();
     let done = match cli.command {
         Command::Run(args) => run::main(&args),

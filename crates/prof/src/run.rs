@@ -54,7 +54,7 @@ use crate::stream::Stream;
 pub fn main(args: &RunArgs) -> Result<ExitCode> {
     // Everything that can be wrong is found out before the command begins.
     let set = rules::from_options(&args.which)?;
-    let selected = select::from_options(&args.shared)?;
+    let selected = select::from_options(&args.shared, &set)?;
     let to = output::Default::Stderr;
     let stacks = Stacks::from_options(&args.shared, &selected, to);
     let outputs = Outputs::open(&args.shared, selected.sort, Format::Summary, to, stacks.as_ref())?;

@@ -2,22 +2,27 @@
 
 use anyhow::Result;
 use anyhow::bail;
-use prof_events::Attr;
 use prof_events::Catalogue;
 use prof_events::Event;
 use prof_events::Host;
 use prof_events::Request;
 use prof_events::Selection;
 use prof_events::Source;
+use prof_kernel::abi::stacks::MAX_SHARES;
+use prof_kernel::abi::stacks::SHARE_BITS;
 use prof_kernel::counters;
 use prof_kernel::counters::CounterSpec;
 use prof_kernel::host;
+use prof_kernel::sampler::Rate;
+use prof_kernel::sampler::Sampling;
+use prof_kernel::sampler::Share;
 use prof_kernel::sampler::StackPlan;
 use prof_model::counters::Counter;
 use prof_model::counters::Item;
 use prof_model::counters::Metric;
 use prof_model::counters::Table;
 use prof_model::figures::EventSet;
+use prof_model::rules::RuleSet;
 
 use crate::cli::Shared;
 use crate::vendor::Vendor;
@@ -41,16 +46,18 @@ pub struct Selected {
 
 /// Reads the options. With `--keep-going` what this machine lacks is left out, else
 /// it is an error, before anything is started.
-pub fn from_options(shared: &Shared) -> Result<Selected> {
+pub fn from_options(shared: &Shared, rules: &RuleSet) -> Result<Selected> {
     let mut request = Request::default();
-    for list in &shared.events {
+    // As perf has it, a filter is for the list before it.
+    let filters = || shared.filter.iter().zip(&shared.lists_before);
+    if filters().any(|(_, before)| *before == 0) {
+        bail!("--filter stands behind the -e that names its tracepoints");
+    }
+    for (place, list) in (1..).zip(&shared.events) {
         request.add("-e", list)?;
-        for filter in &shared.filter {
+        for (filter, _) in filters().filter(|(_, before)| **before == place) {
             request.filter("--filter", filter)?;
         }
-    }
-    if shared.events.is_empty() && !shared.filter.is_empty() {
-        bail!("--filter is for tracepoints: name them with -e");
     }
     let catalogue = catalogue();
     let (selection, errors) = if shared.keep_going {
@@ -68,11 +75,12 @@ pub fn from_options(shared: &Shared) -> Result<Selected> {
         bail!("none of the events can be counted here: {}", selected.left_out.join("; "));
     }
     if shared.asks_for_stacks() {
-        let plan = shared.stack_plan();
-        selected.stacks = Some(match &shared.by {
-            Some(event) => sampled_by(plan, event, &catalogue)?,
-            None => plan,
-        });
+        let mut plan = shared.stack_plan();
+        share(&mut plan, rules, shared.freq)?;
+        if !shared.by.is_empty() {
+            sampled_by(&mut plan, &shared.by, &catalogue)?;
+        }
+        selected.stacks = Some(plan);
     }
     if let Some(name) = &shared.sort {
         selected.sort = Some(selected.find(name)?);
@@ -80,28 +88,70 @@ pub fn from_options(shared: &Shared) -> Result<Selected> {
     Ok(selected)
 }
 
-/// The plan, by another event than the timer.
-fn sampled_by(plan: StackPlan, event: &str, catalogue: &Catalogue) -> Result<StackPlan> {
-    let one = |spelled: &str| -> Result<(String, Option<Attr>)> {
-        let mut request = Request::default();
-        request.add("--by", spelled)?;
-        let selection = request.resolve(catalogue)?;
-        match selection.events.as_slice() {
-            [one] => Ok((one.name.clone(), one.attr)),
-            _ => bail!("--by {event}: one event, and no list or metric"),
-        }
-    };
-    let (name, attr) = match one(event)? {
-        // The kernel keeps it for each process; with a modifier it is a perf event.
-        (name, None) => (name, one(&format!("{event}:uk")).ok().and_then(|(_, attr)| attr)),
-        found => found,
-    };
-    let Some(attr) = attr else {
-        bail!("--by {event}: nothing fires when it counts");
-    };
+/// The events to sample by, instead of the timer.
+fn sampled_by(plan: &mut StackPlan, lists: &[String], catalogue: &Catalogue) -> Result<()> {
+    let Some(rate) = plan.events.first().map(|e| e.rate) else { return Ok(()) };
     let online = host::online_cpus()?;
-    counters::probe(&name, &attr, online.first().copied().unwrap_or(0))?;
-    Ok(StackPlan { event: name, attr, ..plan })
+    let first = online.first().copied().unwrap_or(0);
+    let mut events: Vec<Sampling> = Vec::new();
+    for event in resolved(lists, catalogue)? {
+        let name = event.name.clone();
+        let attr = match event.attr {
+            // The kernel keeps it for each process; with a modifier it is a perf event.
+            None => {
+                let modified = resolved(&[format!("{name}:uk")], catalogue);
+                modified.ok().and_then(|events| events.first().and_then(|e| e.attr))
+            }
+            found => found,
+        };
+        let Some(attr) = attr else {
+            bail!("--by {name}: nothing fires when it counts");
+        };
+        if events.iter().any(|e| e.event == name) {
+            bail!("--by {name}: given twice");
+        }
+        counters::probe(&name, &attr, first)?;
+        let rate = event.period.map_or(rate, Rate::Period);
+        events.push(Sampling { event: name, attr, rate });
+    }
+    plan.events = events;
+    Ok(())
+}
+
+/// The events of these lists, without metrics.
+fn resolved(lists: &[String], catalogue: &Catalogue) -> Result<Vec<Event>> {
+    let mut request = Request::default();
+    for list in lists {
+        request.add("--by", list)?;
+    }
+    let selection = request.resolve(catalogue)?;
+    if let Some(metric) = selection.metrics.first() {
+        bail!("--by {}: a metric is computed, and fires never", metric.name);
+    }
+    Ok(selection.events)
+}
+
+/// Rules that say `freq=` have it, and the others what the session has.
+fn share(plan: &mut StackPlan, rules: &RuleSet, freq: Option<u64>) -> Result<()> {
+    if rules.iter().all(|r| r.freq.is_none()) {
+        return Ok(());
+    }
+    let Some(Rate::Hz(hz)) = plan.events.first().map(|e| e.rate) else {
+        bail!("freq= in a rule goes with --freq, and not with --count");
+    };
+    let all = rules.frequencies(hz as u32);
+    if all.len() > MAX_SHARES {
+        bail!("rules ask for {} distinct frequencies: {MAX_SHARES} are possible", all.len());
+    }
+    let most = all.first().map_or(hz, |(hz, _)| u64::from(*hz)).max(freq.unwrap_or(0));
+    for event in &mut plan.events {
+        event.rate = Rate::Hz(most);
+    }
+    plan.shares = all
+        .into_iter()
+        .map(|(hz, rules)| Share { rules, share: ((u64::from(hz) << SHARE_BITS) / most) as u32 })
+        .collect();
+    Ok(())
 }
 
 /// What can be counted here.

@@ -19,6 +19,8 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::thread;
 use std::thread::JoinHandle;
+use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -34,6 +36,7 @@ use prof_kernel::clock;
 use prof_kernel::host;
 use prof_kernel::sampler::SampleCounts;
 use prof_kernel::sampler::Sampler;
+use prof_kernel::sampler::Sampling;
 use prof_kernel::sampler::StackPlan;
 use prof_kernel::sampler::gather::Code;
 use prof_kernel::sampler::gather::Gatherer;
@@ -58,6 +61,9 @@ use crate::stacks::show::StackOutput;
 
 /// Samples are fetched at least this often.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+
+/// CPUs that come are noticed within this time.
+const CPUS_COME: Duration = Duration::from_millis(500);
 
 /// Losses of the kernel half, by the names that the outputs have for them.
 const LOSSES: [(SampleCounter, &str); 3] = [
@@ -185,7 +191,7 @@ impl Recording {
             command: command.iter().map(|a| String::from_utf8_lossy(a).into_owned()).collect(),
             host,
             start_ns: clock::now_ns(ClockId::Realtime),
-            events: vec![event(plan)],
+            events: plan.events.iter().map(event).collect(),
             ..StackProfile::default()
         };
         let mut gatherer = Gatherer::new(&sampler, profile, epoch, &plan.prepare)?;
@@ -219,19 +225,20 @@ impl Recording {
     }
 }
 
-fn event(plan: &StackPlan) -> SampledEvent {
+fn event(sampled: &Sampling) -> SampledEvent {
     use prof_kernel::sampler::Rate;
-    let is_clock = plan.attr.type_ == 1 && plan.attr.config <= 1;
-    let (frequency_hz, period) = match plan.rate {
+    let is_clock = sampled.attr.type_ == 1 && sampled.attr.config <= 1;
+    let (frequency_hz, period) = match sampled.rate {
         Rate::Hz(hz) => (Some(hz), None),
         Rate::Period(n) => (None, Some(n)),
     };
     let unit = if is_clock { "ns" } else { "" };
-    SampledEvent { name: plan.event.clone(), unit: unit.into(), frequency_hz, period }
+    SampledEvent { name: sampled.event.clone(), unit: unit.into(), frequency_hz, period }
 }
 
 fn take(mut sampler: Sampler, mut gatherer: Gatherer, stop: &OwnedFd) -> Result<Taken> {
     let mut stopped = false;
+    let mut looked = Instant::now();
     while !stopped {
         let mut fds = [
             PollFd::from_borrowed_fd(sampler.as_poll_fd(), PollFlags::IN),
@@ -241,6 +248,10 @@ fn take(mut sampler: Sampler, mut gatherer: Gatherer, stop: &OwnedFd) -> Result<
         let _ = rustix::event::poll(&mut fds, Some(&TICK));
         stopped = !fds[1].revents().is_empty();
         gatherer.pump(&mut sampler)?;
+        if looked.elapsed() >= CPUS_COME {
+            sampler.follow_cpus()?;
+            looked = Instant::now();
+        }
     }
     sampler.stop();
     gatherer.pump(&mut sampler)?;

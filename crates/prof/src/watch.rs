@@ -27,7 +27,7 @@ pub fn main(args: &WatchArgs) -> Result<ExitCode> {
         set.push(Rule::parse("all: comm=*", "all")?)?;
     }
     let rules = rules::compiled(&set)?;
-    let selected = select::from_options(&args.shared)?;
+    let selected = select::from_options(&args.shared, &set)?;
     let to = output::Default::Stdout;
     let stacks = Stacks::from_options(&args.shared, &selected, to);
     let outputs = Outputs::open(&args.shared, selected.sort, Format::Table, to, stacks.as_ref())?;

@@ -69,12 +69,24 @@ pub enum SampleCounter {
     LostSpace,
     LostFile,
     Idle,
+    LeftOut,
 }
 
 /// `PROF_NR_SAMPLE_COUNTERS`.
-pub const NR_SAMPLE_COUNTERS: usize = 8;
+pub const NR_SAMPLE_COUNTERS: usize = 9;
+
+/// `PROF_SAMPLERS`.
+pub const SAMPLERS: u32 = 2;
+
+/// `PROF_MAX_SHARES`.
+pub const MAX_SHARES: usize = 8;
+
+/// `PROF_SHARE_BITS`.
+pub const SHARE_BITS: u32 = 20;
 
 plain! {
+    /// `struct prof_share`.
+    AbiShare = 16 => { rules: u64, share: u32, pad: u32, }
     /// `struct prof_table`.
     AbiTable = 16 => { state: u32, segment: u32, at: u32, pages: u32, }
     /// `struct prof_file_key`.

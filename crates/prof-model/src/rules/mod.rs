@@ -2,7 +2,8 @@
 //!
 //! A *term* is `key=value,value`, `key!=value,value`, or one of the words
 //! `container`, `not-container` and `follow`. Commas OR, terms AND. A *rule* is
-//! terms with whitespace between, perhaps with a name in front:
+//! terms with whitespace between, perhaps with a name in front, and `freq=HZ` among
+//! them:
 //!
 //! ```text
 //! nightly: exe=/opt/build/* uid=builder comm!=sh,bash follow   # children too
@@ -47,6 +48,7 @@ pub use compile::Tables;
 pub use compile::compile;
 pub use error::RuleError;
 pub use error::Span;
+pub use parse::MAX_FREQ;
 pub use pattern::MAX_COMM;
 pub use pattern::MAX_PATTERN;
 pub use pattern::Pattern;

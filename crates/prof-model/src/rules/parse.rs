@@ -15,6 +15,7 @@ use crate::text;
 pub(super) struct Parsed {
     pub(super) terms: Vec<Term>,
     pub(super) follow: bool,
+    pub(super) freq: Option<u32>,
     /// Just behind the last of them: whitespace or a comment may come after.
     pub(super) end: usize,
 }
@@ -35,7 +36,7 @@ pub(super) fn split_name(text: &str) -> (Option<&str>, &str) {
 /// Reads terms with whitespace between them.
 pub(super) fn terms(text: &str) -> Result<Parsed, Fault> {
     let mut cursor = Cursor { text, at: 0 };
-    let mut parsed = Parsed { terms: Vec::new(), follow: false, end: 0 };
+    let mut parsed = Parsed { terms: Vec::new(), follow: false, freq: None, end: 0 };
     loop {
         cursor.skip_while(char::is_whitespace);
         match cursor.peek() {
@@ -43,11 +44,22 @@ pub(super) fn terms(text: &str) -> Result<Parsed, Fault> {
             Some(_) => {}
         }
         match cursor.term()? {
-            Some(term) => parsed.terms.push(term),
-            None => parsed.follow = true,
+            Word::Term(term) => parsed.terms.push(term),
+            Word::Follow => parsed.follow = true,
+            Word::Freq(_, span) if parsed.freq.is_some() => {
+                return Err(Fault::new(span, "a rule has one frequency"));
+            }
+            Word::Freq(hz, _) => parsed.freq = Some(hz),
         }
         parsed.end = cursor.at;
     }
+}
+
+/// What stands between two spaces.
+enum Word {
+    Term(Term),
+    Follow,
+    Freq(u32, Span),
 }
 
 /// A value with quotes and escapes resolved.
@@ -99,8 +111,8 @@ impl Cursor<'_> {
         Span { at: self.at, len: self.peek().map_or(0, char::len_utf8) }
     }
 
-    /// A term; `None` for `follow`.
-    fn term(&mut self) -> Result<Option<Term>, Fault> {
+    /// A term, or what else there is to say of a rule.
+    fn term(&mut self) -> Result<Word, Fault> {
         let start = self.at;
         self.skip_while(|c| !c.is_whitespace() && !matches!(c, '=' | '!' | '<' | '>' | ',' | '"'));
         let word = &self.text[start..self.at];
@@ -112,6 +124,9 @@ impl Cursor<'_> {
             let message = "a key is missing: a term is key=value, key!=value, container, \
                            not-container or follow";
             return Err(Fault::new(self.span_here(), message));
+        }
+        if word == "freq" {
+            return self.freq(start);
         }
         let Some(key) = Key::from_name(word) else {
             return Err(Fault::new(span, unknown("key", word)));
@@ -135,7 +150,22 @@ impl Cursor<'_> {
             let span = raw.span;
             values.push((typed(key, raw)?, span));
             if !self.eat(",") {
-                return Ok(Some(Term { key, negated, values, span: self.span_from(start) }));
+                let span = self.span_from(start);
+                return Ok(Word::Term(Term { key, negated, values, span }));
+            }
+        }
+    }
+
+    /// What stands behind `freq`, which began at `start`.
+    fn freq(&mut self, start: usize) -> Result<Word, Fault> {
+        self.skip_while(|c| !c.is_whitespace());
+        let span = self.span_from(start);
+        let hz = self.text[start..self.at].strip_prefix("freq=").and_then(|n| n.parse().ok());
+        match hz {
+            Some(hz) if (1..=MAX_FREQ).contains(&hz) => Ok(Word::Freq(hz, span)),
+            _ => {
+                let message = format!("freq=HZ takes samples a second, 1 to {MAX_FREQ}");
+                Err(Fault::new(span, message))
             }
         }
     }
@@ -208,11 +238,15 @@ impl Cursor<'_> {
     }
 }
 
-/// A word without a value; `None` for `follow`.
-fn bare(word: &str, span: Span) -> Result<Option<Term>, Fault> {
+/// Most samples a second that can be asked for.
+pub const MAX_FREQ: u32 = 100_000;
+
+/// A word without a value.
+fn bare(word: &str, span: Span) -> Result<Word, Fault> {
     match word {
-        "follow" => Ok(None),
-        "container" | "not-container" => Ok(Some(Term {
+        "follow" => Ok(Word::Follow),
+        "freq" => Err(Fault::new(span, "`freq` needs a value, without spaces: freq=99")),
+        "container" | "not-container" => Ok(Word::Term(Term {
             key: Key::Container,
             negated: word != "container",
             values: Vec::new(),
@@ -236,7 +270,7 @@ fn unknown(what: &str, word: &str) -> String {
     let near = Key::ALL
         .iter()
         .flat_map(|k| k.aliases().iter().copied().chain([k.name()]))
-        .chain(["not-container", "follow"])
+        .chain(["not-container", "follow", "freq"])
         .map(|name| (text::distance(&lower, name), name))
         .filter(|(d, name)| *d <= name.len() / 3)
         .min();
@@ -475,6 +509,20 @@ mod tests {
         let negated: Vec<_> = parsed.terms.iter().map(|t| (t.key, t.negated)).collect();
         assert_eq!(negated, [(Key::Container, false), (Key::Container, true), (Key::Uid, true)]);
         assert!(parsed.follow);
+        assert_eq!(parsed.freq, None);
+    }
+
+    #[test]
+    fn a_frequency_is_one_number() {
+        assert_eq!(terms("comm=a freq=99 follow").unwrap().freq, Some(99));
+        for text in ["freq=0", "freq=100001", "freq!=9", "freq=", "freq=a", "freq=9,9", "freq=-1"] {
+            let rule = format!("comm=a {text}");
+            let (message, place) = fault(&rule);
+            assert!(message.contains("1 to 100000"), "{text}: {message}");
+            assert_eq!(place, text);
+        }
+        assert!(fault("comm=a freq").0.contains("freq=99"));
+        assert_eq!(fault("comm=a freq=1 freq=2").1, "freq=2");
     }
 
     /// Text made of the pieces of the grammar, so that most of it gets far.
@@ -489,6 +537,7 @@ mod tests {
                 "container",
                 "not-container",
                 "follow",
+                "freq",
                 "=",
                 "!=",
                 "=",

@@ -116,6 +116,9 @@ pub struct Rule {
     pub terms: Vec<Term>,
     /// Whether what the named processes start is named too.
     pub follow: bool,
+    /// Samples a second of what it names, where stacks are sampled; `None`: as many as
+    /// of all others.
+    pub freq: Option<u32>,
     /// Where it is from, for error messages; empty if unknown.
     pub origin: String,
 }
@@ -126,7 +129,7 @@ impl Rule {
     /// # Errors
     ///
     /// If the text does not follow the grammar, or names every process by having
-    /// no term but `follow`.
+    /// no term but `follow` and `freq`.
     pub fn parse(text: &str, default_name: &str) -> Result<Self, RuleError> {
         Self::parse_from("", text, default_name)
     }
@@ -153,6 +156,7 @@ impl Rule {
             text: String::new(),
             terms: Vec::new(),
             follow: false,
+            freq: None,
             origin: origin.to_owned(),
         }
     }
@@ -161,12 +165,17 @@ impl Rule {
     pub(super) fn add_terms(&mut self, text: &str) -> Result<(), super::error::Fault> {
         let body = text.trim_start();
         let parsed = parse::terms(body).map_err(|f| f.shifted(text.len() - body.len()))?;
+        if self.freq.is_some() && parsed.freq.is_some() {
+            let span = Span::between(text.len() - body.len(), text.trim_end().len());
+            return Err(super::error::Fault::new(span, "a rule has one frequency"));
+        }
         if !self.text.is_empty() && parsed.end > 0 {
             self.text.push(' ');
         }
         let by = self.text.len();
         self.text.push_str(&body[..parsed.end]);
         self.follow |= parsed.follow;
+        self.freq = parsed.freq.or(self.freq);
         self.terms.extend(parsed.terms.into_iter().map(|mut t| {
             t.span = t.span.shifted(by);
             for (_, span) in &mut t.values {
@@ -182,7 +191,11 @@ impl Rule {
         if !self.terms.is_empty() {
             return Ok(());
         }
-        let what = if self.follow { "`follow` alone" } else { "an empty rule" };
+        let what = match (self.follow, self.freq) {
+            (true, _) => "`follow` alone",
+            (_, Some(_)) => "`freq` alone",
+            _ => "an empty rule",
+        };
         Err(RuleError {
             origin: self.origin.clone(),
             text: self.text.clone(),
@@ -222,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_rule_that_names_everything_must_say_so() {
-        for text in ["", "  ", "# none", "follow", "x:", "x: follow # y"] {
+        for text in ["", "  ", "# none", "follow", "x:", "x: follow # y", "freq=9"] {
             let e = Rule::parse(text, "rule1").unwrap_err();
             assert!(e.message.contains("comm=*"), "{text}: {e}");
         }

@@ -91,6 +91,16 @@ impl RuleSet {
         self.rules.iter()
     }
 
+    /// Distinct frequencies of sampling, the highest first, `other` being that of rules
+    /// which do not say; and the rules that have each, one bit each.
+    pub fn frequencies(&self, other: u32) -> Vec<(u32, u64)> {
+        let mut by_freq = std::collections::BTreeMap::<u32, u64>::new();
+        for (i, rule) in self.rules.iter().enumerate() {
+            *by_freq.entry(rule.freq.unwrap_or(other)).or_default() |= 1 << i;
+        }
+        by_freq.into_iter().rev().collect()
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.rules.len()
@@ -118,6 +128,15 @@ mod tests {
     fn set(scopes: &[&str], rules: &[&str], file: &str) -> Result<RuleSet, RuleError> {
         let own = |s: &[&str]| s.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
         RuleSet::from_options(&own(scopes), &own(rules), &[("ci.rules".into(), file.into())])
+    }
+
+    #[test]
+    fn frequencies_are_told_with_the_rules_that_have_them() {
+        let s = set(&["comm=a", "freq=99"], &["pid=7 freq=499"], "uid=1\nuid=2 freq=99").unwrap();
+        assert_eq!(s.frequencies(997), [(997, 0b100), (499, 0b10), (99, 0b1001)]);
+        assert_eq!(s.frequencies(99), [(499, 0b10), (99, 0b1101)]);
+        assert!(set(&["comm=a freq=1", "freq=2"], &[], "").is_err());
+        assert!(RuleSet::default().frequencies(9).is_empty());
     }
 
     fn names(s: &RuleSet) -> Vec<&str> {

@@ -529,6 +529,16 @@ fn filters_and_groups() {
         same("writes of ping", writes[0], 200)?;
         same("writes of pong", writes[1], 200)
     });
+    once("a filter of one list of two", || {
+        let (reads, writes) = ("syscalls:sys_enter_read", "syscalls:sys_enter_write");
+        let run = run_target(
+            &["-e", reads, "-e", writes, "--filter", "count == 9999", "-e", "task-clock"],
+            &["pingpong", "200", "--cpu", "0"],
+        );
+        let of = |event| run.records.profiles().iter().map(|p| figure(p, event)).sum::<u64>();
+        assert!(of(reads) >= 400, "{}", of(reads));
+        same("writes", of(writes), 0)
+    });
 }
 
 #[test]

@@ -298,6 +298,73 @@ fn samples_go_by_any_event() {
 }
 
 #[test]
+fn several_events_are_sampled_in_one_run() {
+    let Some(_turn) = live("several events") else { return };
+    if !taken("several events") {
+        return;
+    }
+    let by = ["--by", "cpu-clock", "--by", "page-faults/period=1/,context-switches/period=1/"];
+    let stacks = run_stacks(&by, &[target_str(), "burn", &burn_ms(300)]);
+    stacks.assert_nothing_lost();
+    let names: Vec<_> = stacks.profile.events.iter().map(|e| e.name.as_str()).collect();
+    assert_eq!(names[0], "cpu-clock");
+    assert!(names[1].starts_with("page-faults") && names[2].starts_with("context-switches"));
+    let weight = |event: u32| -> u64 {
+        let of = stacks.profile.samples.iter().filter(|s| s.event == event);
+        of.map(|s| s.weight).sum()
+    };
+    let sampled = weight(0) as f64 / stacks.task_clock() as f64;
+    assert!((0.9..1.1).contains(&sampled), "{sampled}");
+    let profile = stacks.run.records.profiles()[0];
+    // Each fault but those before the window: of the arguments' copying.
+    let faults = figure(profile, "page-faults");
+    assert!((faults.saturating_sub(8)..=faults).contains(&weight(1)), "{} {faults}", weight(1));
+    // The last switch is after the exit hook.
+    let switches = figure(profile, "context-switches");
+    assert!((switches..=switches + 1).contains(&weight(2)), "{} {switches}", weight(2));
+}
+
+#[test]
+fn a_rule_may_ask_for_fewer_samples() {
+    let Some(_turn) = live("freq= in a rule") else { return };
+    if !taken("freq= in a rule") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let copy = |name: &str| {
+        let to = dir.path().join(name);
+        fs::copy(target(), &to).expect("a copy");
+        to.display().to_string()
+    };
+    let (few, many) = (copy("few"), copy("many"));
+    let burn = burn_ms(1000);
+    let script = format!("{few} burn {burn}; {many} burn {burn}");
+    let rules = ["--rule", "comm=few freq=199", "--rule", "comm=many freq=1999"];
+    let stacks = run_stacks(&rules, &["sh", "-c", &script]);
+    stacks.assert_nothing_lost();
+    assert_eq!(stacks.profile.events[0].frequency_hz, Some(1999));
+    let of = |comm: &str| {
+        let threads = &stacks.profile.threads;
+        let samples = stacks.profile.samples.iter();
+        let mine = samples.filter(|s| threads[s.thread.0 as usize].comm == comm);
+        mine.fold((0u64, 0u64), |(n, sum), s| (n + 1, sum + s.weight))
+    };
+    for (comm, hz) in [("few", 199.0), ("many", 1999.0)] {
+        let all = stacks.run.records.profiles();
+        let profile = all.iter().find(|p| p["process"]["comm"] == comm).expect("its profile");
+        let ran = figure(profile, "task-clock") as f64;
+        let (n, weight) = of(comm);
+        // Which are taken is left to chance: of 199, 14 more or fewer are usual.
+        let expected = ran / 1e9 * hz;
+        assert!(
+            (n as f64 - expected).abs() < 5.0 * expected.sqrt() + 0.05 * expected,
+            "{comm} {n}"
+        );
+        assert!((0.6..1.5).contains(&(weight as f64 / ran)), "{comm}: {weight} of {ran}");
+    }
+}
+
+#[test]
 fn what_was_recorded_is_reported_later() {
     let Some(_turn) = live("record and report") else { return };
     if !taken("record and report") {
