@@ -85,7 +85,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__attach)
-            opts="-e -o -I -D -g -F -c -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --max-depth --user --kernel --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --follow --help --version"
+            opts="-e -o -I -D -g -F -c -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --max-depth --user --kernel --debuginfod --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --follow --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -365,7 +365,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__record)
-            opts="-e -o -I -D -g -F -c -s -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --max-depth --user --kernel --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --no-follow --existing --help --version"
+            opts="-e -o -I -D -g -F -c -s -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --max-depth --user --kernel --debuginfod --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --no-follow --existing --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -491,7 +491,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__report)
-            opts="-o -h -V --output --symfs --top --color --help --version"
+            opts="-o -h -V --output --symfs --debuginfod --no-cache --top --color --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -525,7 +525,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__run)
-            opts="-e -o -I -D -g -F -c -s -r -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --max-depth --user --kernel --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --repeat --ignore-failure --no-follow --follow --unprivileged --help --version"
+            opts="-e -o -I -D -g -F -c -s -r -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --max-depth --user --kernel --debuginfod --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --repeat --ignore-failure --no-follow --follow --unprivileged --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -659,7 +659,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__watch)
-            opts="-e -o -I -D -g -F -c -s -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --max-depth --user --kernel --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --existing --help --version"
+            opts="-e -o -I -D -g -F -c -s -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --max-depth --user --kernel --debuginfod --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --existing --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

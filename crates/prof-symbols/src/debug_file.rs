@@ -1,7 +1,7 @@
 //! The file that has the names of another: its debug file.
 //!
 //! Looked for by build id, in the debug folders; under the file's own path in a file tree
-//! that was given; then by `.gnu_debuglink`. Both the file and its path come from
+//! that was given; among what was fetched; then by `.gnu_debuglink`. Both the file and its path come from
 //! whoever was profiled. So a link is a name in known folders, never a path; only
 //! regular files are opened, as opening a device can have effects; and what is found
 //! is taken only if build id or checksum are right.
@@ -43,8 +43,9 @@ pub(crate) fn find(
     let in_trees = folders(options);
     if let Some(name) = by_id(&elf.build_id) {
         let by_id = in_trees.iter().map(|dir| dir.join(&name));
+        let fetched = options.fetched.get(&elf.build_id).cloned();
         let in_tree = options.symfs.iter().zip(path).map(|(tree, path)| below(tree, path));
-        for place in by_id.chain(in_tree) {
+        for place in by_id.chain(in_tree).chain(fetched) {
             if let Some(found) = open(&place)
                 && found.elf.build_id == elf.build_id
             {
@@ -95,7 +96,7 @@ fn folders(options: &Options) -> Vec<PathBuf> {
 }
 
 /// Where a file of this build id is, in such a folder.
-fn by_id(id: &[u8]) -> Option<PathBuf> {
+pub(crate) fn by_id(id: &[u8]) -> Option<PathBuf> {
     let (first, rest) = id.split_first()?;
     let rest: String = rest.iter().map(|b| format!("{b:02x}")).collect();
     Some(format!(".build-id/{first:02x}/{rest}.debug").into())

@@ -18,13 +18,17 @@
 //! Because each module has its own process, no path-based cache of a library lives
 //! long enough to take `/proc/self/fd/9` for the file that it was before.
 //!
-//! Not read: split DWARF (`.dwo`, `.dwp`), `.debug_sup`, and what a debuginfod has.
+//! Not read: split DWARF (`.dwo`, `.dwp`) and `.debug_sup`.
 //!
 //! - [`Symbolizer`]: all of it
+//! - [`debuginfod`]: debug files from servers
+//! - `cache`: names that were found before
 //! - [`perf_map`]: names of code made at run time
 #![allow(rustdoc::private_intra_doc_links)]
 
+mod cache;
 mod debug_file;
+pub mod debuginfod;
 mod demangle;
 mod dwarf;
 mod elf;
@@ -35,6 +39,7 @@ pub mod perf_map;
 mod profile;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::path::PathBuf;
@@ -56,6 +61,10 @@ pub struct Options {
     /// A file tree that has the modules, with symbols, under their own paths, and debug
     /// files under those of `debug_dirs`. Taken only where the build id is the same.
     pub symfs: Option<PathBuf>,
+    /// Debug files that were [fetched](debuginfod::fetch), by build id.
+    pub fetched: BTreeMap<Vec<u8>, PathBuf>,
+    /// A folder for names that have been found, for the next time; `None`: not kept.
+    pub cache: Option<PathBuf>,
     /// Longest that one attempt to read a module may take; there are two. What is not
     /// named by then stays unnamed.
     pub time: Duration,
@@ -73,6 +82,8 @@ impl Default for Options {
             demangle: true,
             debug_dirs: vec!["/usr/lib/debug".into()],
             symfs: None,
+            fetched: BTreeMap::new(),
+            cache: None,
             // Chromium with debug information, several GB, takes seconds.
             time: Duration::from_secs(20),
             // Some files that are slow, but not hundreds that were made to be.
@@ -134,7 +145,7 @@ impl Named {
     }
 }
 
-/// Names addresses. It holds no file and caches nothing.
+/// Names addresses. It holds no file.
 #[derive(Debug, Clone, Default)]
 pub struct Symbolizer {
     options: Options,
@@ -184,6 +195,16 @@ impl Symbolizer {
     fn module(&self, source: &Source<'_>, addresses: &[Address]) -> Vec<Named> {
         let mut named = vec![None; addresses.len()];
         let mut why = None;
+        let cache = match (source, &self.options.cache) {
+            (Source::File { file, build_id, .. }, Some(dir)) => {
+                cache::Key::new(*file, build_id, &self.options).ok().map(|key| (dir, key))
+            }
+            _ => None,
+        };
+        let mut kept = cache.as_ref().map(|(dir, key)| cache::load(dir, key)).unwrap_or_default();
+        for (named, address) in named.iter_mut().zip(addresses) {
+            *named = kept.get(&address.of_instruction()).cloned();
+        }
         for depth in [module::Depth::All, module::Depth::Symbols] {
             let wanted: Vec<_> = (0..addresses.len()).filter(|i| named[*i].is_none()).collect();
             if wanted.is_empty() {
@@ -194,6 +215,15 @@ impl Symbolizer {
             });
             // What stopped the whole of it says more than what stopped the rest.
             why = why.or(failed);
+        }
+        if let Some((dir, key)) = cache {
+            let before = kept.len();
+            let found = addresses.iter().zip(&named).filter_map(|(a, n)| Some((a, n.as_ref()?)));
+            let for_good = found.filter(|(_, named)| cache::is_for_good(named));
+            kept.extend(for_good.map(|(a, named)| (a.of_instruction(), named.clone())));
+            if kept.len() > before {
+                cache::save(dir, &key, &kept);
+            }
         }
         fill(named, why.as_deref())
     }

@@ -219,6 +219,10 @@ pub struct Shared {
     #[arg(long, help_heading = STACKS)]
     pub kernel: bool,
 
+    /// Ask the servers in $DEBUGINFOD_URLS for debug files that are not here
+    #[arg(long, help_heading = STACKS)]
+    pub debuginfod: bool,
+
     /// Report each thread (in json)
     #[arg(long)]
     pub per_thread: bool,
@@ -239,8 +243,8 @@ pub struct Shared {
     #[arg(long, value_name = "N", default_value_t = 16384, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_processes: u32,
 
-    /// Do not keep the programs prepared for this kernel (in /var/cache/prof, or
-    /// $PROF_CACHE_DIR) for a faster next start
+    /// Do not keep the programs prepared for this kernel, and names of functions (in
+    /// /var/cache/prof, or $PROF_CACHE_DIR), for the next time
     #[arg(long)]
     pub no_cache: bool,
 
@@ -277,6 +281,7 @@ impl Shared {
             || self.count.is_some()
             || self.max_depth.is_some()
             || !self.by.is_empty()
+            || self.debuginfod
     }
 
     /// What of them, by the timer.
@@ -468,6 +473,15 @@ pub struct ReportArgs {
     #[arg(long, value_name = "DIR")]
     pub symfs: Option<PathBuf>,
 
+    /// Ask the servers in $DEBUGINFOD_URLS for debug files that are not here
+    #[arg(long)]
+    pub debuginfod: bool,
+
+    /// Neither use nor keep names that were found (in /var/cache/prof, or
+    /// $PROF_CACHE_DIR)
+    #[arg(long)]
+    pub no_cache: bool,
+
     /// Rows of the heaviest functions
     #[arg(long, value_name = "N", default_value_t = 30)]
     pub top: usize,
@@ -565,6 +579,14 @@ impl Cli {
 
     /// What clap cannot tell; ends with a message if something is wrong.
     fn check(&mut self) {
+        let asks = match &self.command {
+            Command::Report(args) => args.debuginfod,
+            _ => self.shared().is_some_and(|s| s.debuginfod),
+        };
+        if asks && let Err(what) = prof_symbols::debuginfod::ready() {
+            let what = format!("--debuginfod: {what}");
+            command().error(clap::error::ErrorKind::MissingRequiredArgument, what).exit();
+        }
         let Some(shared) = self.shared().cloned() else { return };
         if let Command::Run(args) = &self.command
             && args.repeat.is_some()

@@ -15,6 +15,7 @@ use prof_model::stacks::Module;
 
 use crate::cli::ReportArgs;
 use crate::output;
+use crate::stacks::names_cache;
 use crate::stacks::raw;
 use crate::stacks::show;
 use crate::stacks::show::How;
@@ -29,6 +30,8 @@ pub fn main(args: &ReportArgs) -> Result<ExitCode> {
         color: args.color,
         default: output::Default::Stdout,
         symfs: args.symfs.clone(),
+        debuginfod: args.debuginfod,
+        cache: names_cache(args.no_cache),
     };
     let code: Vec<_> = profile.modules.iter().map(|m| code_of(m, args.symfs.as_deref())).collect();
     show::name(&mut profile, &code, &how, |_| None);

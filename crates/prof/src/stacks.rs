@@ -34,6 +34,7 @@ use prof_export::stacks::StackOutputSpec;
 use prof_kernel::abi::stacks::SampleCounter;
 use prof_kernel::clock;
 use prof_kernel::host;
+use prof_kernel::prepared;
 use prof_kernel::sampler::SampleCounts;
 use prof_kernel::sampler::Sampler;
 use prof_kernel::sampler::Sampling;
@@ -72,6 +73,11 @@ const LOSSES: [(SampleCounter, &str); 3] = [
     (SampleCounter::LostFile, "file-map-or-ring-full"),
 ];
 
+/// Where names are kept.
+pub fn names_cache(no_cache: bool) -> Option<PathBuf> {
+    (!no_cache && prepared::allowed()).then(prepared::default_dir)
+}
+
 /// What is to be done with stacks.
 #[derive(Debug, Clone)]
 pub struct Stacks {
@@ -109,6 +115,8 @@ impl Stacks {
             color: shared.color,
             default,
             symfs: None,
+            debuginfod: shared.debuginfod,
+            cache: names_cache(shared.no_cache),
         };
         Some(Self { plan, outputs, how, processes: Processes::default() })
     }

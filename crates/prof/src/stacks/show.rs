@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::io::BufWriter;
+use std::io::IsTerminal as _;
 use std::io::Write;
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -23,6 +24,7 @@ use prof_model::stacks::StackProfile;
 use prof_symbols::Options;
 use prof_symbols::Source;
 use prof_symbols::Symbolizer;
+use prof_symbols::debuginfod;
 use prof_symbols::perf_map;
 use prof_unwind::Limits;
 use prof_unwind::Table;
@@ -43,6 +45,10 @@ pub struct How {
     pub default: output::Default,
     /// A file tree with the modules and their debug files.
     pub symfs: Option<PathBuf>,
+    /// Debug files that are not here are asked for.
+    pub debuginfod: bool,
+    /// Where names are kept for the next time.
+    pub cache: Option<PathBuf>,
 }
 
 /// Names all frames: of code that was held since it was met.
@@ -55,7 +61,15 @@ pub fn name(
     how: &How,
     owner: impl Fn(u32) -> Option<u32>,
 ) {
-    let options = Options { symfs: how.symfs.clone(), ..Options::default() };
+    let mut options =
+        Options { symfs: how.symfs.clone(), cache: how.cache.clone(), ..Options::default() };
+    if how.debuginfod {
+        let ids: Vec<_> = profile.modules.iter().map(|m| m.build_id.as_slice()).collect();
+        if io::stderr().is_terminal() {
+            eprintln!("prof: asking for the debug files of {} modules", ids.len());
+        }
+        options.fetched = debuginfod::fetch(&ids, &options.debug_dirs);
+    }
     let symbolizer = Symbolizer::new(options);
     let generated: Vec<_> = code.iter().map(|c| perf_map_of(c, &owner)).collect();
     let modules = profile.modules.clone();

@@ -18,6 +18,7 @@ mod hotplug;
 mod interval;
 mod lifecycle;
 mod loss;
+mod names;
 mod oracles;
 mod pmu;
 mod regions;

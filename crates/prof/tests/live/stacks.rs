@@ -16,7 +16,7 @@ use prof_model::stacks::Whole;
 use crate::harness::*;
 
 /// Whether this kernel can do it: what is older than 6.4 cannot.
-fn taken(what: &str) -> bool {
+pub fn taken(what: &str) -> bool {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
