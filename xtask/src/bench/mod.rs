@@ -9,11 +9,13 @@
 //! - `memory`: (d) what thousands of live profiled processes take
 //! - `switches`: (e) what counting adds to a context switch
 //! - `stacks`: (f) what sampling stacks costs those that are sampled
+//! - `pictures`: (g) from the end of a program to the picture; large unwind tables
 //! - `stats`: pairs; `report`: tables; `machine`: where it was measured
 //! - `prof`: the programs under test; `watch`: a running `prof watch`
 
 mod machine;
 mod memory;
+mod pictures;
 mod prof;
 mod programs;
 mod report;
@@ -57,6 +59,8 @@ enum Part {
     E,
     /// Cost of sampling stacks
     F,
+    /// From the end of a program to the picture; large unwind tables
+    G,
     /// All of them
     All,
 }
@@ -129,6 +133,9 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 
     if wanted(Part::F) {
         sections.push(stacks::measure(&bench).context("part f")?);
+    }
+    if wanted(Part::G) {
+        sections.push(pictures::measure(&bench).context("part g")?);
     }
 
     let machine = Machine::read()?;

@@ -75,6 +75,7 @@ enum Way {
     Prof,
     PerfFp,
     PerfDwarf,
+    Samply,
 }
 
 impl Way {
@@ -85,6 +86,7 @@ impl Way {
             Self::Prof => "`prof record`",
             Self::PerfFp => "`perf record -g`",
             Self::PerfDwarf => "`perf record --call-graph dwarf`",
+            Self::Samply => "`samply record`",
         }
     }
 
@@ -94,6 +96,11 @@ impl Way {
             let mut command = bench.programs.prof("record")?;
             command.args(["-F", &hz, "-o", &format!("raw:{to}")]);
             command.env("PROF_CACHE_DIR", bench.scratch.path.join("cache"));
+            return Ok(command);
+        }
+        if matches!(self, Self::Samply) {
+            let mut command = Command::new("samply");
+            command.args(["record", "--save-only", "--rate", &hz, "-o", to]);
             return Ok(command);
         }
         let how = if matches!(self, Self::PerfDwarf) { "dwarf" } else { "fp" };
@@ -153,13 +160,17 @@ pub fn measure(bench: &Bench) -> Result<Section> {
     let mut data = Map::new();
     let mut skipped = Vec::new();
     let fault = prof::perf_fault("record");
-    let ways: Vec<_> = match &fault {
+    let mut ways: Vec<_> = match &fault {
         None => Way::ALL.to_vec(),
         Some(why) => {
             skipped.push(why.clone());
             vec![Way::Prof]
         }
     };
+    match Command::new("samply").arg("--version").output() {
+        Ok(_) => ways.push(Way::Samply),
+        Err(e) => skipped.push(format!("`samply`: {e}")),
+    }
     let to = bench.scratch.path.join("stacks.data");
     let to = to.to_str().context("the scratch folder's path is not UTF-8")?;
 
