@@ -9,6 +9,7 @@ mod errors;
 mod hooks;
 mod host;
 mod privileges;
+mod regions;
 mod report;
 mod stacks;
 
@@ -72,6 +73,7 @@ pub fn probe(options: &ProbeOptions) -> Report {
     let hooks = hooks::check(&mut found, options, &privileges);
     counters::check(&mut found, &privileges);
     stacks::check(&mut found, hooks.backend, options, &privileges);
+    regions::check(&mut found, hooks.backend, options, &privileges);
     let identity = host::check(&mut found, options, &privileges);
 
     let parts = Parts {

@@ -45,9 +45,9 @@ const FIRST_CODE: u64 = 4096;
 
 const NT_STAPSDT: u32 = 3;
 
-/// A `nop`, and after it the one of five bytes that x86-64 kernels from 6.18 on turn
-/// into a call.
-const X86_NOPS: [u8; 6] = [0x90, 0x0f, 0x1f, 0x44, 0x00, 0x00];
+/// The one of five bytes that may follow, which x86-64 kernels from 6.18 on turn into a
+/// call, is not of use: see [`Regions`](crate::regions::Regions).
+const X86_NOP: [u8; 1] = [0x90];
 const A64_NOP: [u8; 4] = 0xd503_201f_u32.to_le_bytes();
 
 /// Where a program of this machine has the address and the length of a name.
@@ -100,9 +100,6 @@ pub struct Probe {
     pub name: Name,
     /// Where in the file its `nop` is, as uprobes want it.
     pub file_offset: u64,
-    /// Where a `nop` of five bytes follows, which x86-64 kernels from 6.18 on make a
-    /// call of: less than a trap. Earlier ones are better off with `file_offset`.
-    pub roomy_offset: Option<u64>,
     /// Where in the file its semaphore is, as uprobes want it (`ref_ctr_offset`).
     pub semaphore_offset: Option<u64>,
     /// Where its arguments are, as written in the note; printable ASCII.
@@ -192,7 +189,7 @@ pub fn find_in(file: &File) -> Result<Vec<Probe>, Error> {
     let Ok((header, _)) = pod::from_bytes::<Header>(&header) else {
         return Ok(Vec::new());
     };
-    let Some(nops) = nops_of(header) else {
+    let Some(nop) = nop_of(header) else {
         return Ok(Vec::new());
     };
     let found = elf.notes(header)?;
@@ -210,7 +207,7 @@ pub fn find_in(file: &File) -> Result<Vec<Probe>, Error> {
     for note in described(&found)? {
         // Linkers leave notes of code that they threw away, as if it began at 0.
         let thrown_away = note.location < FIRST_CODE;
-        match elf.probe(note, &segments, nops)? {
+        match elf.probe(note, &segments, nop)? {
             // Not attached to twice, or it would count twice.
             Some(probe) if !probes.contains(&probe) => probes.push(probe),
             Some(_) => {}
@@ -221,7 +218,7 @@ pub fn find_in(file: &File) -> Result<Vec<Probe>, Error> {
 }
 
 /// What a probe's place has in it, if this is a program of a machine that has probes.
-fn nops_of(header: &Header) -> Option<&'static [u8]> {
+fn nop_of(header: &Header) -> Option<&'static [u8]> {
     let ident = &header.e_ident;
     let kind = header.e_type.get(LE);
     if ident.magic != elf::ELFMAG
@@ -232,7 +229,7 @@ fn nops_of(header: &Header) -> Option<&'static [u8]> {
         return None;
     }
     match header.e_machine.get(LE) {
-        elf::EM_X86_64 => Some(&X86_NOPS),
+        elf::EM_X86_64 => Some(&X86_NOP),
         elf::EM_AARCH64 => Some(&A64_NOP),
         _ => None,
     }
@@ -332,17 +329,14 @@ impl Elf<'_> {
     }
 
     /// The probe that a note leads to, if it leads to one.
-    fn probe(&self, note: Note, segments: &[Segment], nops: &[u8]) -> Result<Option<Probe>, Error> {
-        let first = if nops == X86_NOPS { 1 } else { nops.len() };
-        let Some(offset) = self.offset(segments, note.location, first, elf::PF_X) else {
+    fn probe(&self, note: Note, segments: &[Segment], nop: &[u8]) -> Result<Option<Probe>, Error> {
+        let Some(offset) = self.offset(segments, note.location, nop.len(), elf::PF_X) else {
             return Ok(None);
         };
-        let size = (self.len - offset).min(nops.len() as u64);
-        let code = self.read("code", offset, size)?;
-        if !code.starts_with(&nops[..first]) {
+        let size = (self.len - offset).min(nop.len() as u64);
+        if self.read("code", offset, size)? != nop {
             return Ok(None);
         }
-        let roomy = nops.len() > first && code == nops;
         let semaphore_offset = match note.semaphore {
             0 => None,
             address => match self.offset(segments, address, size_of::<u16>(), elf::PF_W) {
@@ -351,13 +345,7 @@ impl Elf<'_> {
                 _ => return Ok(None),
             },
         };
-        Ok(Some(Probe {
-            name: note.name,
-            file_offset: offset,
-            roomy_offset: roomy.then(|| offset + first as u64),
-            semaphore_offset,
-            args: note.args,
-        }))
+        Ok(Some(Probe { name: note.name, file_offset: offset, semaphore_offset, args: note.args }))
     }
 
     /// Where in the file those bytes are, if such memory is made of the file.

@@ -59,6 +59,17 @@ impl Session {
         late
     }
 
+    /// Attaches to probes whoever has them, and says how.
+    pub(crate) fn listen_at(
+        &mut self,
+        file: &File,
+        probes: &[Probe],
+        path: &Path,
+    ) -> Result<&'static str> {
+        self.try_to_listen(file, probes, path)?;
+        self.attached.last().map(|a| a.how).context("nothing to attach to")
+    }
+
     fn try_to_listen(&mut self, file: &File, probes: &[Probe], path: &Path) -> Result<()> {
         if self.regions.is_none() {
             let programs = regions::programs();

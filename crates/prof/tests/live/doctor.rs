@@ -61,6 +61,7 @@ fn root_has_everything_that_the_kernel_has() {
     for id in ["capabilities", "btf", "raw_tp", "tp_btf", "ring_buffer", "prepared"] {
         assert_eq!(state(id), "works", "{}", checks[id]);
     }
+    assert_eq!(state("uprobes"), "works", "{}", checks["uprobes"]);
     for id in ["task_iterator", "exec_count", "window_start", "software_events", "cache"] {
         assert_eq!(state(id), "works", "{}", checks[id]);
     }
