@@ -510,6 +510,10 @@ enum prof_cfa {
 	PROF_CFA_SIGNAL = 6, /* signal frame: the registers are in the ucontext */
 	PROF_CFA_END = 7, /* the outermost frame */
 	PROF_CFA_UNSUPPORTED = 8, /* what the tables cannot hold */
+	/* x86: word cfa_add of pt_regs + cfa_off; rbx is known in all frames, others where no
+	 * frame below has saved them */
+	PROF_CFA_REGISTER = 9,
+	PROF_CFA_DEREF_INDEXED = 10, /* x86: *(sp + 8 * r9 + cfa_off) + cfa_add */
 };
 
 /* Where the caller's register is. */
@@ -518,13 +522,24 @@ enum prof_reg {
 	PROF_REG_CFA = 1, /* at CFA + off */
 	PROF_REG_FP = 2, /* at fp + off */
 	PROF_REG_UNDEFINED = 3,
+	PROF_REG_REGISTER = 4, /* x86, a return address: word off of pt_regs */
 };
+
+/* x86: words of pt_regs, of which the first 15 are registers that rules can name. */
+#define PROF_REGISTERS 15
+#define PROF_REGISTER_BP 4
+#define PROF_REGISTER_BX 5
+#define PROF_REGISTER_R9 8
+
+/* x86: where the caller's rbx is, in words from the CFA; else one of these. */
+#define PROF_BX_SAME 0
+#define PROF_BX_LOST (-128)
 
 struct prof_unwind_rule {
 	__u8 cfa; /* enum prof_cfa */
 	__u8 fp; /* enum prof_reg */
 	__u8 ra; /* enum prof_reg */
-	__u8 pad;
+	__s8 bx;
 	__s32 cfa_off;
 	__s32 cfa_add;
 	__s16 fp_off;
@@ -620,7 +635,8 @@ enum prof_stop {
 
 /*
  * Behind it, 8 bytes each: kernel addresses and user frames, leaf first. And with
- * PROF_STOP_PENDING: `vmas` of struct prof_vma, then `stack_bytes` from `sp` on.
+ * PROF_STOP_PENDING: `vmas` of struct prof_vma, the first `registers` words of pt_regs (on
+ * x86, unless a frame so far has restored others), then `stack_bytes` from `sp` on.
  */
 struct prof_rec_sample {
 	struct prof_rec_head head;
@@ -636,13 +652,13 @@ struct prof_rec_sample {
 	__u16 vmas;
 	__u16 exact; /* `ip` is no return address */
 	__u32 stack_bytes;
-	__u32 pad;
+	__u32 registers;
 	char comm[PROF_COMM_LEN];
 	/* The registers of the frame where the user stack ends. */
 	__u64 ip;
 	__u64 sp;
 	__u64 fp;
-	__u64 lr;
+	__u64 lr; /* x86: rbx, with PROF_STOP_PENDING */
 };
 
 /* A file was seen for the first time, mapped at [start, end) in a process. */

@@ -385,6 +385,7 @@ static __always_inline bool user_registers(struct bpf_perf_event_data *ctx, stru
 		s->rec.ip = ctx->regs.ip;
 		s->rec.sp = ctx->regs.sp;
 		s->rec.fp = ctx->regs.bp;
+		s->rec.lr = ctx->regs.bx;
 		cs = ctx->regs.cs;
 		/* Or the compiler takes both ways' addresses first. */
 		barrier_var(cs);
@@ -392,9 +393,11 @@ static __always_inline bool user_registers(struct bpf_perf_event_data *ctx, stru
 		bpf_probe_read_kernel(&s->rec.ip, 8, &regs->ip);
 		bpf_probe_read_kernel(&s->rec.sp, 8, &regs->sp);
 		bpf_probe_read_kernel(&s->rec.fp, 8, &regs->bp);
+		bpf_probe_read_kernel(&s->rec.lr, 8, &regs->bx);
 		bpf_probe_read_kernel(&cs, 8, &regs->cs);
 	}
-	s->rec.lr = PROF_LOST;
+	s->bx_at = 0;
+	s->others = 1;
 	/* __USER_CS: not that of 32-bit code. */
 	return cs == 0x33;
 #elif defined(__TARGET_ARCH_arm64)
@@ -473,6 +476,17 @@ static __always_inline u32 take_stack(struct prof_sampler *s)
 	at += n * 3;
 	barrier_var(at);
 	at &= PROF_SAMPLE_FRAMES - 1;
+#if defined(__TARGET_ARCH_x86)
+	s->rec.lr = bx_of(s);
+	if (*(volatile u32 *)&s->others) {
+		bpf_probe_read_kernel(&s->data[at], PROF_REGISTERS * 8,
+				      (void *)bpf_task_pt_regs(bpf_get_current_task_btf()));
+		s->rec.registers = PROF_REGISTERS;
+		at += PROF_REGISTERS;
+		barrier_var(at);
+		at &= PROF_SAMPLE_FRAMES - 1;
+	}
+#endif
 	/* To where the stack ends, which is not known: half as much until it can be read. */
 #pragma clang loop unroll(full)
 	for (bytes = PROF_MAX_STACK; bytes >= 256; bytes >>= 1) {
@@ -539,7 +553,7 @@ static __always_inline int take_sample(struct bpf_perf_event_data *ctx, u16 even
 	s->rec.user_frames = 0;
 	s->rec.vmas = 0;
 	s->rec.stack_bytes = 0;
-	s->rec.pad = 0;
+	s->rec.registers = 0;
 	s->rec.ip = s->rec.sp = s->rec.fp = s->rec.lr = 0;
 	bpf_probe_read_kernel(s->rec.comm, sizeof(s->rec.comm), t->comm);
 	IN_USER(s) = struck_user(ctx);

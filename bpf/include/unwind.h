@@ -78,7 +78,10 @@ struct prof_sampler {
 	u32 in_user; /* the event struck user code */
 	u32 scan_needed;
 	u32 frames; /* of `data`, so far */
-	u32 pad;
+	u32 others; /* x86: registers that no frame so far has saved are what they were */
+	/* x86: where the rbx of the frame at hand is stored; 0 if it still is what it was when
+	 * the sample was taken, rec.lr. It is read when a rule needs it. */
+	u64 bx_at;
 	struct prof_file_key key;
 	struct prof_file file;
 	/* Of the caller of the frame at hand. */
@@ -212,19 +215,51 @@ static __always_inline u32 go_up(struct prof_sampler *s, u16 exact)
 	return PROF_ON;
 }
 
+#if defined(__TARGET_ARCH_x86)
+/* rbx of the frame at hand. */
+static __always_inline u64 bx_of(struct prof_sampler *s)
+{
+	u64 at = s->bx_at, value;
+
+	if (!at)
+		return s->rec.lr;
+	return at == PROF_LOST || !read_word(at, &value) ? PROF_LOST : value;
+}
+
+/* A register that a rule names by its place in pt_regs. */
+static __always_inline u64 other_register(struct prof_sampler *s, u32 word)
+{
+	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	u64 value = PROF_LOST;
+
+	if (word == PROF_REGISTER_BX)
+		return bx_of(s);
+	/* The first five, and rbx, are kept for callers, where rules do not say. Not the rest:
+	 * that a rule of a caller's names one says that the callee, assembly as well, leaves it
+	 * alone. */
+	if (*(volatile u32 *)&s->others && word < PROF_REGISTERS &&
+	    (s->rec.exact || word > PROF_REGISTER_BP))
+		bpf_probe_read_kernel(&value, sizeof(value), (u64 *)regs + word);
+	return value;
+}
+#endif
+
 /* Where a frame's pointer is kept, each function having saved its caller's. */
-static __always_inline u32 step_by_fp(struct prof_sampler *s, u16 failed)
+static __always_inline u32 step_by_fp(struct prof_sampler *s, u16 failed, bool switches)
 {
 	u64 fp = s->rec.fp;
 
 	if (!fp)
 		return STOPPED(PROF_STOP_END);
-	if ((fp & 7) || fp < s->rec.sp || fp - s->rec.sp >= (1 << 20))
+	/* Or of another stack, as where Go's runtime goes from a goroutine's to its own. */
+	if ((fp & 7) || (!switches && (fp < s->rec.sp || fp - s->rec.sp >= (1 << 20))))
 		return STOPPED(failed);
 	if (!read_word(fp, &s->up.fp) || !read_word(fp + 8, &s->up.ip))
 		return STOPPED(failed);
 	s->up.sp = fp + 16;
 	s->up.lr = PROF_LOST;
+	s->bx_at = PROF_LOST;
+	s->others = 0;
 	return go_up(s, 0);
 }
 
@@ -235,6 +270,9 @@ static __always_inline u32 step_signal(struct prof_sampler *s, s32 ip_off)
 	u64 ip_at = s->rec.sp + ip_off;
 #if defined(__TARGET_ARCH_x86)
 	u64 fp_at = ip_at - 48;
+
+	s->bx_at = ip_at - 40;
+	s->others = 0;
 #elif defined(__TARGET_ARCH_arm64)
 	u64 fp_at = ip_at - 24;
 #endif
@@ -268,6 +306,22 @@ static __always_inline u32 step_by_rule(struct prof_sampler *s, struct prof_unwi
 			return STOPPED(PROF_STOP_UNREADABLE);
 		s->up.sp += r->cfa_add;
 		break;
+#if defined(__TARGET_ARCH_x86)
+	case PROF_CFA_REGISTER:
+		s->up.sp = other_register(s, r->cfa_add);
+		if (s->up.sp == PROF_LOST)
+			return STOPPED(PROF_STOP_UNSUPPORTED);
+		s->up.sp += r->cfa_off;
+		break;
+	case PROF_CFA_DEREF_INDEXED:
+		s->up.sp = other_register(s, PROF_REGISTER_R9);
+		if (s->up.sp == PROF_LOST)
+			return STOPPED(PROF_STOP_UNSUPPORTED);
+		if (!read_word(s->rec.sp + (s->up.sp << 3) + r->cfa_off, &s->up.sp))
+			return STOPPED(PROF_STOP_UNREADABLE);
+		s->up.sp += r->cfa_add;
+		break;
+#endif
 	case PROF_CFA_PLT:
 		s->up.sp = s->rec.sp + 8 + ((u64)((s->rec.ip & 15) >= (u32)r->cfa_off) << 3);
 		break;
@@ -283,8 +337,15 @@ static __always_inline u32 step_by_rule(struct prof_sampler *s, struct prof_unwi
 	if (r->ra == PROF_REG_CFA) {
 		if (!read_word(s->up.sp + r->ra_off, &s->up.ip))
 			return STOPPED(PROF_STOP_UNREADABLE);
+#if defined(__TARGET_ARCH_x86)
+	} else if (r->ra == PROF_REG_REGISTER) {
+		s->up.ip = other_register(s, r->ra_off);
+		if (s->up.ip == PROF_LOST)
+			return STOPPED(PROF_STOP_UNSUPPORTED);
+#elif defined(__TARGET_ARCH_arm64)
 	} else if (r->ra == PROF_REG_SAME && s->rec.lr != PROF_LOST) {
 		s->up.ip = s->rec.lr;
+#endif
 	} else {
 		return STOPPED(PROF_STOP_UNSUPPORTED);
 	}
@@ -299,6 +360,13 @@ static __always_inline u32 step_by_rule(struct prof_sampler *s, struct prof_unwi
 	if (s->up.sp < s->rec.sp || (s->up.sp == s->rec.sp && !s->rec.exact))
 		return STOPPED(PROF_STOP_UNREADABLE);
 	s->up.lr = PROF_LOST;
+#if defined(__TARGET_ARCH_x86)
+	s->up.lr = s->rec.lr;
+	if (r->bx == PROF_BX_LOST)
+		s->bx_at = PROF_LOST;
+	else if (r->bx != PROF_BX_SAME)
+		s->bx_at = s->up.sp + r->bx * 8LL;
+#endif
 	return go_up(s, 0);
 }
 
@@ -325,7 +393,7 @@ static __always_inline u32 unwind_step(struct prof_sampler *s, u32 depth)
 	s->frames++;
 	s->rec.user_frames++;
 	if (file == PROF_FILE_NONE)
-		return step_by_fp(s, PROF_STOP_ANONYMOUS);
+		return step_by_fp(s, PROF_STOP_ANONYMOUS, 0);
 	table = bpf_map_lookup_elem(&tables, &file);
 	if (!table)
 		return STOPPED(PROF_STOP_NO_TABLE);
@@ -338,7 +406,7 @@ static __always_inline u32 unwind_step(struct prof_sampler *s, u32 depth)
 	rule = rule_of(s, table, offset);
 	if (rule && rule->cfa != PROF_CFA_NONE)
 		return step_by_rule(s, rule);
-	return *(volatile u32 *)&table->state == PROF_TABLE_FP ? step_by_fp(s, PROF_STOP_NO_ROW) :
+	return *(volatile u32 *)&table->state == PROF_TABLE_FP ? step_by_fp(s, PROF_STOP_NO_ROW, 1) :
 								 STOPPED(PROF_STOP_NO_ROW);
 }
 

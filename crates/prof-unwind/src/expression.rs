@@ -40,6 +40,10 @@ const MAX_DEPTH: usize = 8;
 /// `breg7(8) breg16(0) lit15 and lit* ge lit3 shl plus`.
 const PLT: [u8; 11] = [0x77, 8, 0x80, 0, 0x3f, 0x1a, b'*', 0x2a, 0x33, 0x24, 0x22];
 
+/// What OpenSSL's multiplications say, with a byte for each `*`:
+/// `breg7(*) breg9(0) lit8 mul plus deref plus_uconst(*)`.
+const INDEXED: [u8; 10] = [0x77, b'*', 0x79, 0, 0x38, 0x1e, 0x22, 0x06, 0x23, b'*'];
+
 /// `DW_OP_lit0`; the next fifteen follow.
 const LIT0: u8 = 0x30;
 
@@ -50,6 +54,17 @@ pub(crate) fn plt(expression: Slice<'_>) -> Option<u8> {
         && bytes.iter().zip(PLT).all(|(byte, plt)| plt == b'*' || *byte == plt);
     let literal = bytes.get(6)?.checked_sub(LIT0)?;
     (alike && literal < 16).then_some(literal)
+}
+
+/// What is added below and above what is stored at the stack pointer and eight times r9, if
+/// this is such an expression.
+pub(crate) fn indexed(expression: Slice<'_>) -> Option<(i32, i32)> {
+    let bytes = expression.slice();
+    let alike = bytes.len() == INDEXED.len()
+        && bytes.iter().zip(INDEXED).all(|(byte, indexed)| indexed == b'*' || *byte == indexed);
+    let (off, add) = (*bytes.get(1)?, *bytes.get(9)?);
+    // Of one byte, and the first not negative.
+    (alike && off < 0x40 && add < 0x80).then_some((i32::from(off), i32::from(add)))
 }
 
 /// What an expression says, if it is a sum. Rules of registers start with the CFA on
@@ -172,5 +187,17 @@ mod tests {
         bytes[1] = 16;
         assert_eq!(plt(EndianSlice::new(&bytes, LittleEndian)), None);
         assert_eq!(plt(EndianSlice::new(&bytes[..6], LittleEndian)), None);
+    }
+
+    #[test]
+    fn what_openssl_keeps_at_an_index() {
+        let mut bytes = INDEXED;
+        (bytes[1], bytes[9]) = (8, 16);
+        assert_eq!(indexed(EndianSlice::new(&bytes, LittleEndian)), Some((8, 16)));
+        assert_eq!(indexed(EndianSlice::new(&bytes[..9], LittleEndian)), None);
+        bytes[1] = 0x78;
+        assert_eq!(indexed(EndianSlice::new(&bytes, LittleEndian)), None, "negative");
+        (bytes[1], bytes[2]) = (8, 0x78);
+        assert_eq!(indexed(EndianSlice::new(&bytes, LittleEndian)), None, "another register");
     }
 }

@@ -22,6 +22,25 @@ pub(crate) const X86_64_SIGNAL_PC: i32 = 168;
 /// The offset of pc in the `rt_sigframe` that sp points to.
 pub(crate) const AARCH64_SIGNAL_PC: i32 = 568;
 
+/// The order of `struct pt_regs`, which is part of the kernel's ABI.
+const OTHERS: [Register; 15] = [
+    gimli::X86_64::R15,
+    gimli::X86_64::R14,
+    gimli::X86_64::R13,
+    gimli::X86_64::R12,
+    gimli::X86_64::RBP,
+    gimli::X86_64::RBX,
+    gimli::X86_64::R11,
+    gimli::X86_64::R10,
+    gimli::X86_64::R9,
+    gimli::X86_64::R8,
+    gimli::X86_64::RAX,
+    gimli::X86_64::RCX,
+    gimli::X86_64::RDX,
+    gimli::X86_64::RSI,
+    gimli::X86_64::RDI,
+];
+
 /// Where the CFA is.
 #[derive(Debug, Clone, Copy)]
 enum CfaAt {
@@ -38,6 +57,8 @@ pub(crate) struct Columns {
     sp: Register,
     fp: Register,
     ra: Register,
+    /// rbx, in which some functions keep where their frame is.
+    bx: Option<Register>,
     arch: Arch,
 }
 
@@ -47,11 +68,20 @@ impl Columns {
             Arch::X86_64 => (gimli::X86_64::RSP, gimli::X86_64::RBP, gimli::X86_64::RA),
             Arch::Aarch64 => (gimli::AArch64::SP, gimli::AArch64::X29, gimli::AArch64::X30),
         };
-        Self { sp, fp, ra, arch }
+        let bx = (arch == Arch::X86_64).then_some(gimli::X86_64::RBX);
+        Self { sp, fp, ra, bx, arch }
     }
 
     pub(crate) fn ra(&self) -> Register {
         self.ra
+    }
+
+    /// The place of another register of x86-64 in [`Others`](crate::unwind::Others).
+    fn place(&self, register: Register) -> Option<u8> {
+        if self.arch != Arch::X86_64 {
+            return None;
+        }
+        OTHERS.iter().position(|other| *other == register).map(|at| at as u8)
     }
 }
 
@@ -61,6 +91,9 @@ pub(crate) struct Frame {
     cfa: CfaAt,
     fp: At,
     ra: At,
+    bx: At,
+    /// The caller's stack pointer is not the CFA: `longjmp`.
+    sp_elsewhere: bool,
 }
 
 /// What an instruction did.
@@ -86,7 +119,13 @@ const MAX_REMEMBERED: usize = 64;
 impl Frame {
     /// As it is before the first instruction.
     pub(crate) fn new() -> Self {
-        Self { cfa: CfaAt::Register(Register(u16::MAX), 0), fp: None, ra: None }
+        Self {
+            cfa: CfaAt::Register(Register(u16::MAX), 0),
+            fp: None,
+            ra: None,
+            bx: None,
+            sp_elsewhere: false,
+        }
     }
 
     /// Does an instruction. `initial` is the row that the CIE leaves, `align` its factor of
@@ -155,6 +194,7 @@ impl Frame {
                 let at = match register {
                     r if r == columns.fp => initial.fp.clone(),
                     r if r == columns.ra => initial.ra.clone(),
+                    r if Some(r) == columns.bx => initial.bx.clone(),
                     _ => None,
                 };
                 (register, at)
@@ -175,6 +215,8 @@ impl Frame {
         match set {
             (register, at) if register == columns.fp => self.fp = at,
             (register, at) if register == columns.ra => self.ra = at,
+            (register, at) if Some(register) == columns.bx => self.bx = at,
+            (register, at) if register == columns.sp => self.sp_elsewhere = at.is_some(),
             _ => return Ok(Effect::Nothing),
         }
         Ok(Effect::Changed)
@@ -197,13 +239,20 @@ impl Frame {
         if self.ra == Some(RegisterRule::Undefined) {
             return Ok(Rule::only(Cfa::End));
         }
+        if self.sp_elsewhere {
+            return Err(Refused::CfaRegister);
+        }
         let mut rule = Rule::default();
         match &self.cfa {
             CfaAt::Register(register, offset) => {
                 rule.cfa = match *register {
                     r if r == columns.sp => Cfa::Sp,
                     r if r == columns.fp => Cfa::Fp,
-                    _ => return Err(Refused::CfaRegister),
+                    r => {
+                        let place = columns.place(r).ok_or(Refused::CfaRegister)?;
+                        rule.cfa_add = i32::from(place);
+                        Cfa::Register
+                    }
                 };
                 rule.cfa_off = i32::try_from(*offset).map_err(|_| Refused::Offset)?;
             }
@@ -212,6 +261,11 @@ impl Frame {
                 if let (Some(before), Arch::X86_64) = (plt, columns.arch) {
                     rule.cfa = Cfa::Plt;
                     rule.cfa_off = i32::from(before);
+                } else if let (Some((off, add)), Arch::X86_64) =
+                    (get(e).and_then(expression::indexed), columns.arch)
+                {
+                    rule.cfa = Cfa::DerefIndexed;
+                    (rule.cfa_off, rule.cfa_add) = (off, add);
                 } else {
                     let Sum { base, add } = sum(e, None).ok_or(Refused::CfaExpression)?;
                     let (cfa, off, add) = match base {
@@ -235,12 +289,25 @@ impl Frame {
             beside((reg, off)).or_else(|| other.flatten().and_then(beside))
         });
         (rule.fp, rule.fp_off) = fp.unwrap_or((Reg::Undefined, 0));
-        let (ra, off) = self.place_of(&self.ra, &rule, sum).ok_or(Refused::ReturnAddress)?;
+        let (ra, off) = match (&self.ra, columns.arch) {
+            (Some(RegisterRule::Register(register)), Arch::X86_64) => {
+                let place = columns.place(*register).ok_or(Refused::ReturnAddress)?;
+                (Reg::Register, i64::from(place))
+            }
+            (at, _) => self.place_of(at, &rule, sum).ok_or(Refused::ReturnAddress)?,
+        };
         match (columns.arch, ra) {
             (Arch::X86_64, Reg::Cfa) if off == -8 => {}
-            (Arch::Aarch64, Reg::Cfa | Reg::Same) => {}
+            (Arch::X86_64, Reg::Register) | (Arch::Aarch64, Reg::Cfa | Reg::Same) => {}
             _ => return Err(Refused::ReturnAddress),
         }
+        rule.bx = match self.place_of(&self.bx, &rule, sum) {
+            Some((Reg::Same, _)) => Rule::SAME_BX,
+            Some((Reg::Cfa, off)) if off % 8 == 0 && (-127 * 8..0).contains(&off) => {
+                (off / 8) as i8
+            }
+            _ => Rule::LOST_BX,
+        };
         rule.ra = ra;
         rule.ra_off = i16::try_from(off).map_err(|_| Refused::Offset)?;
         Ok(rule)

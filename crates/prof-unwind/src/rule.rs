@@ -25,6 +25,13 @@ pub enum Cfa {
     End = 7,
     /// An expression or a register that rules cannot hold.
     Unsupported = 8,
+    /// x86-64: another register `+ cfa_off`. `cfa_add` is its place in [`Others`]; rbx is
+    /// known in all frames, of the rest what no frame below has saved.
+    ///
+    /// [`Others`]: crate::unwind::Others
+    Register = 9,
+    /// x86-64: `*(sp + 8 * r9 + cfa_off) + cfa_add`, as OpenSSL's multiplication keeps it.
+    DerefIndexed = 10,
 }
 
 /// Where a register of the caller is.
@@ -40,6 +47,9 @@ pub enum Reg {
     Fp = 2,
     /// Lost.
     Undefined = 3,
+    /// Of the return address only, on x86-64: in the register whose place in
+    /// [`Others`](crate::unwind::Others) is the offset. So it is in `vfork`.
+    Register = 4,
 }
 
 /// One step. The layout is that of the kernel half.
@@ -50,10 +60,11 @@ pub struct Rule {
     pub cfa: Cfa,
     /// Where its frame pointer (rbp, x29) is.
     pub fp: Reg,
-    /// Where the return address is; on x86-64 always at the CFA - 8.
+    /// Where the return address is; on x86-64 nearly always at the CFA - 8.
     pub ra: Reg,
-    /// 0.
-    pub pad: u8,
+    /// x86-64: where rbx is, in units of 8 bytes from the CFA; or [`Rule::SAME_BX`],
+    /// [`Rule::LOST_BX`].
+    pub bx: i8,
     /// See [`Cfa`].
     pub cfa_off: i32,
     /// See [`Cfa`].
@@ -68,6 +79,7 @@ const _: () = {
     assert!(size_of::<Rule>() == 16);
     assert!(std::mem::offset_of!(Rule, fp) == 1);
     assert!(std::mem::offset_of!(Rule, ra) == 2);
+    assert!(std::mem::offset_of!(Rule, bx) == 3);
     assert!(std::mem::offset_of!(Rule, cfa_off) == 4);
     assert!(std::mem::offset_of!(Rule, cfa_add) == 8);
     assert!(std::mem::offset_of!(Rule, fp_off) == 12);
@@ -75,13 +87,18 @@ const _: () = {
 };
 
 impl Rule {
+    /// rbx is what it was.
+    pub const SAME_BX: i8 = 0;
+    /// Rules cannot say where it is.
+    pub const LOST_BX: i8 = i8::MIN;
+
     /// A rule that has nothing but its kind.
     pub const fn only(cfa: Cfa) -> Self {
         Self {
             cfa,
             fp: Reg::Same,
             ra: Reg::Same,
-            pad: 0,
+            bx: Self::SAME_BX,
             cfa_off: 0,
             cfa_add: 0,
             fp_off: 0,
@@ -95,7 +112,7 @@ impl Rule {
         bytes[0] = self.cfa as u8;
         bytes[1] = self.fp as u8;
         bytes[2] = self.ra as u8;
-        bytes[3] = self.pad;
+        bytes[3] = self.bx as u8;
         bytes[4..8].copy_from_slice(&self.cfa_off.to_ne_bytes());
         bytes[8..12].copy_from_slice(&self.cfa_add.to_ne_bytes());
         bytes[12..14].copy_from_slice(&self.fp_off.to_ne_bytes());
@@ -166,7 +183,10 @@ impl RuleSet {
         let offsets = (rule.cfa_off as u32 as u64) << 32
             | (rule.fp_off as u16 as u64) << 16
             | rule.ra_off as u16 as u64;
-        let kinds = (rule.cfa as u64) << 8 | (rule.fp as u64) << 4 | rule.ra as u64;
+        let kinds = (rule.bx as u8 as u64) << 12
+            | (rule.cfa as u64) << 8
+            | (rule.fp as u64) << 4
+            | rule.ra as u64;
         let mixed = (offsets ^ kinds ^ (rule.cfa_add as u32 as u64) << 8)
             .wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (mixed >> 32) as usize % Self::RECENT
@@ -240,7 +260,7 @@ mod tests {
             cfa: Cfa::DerefFp,
             fp: Reg::Fp,
             ra: Reg::Cfa,
-            pad: 0,
+            bx: -3,
             cfa_off: -8,
             cfa_add: 0x0102_0304,
             fp_off: -2,
@@ -249,7 +269,7 @@ mod tests {
         #[cfg(target_endian = "little")]
         assert_eq!(
             rule.as_bytes(),
-            [4, 2, 1, 0, 0xf8, 0xff, 0xff, 0xff, 4, 3, 2, 1, 0xfe, 0xff, 0xf8, 0xff]
+            [4, 2, 1, 0xfd, 0xf8, 0xff, 0xff, 0xff, 4, 3, 2, 1, 0xfe, 0xff, 0xf8, 0xff]
         );
     }
 }

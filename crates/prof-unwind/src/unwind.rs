@@ -19,12 +19,24 @@ pub struct Regs {
     pub sp: u64,
     /// rbp, x29; or [`Regs::LOST`].
     pub fp: u64,
-    /// x30, or [`Regs::LOST`]; on x86-64 of no meaning.
+    /// x30, or rbx, which functions keep for their callers; or [`Regs::LOST`].
     pub lr: u64,
     /// Whether `ip` is a return address, behind the call: the frame is another's caller,
     /// and not one that was interrupted.
     pub caller: bool,
+    /// Those that no frame below has saved, if they are known.
+    pub others: Option<Others>,
 }
+
+/// The registers of x86-64 in the order of `struct pt_regs`: r15, r14, r13, r12, rbp, rbx,
+/// r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi.
+pub type Others = [u64; 15];
+
+/// Places in [`Others`].
+const R15: usize = 0;
+const RBP: usize = 4;
+const RBX: usize = 5;
+const R9: usize = 8;
 
 impl Regs {
     /// No address of anything: it is neither aligned nor mapped.
@@ -32,7 +44,19 @@ impl Regs {
 
     /// Those of the innermost frame.
     pub fn new(ip: u64, sp: u64, fp: u64, lr: u64) -> Self {
-        Self { ip, sp, fp, lr, caller: false }
+        Self { ip, sp, fp, lr, caller: false, others: None }
+    }
+
+    /// A register that rules name by its place in [`Others`].
+    fn other(&self, place: usize) -> Option<u64> {
+        match place {
+            RBX => (self.lr != Self::LOST).then_some(self.lr),
+            // Functions keep these for their callers, where rules do not say.
+            R15..=RBP if self.caller => None,
+            // Not these: that a rule of a caller's names one says that the callee, assembly
+            // as well, leaves it alone.
+            place => self.others?.get(place).copied(),
+        }
     }
 
     /// The address whose rule holds. A call may be the last instruction of its function.
@@ -140,11 +164,11 @@ pub fn step(
     memory: &impl Memory,
 ) -> Step {
     let Code::File(table, offset) = code else {
-        return frame_pointer(machine, regs, memory);
+        return frame_pointer(machine, regs, memory, false);
     };
     let rule = rules.get(table.rule_at(offset)).copied().unwrap_or_default();
     if rule.cfa == Cfa::None && table.frame_pointers {
-        return frame_pointer(machine, regs, memory);
+        return frame_pointer(machine, regs, memory, true);
     }
     by_rule(machine, &rule, regs, memory)
 }
@@ -168,6 +192,16 @@ pub fn by_rule(machine: &Machine, rule: &Rule, regs: &Regs, memory: &impl Memory
             let Some(value) = memory.read(at) else { return Step::Stop(Reason::Memory(at)) };
             off(value, rule.cfa_add)
         }
+        Cfa::Register => match usize::try_from(rule.cfa_add).ok().and_then(|r| regs.other(r)) {
+            Some(value) => off(value, rule.cfa_off),
+            None => return Step::Stop(Reason::Unsupported),
+        },
+        Cfa::DerefIndexed => {
+            let Some(index) = regs.other(R9) else { return Step::Stop(Reason::Unsupported) };
+            let at = off(regs.sp.wrapping_add(index.wrapping_mul(8)), rule.cfa_off);
+            let Some(value) = memory.read(at) else { return Step::Stop(Reason::Memory(at)) };
+            off(value, rule.cfa_add)
+        }
         Cfa::Plt => {
             let pushed = (regs.ip & 15) as i32 >= rule.cfa_off;
             off(regs.sp, if pushed { 16 } else { 8 })
@@ -179,14 +213,18 @@ pub fn by_rule(machine: &Machine, rule: &Rule, regs: &Regs, memory: &impl Memory
             let Some(ra) = memory.read(at) else { return Step::Stop(Reason::Memory(at)) };
             ra
         }
-        Reg::Same if regs.lr != Regs::LOST => regs.lr,
+        Reg::Same if machine.arch == Arch::Aarch64 && regs.lr != Regs::LOST => regs.lr,
+        Reg::Register => match usize::try_from(rule.ra_off).ok().and_then(|r| regs.other(r)) {
+            Some(ra) => ra,
+            None => return Step::Stop(Reason::ReturnAddressLost),
+        },
         _ => return Step::Stop(Reason::ReturnAddressLost),
     };
     let fp_at = match rule.fp {
         Reg::Same => None,
         Reg::Cfa => Some(off(cfa, i32::from(rule.fp_off))),
         Reg::Fp if regs.fp != Regs::LOST => Some(off(regs.fp, i32::from(rule.fp_off))),
-        Reg::Fp | Reg::Undefined => Some(Regs::LOST),
+        Reg::Fp | Reg::Undefined | Reg::Register => Some(Regs::LOST),
     };
     let fp = match fp_at {
         None => regs.fp,
@@ -200,32 +238,36 @@ pub fn by_rule(machine: &Machine, rule: &Rule, regs: &Regs, memory: &impl Memory
     if cfa < regs.sp || cfa == regs.sp && regs.caller {
         return Step::Stop(Reason::Backwards);
     }
-    caller(machine, Regs { ip: ra, sp: cfa, fp, lr: Regs::LOST, caller: true })
+    // The kernel half notes the place, and reads it once it is needed.
+    let lr = match (machine.arch, rule.bx) {
+        (Arch::Aarch64, _) | (Arch::X86_64, Rule::LOST_BX) => Regs::LOST,
+        (Arch::X86_64, Rule::SAME_BX) => regs.lr,
+        (Arch::X86_64, words) => memory.read(off(cfa, i32::from(words) * 8)).unwrap_or(Regs::LOST),
+    };
+    caller(machine, Regs { caller: true, others: regs.others, ..Regs::new(ra, cfa, fp, lr) })
 }
 
 /// From the kernel's frame of a signal to the frame that was interrupted. `pc_at` is
 /// where its ip is, in the kernel's order of registers.
 fn signal(machine: &Machine, pc_at: u64, memory: &impl Memory) -> Step {
     let (sp_back, fp_back, lr_back) = match machine.arch {
-        Arch::X86_64 => (8, 48, None),
-        Arch::Aarch64 => (8, 24, Some(16)),
+        Arch::X86_64 => (8, 48, 40),
+        Arch::Aarch64 => (8, 24, 16),
     };
     let read = |back: u64| {
         let at = pc_at.wrapping_sub(back);
-        memory.read(at).ok_or(Step::Stop(Reason::Memory(at)))
+        memory.read(at).ok_or(at)
     };
-    let regs = || {
-        let lr = lr_back.map_or(Ok(Regs::LOST), read)?;
-        Ok(Regs { ip: read(0)?, sp: read(sp_back)?, fp: read(fp_back)?, lr, caller: false })
-    };
+    let regs = || Ok(Regs::new(read(0)?, read(sp_back)?, read(fp_back)?, read(lr_back)?));
     match regs() {
         Ok(regs) => caller(machine, regs),
-        Err(stop) => stop,
+        Err(at) => Step::Stop(Reason::Memory(at)),
     }
 }
 
-/// From a frame to its caller's, by the frame pointer.
-pub fn frame_pointer(machine: &Machine, regs: &Regs, memory: &impl Memory) -> Step {
+/// From a frame to its caller's, by the frame pointer. `switches`: it may be of another
+/// stack, as where Go's runtime goes from a goroutine's to its own.
+pub fn frame_pointer(machine: &Machine, regs: &Regs, memory: &impl Memory, switches: bool) -> Step {
     if regs.fp == 0 {
         return Step::End;
     }
@@ -233,14 +275,15 @@ pub fn frame_pointer(machine: &Machine, regs: &Regs, memory: &impl Memory) -> St
         return Step::Stop(Reason::FramePointerLost);
     }
     let above = regs.fp.wrapping_sub(regs.sp);
-    if regs.fp & 7 != 0 || regs.fp < regs.sp || above >= MAX_FRAME {
+    let far = regs.fp < regs.sp || above >= MAX_FRAME;
+    if regs.fp & 7 != 0 || far && !switches {
         return Step::Stop(Reason::NoFramePointer);
     }
     let Some(fp) = memory.read(regs.fp) else { return Step::Stop(Reason::Memory(regs.fp)) };
     let ra_at = regs.fp.wrapping_add(8);
     let Some(ra) = memory.read(ra_at) else { return Step::Stop(Reason::Memory(ra_at)) };
     let sp = regs.fp.wrapping_add(16);
-    caller(machine, Regs { ip: ra, sp, fp, lr: Regs::LOST, caller: true })
+    caller(machine, Regs { caller: true, ..Regs::new(ra, sp, fp, Regs::LOST) })
 }
 
 fn caller(machine: &Machine, mut regs: Regs) -> Step {

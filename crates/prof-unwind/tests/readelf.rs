@@ -34,6 +34,10 @@ fn is_cfa(rule: &Rule, cfa: &str, names: &Names) -> bool {
         }
         (Some((name, off)), Cfa::Sp) => name == names.sp && off == rule.cfa_off,
         (Some((name, off)), Cfa::Fp) => name == names.fp && off == rule.cfa_off,
+        (Some((name, off)), Cfa::Register) => {
+            let place = usize::try_from(rule.cfa_add).unwrap();
+            OTHERS.get(place) == Some(&name) && off == rule.cfa_off
+        }
         (Some((name, _)), Cfa::Unsupported) => name != names.sp && name != names.fp,
         _ => false,
     }
@@ -47,6 +51,20 @@ fn is_register(reg: Reg, off: i16, text: &str) -> bool {
         None => matches!(text, "u" | "s" | "") && reg == Reg::Same,
     }
 }
+
+/// The same of rbx.
+fn is_bx(bx: i8, text: &str) -> bool {
+    match text.strip_prefix('c') {
+        Some(c) => c.parse() == Ok(i32::from(bx) * 8),
+        None => (bx == Rule::SAME_BX) == matches!(text, "u" | "s" | ""),
+    }
+}
+
+/// In the order of `struct pt_regs`.
+const OTHERS: [&str; 15] = [
+    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi",
+    "rdi",
+];
 
 fn check(path: &str, names: &Names, at_least: usize) {
     let Some(path) = file(path) else { return };
@@ -80,7 +98,9 @@ fn check(path: &str, names: &Names, at_least: usize) {
                 skipped += 1;
                 continue;
             }
-            let same = is_cfa(rule, words[1], names) && is_register(rule.fp, rule.fp_off, fp)
+            let same = is_cfa(rule, words[1], names)
+                && is_register(rule.fp, rule.fp_off, fp)
+                && is_bx(rule.bx, at("rbx").unwrap_or(""))
                 // On arm64 x30 is printed as "ra", and "u" is what was not said.
                 && is_register(rule.ra, rule.ra_off, ra);
             assert!(same, "{}: {rule:?}, not: {line} of {columns:?}", path.display());

@@ -97,3 +97,57 @@ fn what_ends_and_what_cannot_go_on() {
     let unsupported = Rule::only(Cfa::Unsupported);
     assert_eq!(by(Arch::X86_64, unsupported, regs), Step::Stop(Reason::Unsupported));
 }
+
+#[test]
+fn frames_found_by_other_registers() {
+    let others = std::array::from_fn(|i| 0x5000 + i as u64 * 0x100);
+    let bx = 0x2800;
+    let innermost = Regs { others: Some(others), ..Regs::new(0x40_0000, 0x2000, 0x3000, bx) };
+    let caller = Regs { caller: true, ..innermost };
+    let rule = |cfa_add| Rule {
+        cfa_off: 16,
+        cfa_add,
+        ra: Reg::Cfa,
+        ra_off: -8,
+        ..Rule::only(Cfa::Register)
+    };
+    let sp = |regs, place| match by(Arch::X86_64, rule(place), regs) {
+        Step::Caller(regs) => Ok(regs.sp),
+        Step::Stop(reason) => Err(reason),
+        Step::End => panic!("an end"),
+    };
+    // rbx, and what a callee may overwrite: also of callers. r12 only of who runs.
+    for regs in [innermost, caller] {
+        assert_eq!(sp(regs, 5), Ok(bx + 16));
+        assert_eq!(sp(regs, 10), Ok(0x5a10));
+    }
+    assert_eq!(sp(innermost, 3), Ok(0x5310));
+    assert_eq!(sp(caller, 3), Err(Reason::Unsupported));
+    for no in [15, -1, i32::MAX] {
+        assert_eq!(sp(innermost, no), Err(Reason::Unsupported), "{no}");
+    }
+    let unknown = Regs { others: None, lr: Regs::LOST, ..innermost };
+    assert_eq!(sp(unknown, 5), Err(Reason::Unsupported));
+    assert_eq!(sp(unknown, 10), Err(Reason::Unsupported));
+    // vfork: the return address is in rdi, and the stack is not used.
+    let vfork = Rule { ra: Reg::Register, ra_off: 14, ..Rule::only(Cfa::Sp) };
+    let Step::Caller(found) = by(Arch::X86_64, vfork, innermost) else { panic!("no caller") };
+    assert_eq!((found.ip, found.sp), (0x5e00, 0x2000));
+    let lost = Step::Stop(Reason::ReturnAddressLost);
+    assert_eq!(by(Arch::X86_64, vfork, unknown), lost);
+}
+
+#[test]
+fn rbx_is_followed_to_where_it_is_stored() {
+    let regs = Regs::new(0x40_0000, 0x2000, 0x3000, 0x77);
+    let lr = |bx, regs| {
+        let rule = Rule { cfa_off: 64, ra: Reg::Cfa, ra_off: -8, bx, ..Rule::only(Cfa::Sp) };
+        let Step::Caller(caller) = by(Arch::X86_64, rule, regs) else { panic!("no caller") };
+        caller.lr
+    };
+    assert_eq!(lr(Rule::SAME_BX, regs), 0x77);
+    assert_eq!(lr(-3, regs), 0x2040 - 24 + 0x10_0000);
+    assert_eq!(lr(Rule::LOST_BX, regs), Regs::LOST);
+    // Where that cannot be read the stack goes on: few frames ask for it.
+    assert_eq!(lr(-127, Regs { sp: 0x1100, ..regs }), Regs::LOST);
+}

@@ -97,7 +97,7 @@ plain! {
     RecSample = 128 => {
         head: RecHead, start_ns: u64, weight: u64, pid: u32, tid: u32, exec: u32, event: u16,
         stop: u16, kernel_frames: u16, user_frames: u16, vmas: u16, exact: u16, stack_bytes: u32,
-        pad: u32, comm: [u8; COMM_LEN], ip: u64, sp: u64, fp: u64, lr: u64,
+        registers: u32, comm: [u8; COMM_LEN], ip: u64, sp: u64, fp: u64, lr: u64,
     }
     /// `struct prof_rec_file`.
     RecFile = 96 => {
@@ -135,6 +135,9 @@ pub enum StackRecord {
         user: Vec<UserFrame>,
         /// What was mapped, if the stack is to be finished.
         vmas: Vec<AbiVma>,
+        /// `pt_regs`, the first words: on x86-64, if the stack is to be finished and no frame so
+        /// far has restored others.
+        registers: Option<[u64; 15]>,
         /// The stack from `rec.sp` on, if it is to be finished.
         stack: Vec<u8>,
     },
@@ -157,7 +160,8 @@ pub fn decode(bytes: &[u8]) -> Result<StackRecord, DecodeError> {
             let kernel_end = size_of::<RecSample>() + words(rec.kernel_frames);
             let user_end = kernel_end + words(rec.user_frames);
             let vmas_end = user_end + usize::from(rec.vmas) * size_of::<AbiVma>();
-            let end = vmas_end.saturating_add(rec.stack_bytes as usize);
+            let registers_end = vmas_end.saturating_add((rec.registers as usize).saturating_mul(8));
+            let end = registers_end.saturating_add(rec.stack_bytes as usize);
             check_size(&head, end)?;
             let short = DecodeError::Short { need: end, have: bytes.len() };
             let part = |from: usize, to: usize| bytes.get(from..to).ok_or(short);
@@ -173,7 +177,8 @@ pub fn decode(bytes: &[u8]) -> Result<StackRecord, DecodeError> {
                     .chunks_exact(size_of::<AbiVma>())
                     .filter_map(AbiVma::from_bytes)
                     .collect(),
-                stack: part(vmas_end, end)?.to_vec(),
+                registers: words(part(vmas_end, registers_end)?).try_into().ok(),
+                stack: part(registers_end, end)?.to_vec(),
                 rec: Box::new(rec),
             })
         }

@@ -6,6 +6,7 @@ use prof_unwind::Arch;
 use prof_unwind::unwind;
 use prof_unwind::unwind::Machine;
 use prof_unwind::unwind::Maps;
+use prof_unwind::unwind::Others;
 use prof_unwind::unwind::Reason;
 use prof_unwind::unwind::Regs;
 
@@ -45,23 +46,36 @@ impl Maps for Process<'_> {
     }
 }
 
+/// What the kernel half sends along of a stack that it had to leave.
+pub struct Left<'a> {
+    /// What is mapped.
+    pub vmas: &'a [AbiVma],
+    /// Registers that no frame so far has saved, if they are known.
+    pub registers: Option<Others>,
+    /// From the stack pointer on.
+    pub stack: &'a [u8],
+}
+
 /// Goes on from where the kernel half stopped; the frame at which it did is the last of
 /// `frames` already.
 pub fn finish(
     gatherer: &Gatherer,
     rec: &RecSample,
-    vmas: &[AbiVma],
-    stack: &[u8],
+    left: &Left<'_>,
     frames: &mut Vec<UserFrame>,
 ) -> Whole {
     let arch = if cfg!(target_arch = "aarch64") { Arch::Aarch64 } else { Arch::X86_64 };
-    let process = Process { gatherer, vmas };
+    let process = Process { gatherer, vmas: left.vmas };
     let memory = |address: u64| {
         let at = usize::try_from(address.checked_sub(rec.sp)?).ok()?;
-        let word = stack.get(at..at.checked_add(8)?)?;
+        let word = left.stack.get(at..at.checked_add(8)?)?;
         Some(u64::from_ne_bytes(word.try_into().ok()?))
     };
-    let start = Regs { caller: rec.exact == 0, ..Regs::new(rec.ip, rec.sp, rec.fp, rec.lr) };
+    let start = Regs {
+        caller: rec.exact == 0,
+        others: left.registers,
+        ..Regs::new(rec.ip, rec.sp, rec.fp, rec.lr)
+    };
     let depth = (MAX_FRAMES as usize).saturating_sub(frames.len());
     let mut first = true;
     let mut lost = None;

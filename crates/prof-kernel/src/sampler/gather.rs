@@ -32,6 +32,7 @@ use crate::abi::until_nul;
 use crate::sampler::Sampler;
 use crate::sampler::files;
 use crate::sampler::finish;
+use crate::sampler::finish::Left;
 use crate::sampler::samples::Samples;
 use crate::sampler::tables::Tables;
 
@@ -119,8 +120,9 @@ impl Gatherer {
             for r in records {
                 match r {
                     Ok(StackRecord::File { rec, path }) => self.file(&rec, &path),
-                    Ok(StackRecord::Sample { rec, kernel, user, vmas, stack }) => {
-                        self.sample(&rec, &kernel, user, &vmas, &stack);
+                    Ok(StackRecord::Sample { rec, kernel, user, vmas, registers, stack }) => {
+                        let left = Left { vmas: &vmas, registers, stack: &stack };
+                        self.sample(&rec, &kernel, user, &left);
                     }
                     Err(_) => self.malformed += 1,
                 }
@@ -202,16 +204,15 @@ impl Gatherer {
         rec: &RecSample,
         kernel: &[u64],
         mut user: Vec<UserFrame>,
-        vmas: &[abi::AbiVma],
-        stack: &[u8],
+        left: &Left<'_>,
     ) {
         let mut whole = whole(rec.stop);
         if rec.stop == abi::stop::PENDING {
             // The file that it stopped at is among them.
-            for vma in vmas {
+            for vma in left.vmas {
                 self.met(vma.file);
             }
-            whole = finish::finish(self, rec, vmas, stack, &mut user);
+            whole = finish::finish(self, rec, left, &mut user);
         }
         let thread = self.thread(rec);
         let mut frames: Vec<FrameId> = Vec::with_capacity(user.len() + kernel.len());

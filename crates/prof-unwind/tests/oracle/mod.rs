@@ -23,6 +23,7 @@ use gimli::Register;
 use gimli::RegisterRule;
 use gimli::UnwindSection as _;
 use gimli::Value;
+use gimli::X86_64;
 use object::Object as _;
 use object::ObjectSection as _;
 use object::read::elf::ElfFile64;
@@ -35,6 +36,7 @@ use prof_unwind::Table;
 use prof_unwind::unwind;
 use prof_unwind::unwind::Code;
 use prof_unwind::unwind::Machine;
+use prof_unwind::unwind::Others;
 use prof_unwind::unwind::Reason;
 use prof_unwind::unwind::Regs;
 use prof_unwind::unwind::Step;
@@ -51,9 +53,31 @@ fn memory(address: u64) -> Option<u64> {
     Some(address.wrapping_add(0x0200_0000_0000))
 }
 
-/// A register that is neither of the stack nor the frame.
+/// A register that is neither of the stack nor the frame: above the stack, as frames are.
 fn other(register: Register) -> u64 {
-    0x4000_0000_0000 + u64::from(register.0) * 0x10_0000
+    0x7100_0000_0000 + u64::from(register.0) * 0x10_0000
+}
+
+/// All of x86-64's, in the order that the kernel keeps them in.
+fn others() -> Others {
+    [
+        X86_64::R15,
+        X86_64::R14,
+        X86_64::R13,
+        X86_64::R12,
+        X86_64::RBP,
+        X86_64::RBX,
+        X86_64::R11,
+        X86_64::R10,
+        X86_64::R9,
+        X86_64::R8,
+        X86_64::RAX,
+        X86_64::RCX,
+        X86_64::RDX,
+        X86_64::RSI,
+        X86_64::RDI,
+    ]
+    .map(|r| if r == X86_64::RBP { FP } else { other(r) })
 }
 
 /// What is said of the caller.
@@ -63,6 +87,8 @@ enum Caller {
         ip: u64,
         sp: u64,
         fp: Option<u64>,
+        /// rbx, where that is looked at.
+        bx: Option<u64>,
     },
     End,
     /// gimli: there is no rule for it.
@@ -84,6 +110,8 @@ pub struct Tally {
     pub refused: BTreeMap<String, u64>,
     /// Where the frame pointer is lost, though gimli knows where it is.
     pub fp_lost: u64,
+    /// Where rbx is.
+    pub bx_lost: u64,
     /// Places between functions, and ends of pages, that were looked at.
     pub holes: u64,
     /// Where table and gimli differ.
@@ -99,6 +127,7 @@ impl Tally {
         self.addresses += other.addresses;
         self.equal += other.equal;
         self.fp_lost += other.fp_lost;
+        self.bx_lost += other.bx_lost;
         self.holes += other.holes;
         self.wrong_total += other.wrong_total;
         self.wrong.extend(other.wrong);
@@ -140,7 +169,11 @@ impl fmt::Display for Tally {
         }
         let kinds: Vec<_> = self.kinds.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
         writeln!(f, "  kinds of rules: {}", kinds.join(", "))?;
-        writeln!(f, "  {} of the above lose the frame pointer", self.fp_lost)?;
+        writeln!(
+            f,
+            "  {} of the above lose the frame pointer, {} rbx",
+            self.fp_lost, self.bx_lost
+        )?;
         writeln!(f, "  {} different from gimli", self.wrong_total)?;
         write!(f, "{} places between functions", self.holes)?;
         self.wrong.iter().try_for_each(|wrong| write!(f, "\n  {wrong}"))
@@ -272,7 +305,12 @@ impl Look<'_> {
     fn ours(&self, address: u64) -> (Step, Cfa) {
         let machine = Machine { arch: self.table.arch, pac_mask: 0 };
         let offset = self.table.offset_of(address).unwrap();
-        let regs = Regs::new(address, SP, FP, LR);
+        let regs = match self.table.arch {
+            Arch::X86_64 => {
+                Regs { others: Some(others()), ..Regs::new(address, SP, FP, other(X86_64::RBX)) }
+            }
+            Arch::Aarch64 => Regs::new(address, SP, FP, LR),
+        };
         let rule = self.rules.get(self.table.rule_at(offset)).unwrap();
         let step =
             unwind::step(&machine, self.rules, Code::File(self.table, offset), &regs, &memory);
@@ -330,12 +368,14 @@ impl Look<'_> {
         self.tally.addresses += 1;
         let same = match (ours, expected) {
             (Step::End, Caller::End) => true,
-            (Step::Caller(regs), Caller::Frame { ip, sp, fp }) if regs.fp == Regs::LOST => {
-                self.tally.fp_lost += u64::from(fp.is_some());
+            (Step::Caller(regs), Caller::Frame { ip, sp, fp, bx }) => {
+                let fp_lost = regs.fp == Regs::LOST;
+                let bx_lost = regs.lr == Regs::LOST;
+                self.tally.fp_lost += u64::from(fp_lost && fp.is_some());
+                self.tally.bx_lost += u64::from(bx_lost && bx.is_some());
                 (regs.ip, regs.sp) == (ip, sp)
-            }
-            (Step::Caller(regs), Caller::Frame { ip, sp, fp }) => {
-                (regs.ip, regs.sp, Some(regs.fp)) == (ip, sp, fp)
+                    && (fp_lost || Some(regs.fp) == fp)
+                    && (bx_lost || Some(regs.lr) == bx)
             }
             (Step::Stop(Reason::Backwards), Caller::Frame { sp, .. }) if sp < SP => {
                 let why = format!("{kind}, caller's frame is not above");
@@ -355,7 +395,7 @@ impl Look<'_> {
         *self.tally.kinds.entry(format!("{cfa:?}")).or_default() += 1;
         let hop = self.hop.step(address);
         let same = match (hop, expected) {
-            (Some(Caller::Frame { ip, sp, fp }), Caller::Frame { ip: i, sp: s, fp: f }) => {
+            (Some(Caller::Frame { ip, sp, fp, .. }), Caller::Frame { ip: i, sp: s, fp: f, .. }) => {
                 // framehop takes a lost frame pointer for one that is unchanged.
                 (ip, sp) == (i, s) && (fp == f || f.is_none())
             }
@@ -455,8 +495,12 @@ impl Look<'_> {
             rule => of(self.numbers.sp, rule),
         };
         let fp = of(self.numbers.fp, row.register(self.numbers.fp));
+        let bx = match self.table.arch {
+            Arch::X86_64 => of(X86_64::RBX, row.register(X86_64::RBX)),
+            Arch::Aarch64 => None,
+        };
         match (of(self.numbers.ra, ra), sp) {
-            (Some(ip), Some(sp)) => (Caller::Frame { ip, sp, fp }, kind),
+            (Some(ip), Some(sp)) => (Caller::Frame { ip, sp, fp, bx }, kind),
             _ => (Caller::Unknown, kind),
         }
     }
@@ -513,7 +557,7 @@ impl Hop {
             }
         };
         match next {
-            Ok(Some(ip)) => Some(Caller::Frame { ip, sp, fp: Some(fp) }),
+            Ok(Some(ip)) => Some(Caller::Frame { ip, sp, fp: Some(fp), bx: None }),
             Ok(None) => Some(Caller::End),
             Err(_) => None,
         }
