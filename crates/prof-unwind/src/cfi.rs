@@ -307,6 +307,11 @@ impl<'e> Reader<'e> {
         self.arch
     }
 
+    /// A rule by its number.
+    pub(crate) fn rule(&self, id: u16) -> Option<crate::rule::Rule> {
+        self.rules.get(id).copied()
+    }
+
     /// The number of a rule.
     pub(crate) fn intern(&mut self, rule: crate::rule::Rule) -> u16 {
         self.rules.intern(rule)

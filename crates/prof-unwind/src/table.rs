@@ -21,6 +21,7 @@ use crate::elf::Place;
 use crate::elf::Sections;
 use crate::elf::Source;
 use crate::error::Error;
+use crate::go;
 use crate::holes;
 use crate::pages;
 use crate::rule::RuleSet;
@@ -161,6 +162,8 @@ pub struct Stats {
     pub fp_lost: u64,
     /// Places that handlers of signals return to, known by their instructions.
     pub sigreturns: u64,
+    /// Pieces of code without CFI that were read as they stand.
+    pub plain: u64,
     /// Whether the outermost frame is known only by where the file is entered.
     pub entry: bool,
 }
@@ -219,10 +222,10 @@ impl Table {
         }
         let sections = elf.sections();
         let notes = elf.notes();
-        let go = notes.go
-            || [&b".gopclntab"[..], b".data.rel.ro.gopclntab"]
-                .into_iter()
-                .any(|name| sections.find(name).is_some());
+        let functions = [&b".gopclntab"[..], b".data.rel.ro.gopclntab"]
+            .into_iter()
+            .find_map(|name| sections.find(name));
+        let go = notes.go || functions.is_some();
         let mut reader = Reader::new(elf.arch, &code, limits, rules);
         let missing = read_cfi(&elf, &sections, go, limits, &mut reader)?;
         let sigreturns = holes::sigreturns(&elf, &code, &mut reader);
@@ -238,9 +241,16 @@ impl Table {
                 holes::add_unless_there(&mut reader, offset, size, rule);
             }
         }
+        if let (Some((functions, false)), Some((text, _))) = (functions, sections.find(b".text")) {
+            go::top_frames(&elf, functions, text, &mut reader);
+        }
         let entry = !go && holes::entry(&elf, &code, &mut reader);
+        let plain = match missing {
+            None => holes::plain(&elf, &sections, &code, &mut reader),
+            Some(_) => 0,
+        };
         let Reader { stats, functions, steps, .. } = reader;
-        let stats = Stats { sigreturns, entry, ..stats };
+        let stats = Stats { sigreturns, entry, plain, ..stats };
         let end = code.iter().map(|c| c.offset + c.size).max().unwrap_or_default();
         if let Some(places) = places {
             places.extend(functions.iter().map(|f| (f.offset, f.size)));

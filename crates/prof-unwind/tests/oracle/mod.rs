@@ -326,7 +326,9 @@ impl Look<'_> {
         let rule = self.table.rule_at(offset);
         let known = match self.rules.get(rule).unwrap().cfa {
             Cfa::None => true,
-            Cfa::Signal => self.table.stats.sigreturns > 0,
+            // The end of what returns from a handler is behind its last instruction.
+            Cfa::Signal => self.table.stats.sigreturns > 0 || self.signal_before(offset),
+            Cfa::Sp => self.table.stats.plain > 0,
             Cfa::End => (self.entry..self.entry + 64).contains(&address),
             _ => false,
         };
@@ -334,6 +336,11 @@ impl Look<'_> {
             let what = format!("{}: {address:#x}: no function, but rule {rule}", self.name);
             self.tally.wrong(what);
         }
+    }
+
+    fn signal_before(&self, offset: u64) -> bool {
+        let before = self.rules.get(self.table.rule_at(offset - 1));
+        before.is_some_and(|rule| rule.cfa == Cfa::Signal)
     }
 
     fn entry(&mut self) {
