@@ -21,6 +21,7 @@ mod loss;
 mod names;
 mod oracles;
 mod pmu;
+mod programs;
 mod regions;
 mod repeat;
 mod rules;

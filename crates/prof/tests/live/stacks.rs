@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -27,13 +26,14 @@ pub fn taken(what: &str) -> bool {
     true
 }
 
-struct Stacks {
-    profile: StackProfile,
-    run: Run,
+/// What was sampled.
+pub struct Stacks {
+    pub profile: StackProfile,
+    pub run: Run,
 }
 
 /// `prof run OPTIONS -o raw:… -- COMMAND`.
-fn run_stacks(options: &[&str], cmd: &[&str]) -> Stacks {
+pub fn run_stacks(options: &[&str], cmd: &[&str]) -> Stacks {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("x.stacks");
     let to = format!("raw:{}", file.display());
@@ -44,11 +44,11 @@ fn run_stacks(options: &[&str], cmd: &[&str]) -> Stacks {
 }
 
 impl Stacks {
-    fn whole(&self) -> usize {
+    pub fn whole(&self) -> usize {
         self.profile.samples.iter().filter(|s| s.whole.is_whole()).count()
     }
 
-    fn samples(&self) -> usize {
+    pub fn samples(&self) -> usize {
         self.profile.samples.len()
     }
 
@@ -61,7 +61,7 @@ impl Stacks {
         self.run.records.profiles().iter().map(|p| figure(p, "task-clock")).sum()
     }
 
-    fn assert_nothing_lost(&self) {
+    pub fn assert_nothing_lost(&self) {
         assert!(self.profile.lost.is_empty(), "{:?}", self.profile.lost);
         self.run.records.assert_whole();
     }
@@ -85,65 +85,50 @@ fn times(n: u32, args: &str) -> String {
 }
 
 #[test]
-fn of_programs_without_frame_pointers_nearly_all_are_whole() {
-    let Some(_turn) = live("stacks") else { return };
-    if !taken("whole stacks") || emulated("Debian's programs") {
-        return;
-    }
-    let dir = tempfile::tempdir().expect("a folder");
-    let source = dir.path().join("x.c");
-    let functions = (0..600)
-        .map(|i| format!("int f{i}(int a){{int s=0;for(int i=0;i<a;i++)s+=i*{i};return s;}}\n"));
-    fs::write(&source, functions.collect::<String>()).expect("a file");
-    let source = source.to_str().expect("a path");
-    let script = "import json\nfor i in range(60): json.loads(json.dumps(list(range(20000))))";
-    let libc = "/usr/lib/x86_64-linux-gnu/libc.so.6";
-    let commands: [(&str, &str, &[&str]); 4] = [
-        ("/usr/bin/python3", "python3", &["-c", script]),
-        ("/usr/bin/openssl", "openssl", &["speed", "-seconds", "1", "-bytes", "64", "sha256"]),
-        ("/usr/bin/xz", "xz-utils", &["-k", "-c", "-3", libc]),
-        ("/usr/bin/gcc", "gcc", &["-O2", "-c", source, "-o", "/dev/null"]),
-    ];
-    let (mut samples, mut whole) = (0, 0);
-    for (program, package, args) in commands {
-        if !Path::new(program).exists() {
-            assert!(!has(program, package));
-            continue;
-        }
-        let stacks = run_stacks(&["-F", "997"], &[&[program], args].concat());
-        stacks.assert_nothing_lost();
-        let (n, w) = (stacks.samples(), stacks.whole());
-        let parts = stacks.profile.wholeness();
-        println!("{program}: {w} of {n} whole: {parts:?}");
-        assert!(n > 50, "{program}: {n} samples");
-        assert!(w * 100 >= n * 95, "{program}: {w} of {n}: {parts:?}");
-        samples += n;
-        whole += w;
-    }
-    assert!(whole * 100 >= samples * 98, "{whole} of {samples}");
-}
-
-#[test]
 fn short_processes_are_sampled_as_much_as_they_run() {
     let Some(_turn) = live("samples of short processes") else { return };
     if !taken("samples of short processes") || emulated("times of short processes") {
         return;
     }
-    let stacks = run_stacks(&["-F", "997"], &["sh", "-c", &times(300, "burn 5")]);
-    stacks.assert_nothing_lost();
+    // What a hypervisor takes away is time of the timer and none of the process: where that
+    // happens a run says nothing, and three of them hardly all.
+    let mut found = None;
+    for _ in 0..3 {
+        let stacks = run_stacks(&["-F", "997"], &["sh", "-c", &times(1000, "burn 5")]);
+        stacks.assert_nothing_lost();
+        let (sampled, ran) = (stacks.weight() as f64, stacks.task_clock() as f64);
+        println!("{:.1} ms sampled of {:.1} ms", sampled / 1e6, ran / 1e6);
+        assert!(ran > 5e9, "1,000 times 5 ms: {ran}");
+        if (sampled / ran - 1.0).abs() < 0.02 {
+            found = Some(stacks);
+            break;
+        }
+    }
+    let stacks = found.expect("samples within 2 % of the CPU time");
     let (n, whole) = (stacks.samples(), stacks.whole());
-    let (sampled, ran) = (stacks.weight() as f64, stacks.task_clock() as f64);
-    println!("{n} samples, {whole} whole; {:.1} ms of {:.1} ms", sampled / 1e6, ran / 1e6);
-    assert!(ran > 1.5e9, "300 times 5 ms: {ran}");
-    // What a hypervisor takes away is a timer that is late, too: room for that.
-    assert!((sampled / ran - 1.0).abs() < 0.08, "{sampled} of {ran}");
-    // Not whole are samples inside of vfork, whose return address is in a register, and of
-    // the first call of a library's function: more of them the longer those take.
-    assert!(whole * 100 >= n * 95, "{whole} of {n}: {:?}", stacks.profile.wholeness());
+    println!("{whole} of {n} samples whole");
+    assert!(whole * 100 >= n * 99, "{whole} of {n}: {:?}", stacks.profile.wholeness());
     // Each of them, from the first on: 5 samples each, and the chance of none is small.
     let burned = stacks.profile.processes.iter().filter(|p| p.exec > 0 && p.ppid != 0);
     let seen = burned.filter(|p| p.comm.starts_with("prof-target")).count();
-    assert!(seen >= 285, "{seen} of 300 were met");
+    assert!(seen >= 950, "{seen} of 1,000 were met");
+}
+
+/// Nearly all of which is the loader: the first instructions of libraries, calls that are
+/// bound when they are made first, and in the shell forks.
+#[test]
+fn the_shortest_processes_have_whole_stacks() {
+    let Some(_turn) = live("stacks of the shortest processes") else { return };
+    if !taken("stacks of the shortest processes") || emulated("times of short processes") {
+        return;
+    }
+    let script = "i=0; while [ $i -lt 500 ]; do /bin/true; /bin/ls /; i=$((i+1)); done";
+    let stacks = run_stacks(&["-F", "997"], &["sh", "-c", script]);
+    stacks.assert_nothing_lost();
+    let (n, whole) = (stacks.samples(), stacks.whole());
+    println!("{whole} of {n} whole: {:?}", stacks.profile.wholeness());
+    assert!(n > 200, "{n} samples");
+    assert!(whole * 100 >= n * 99, "{whole} of {n}: {:?}", stacks.profile.wholeness());
 }
 
 #[test]
