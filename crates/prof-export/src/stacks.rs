@@ -6,12 +6,14 @@
 //! - [`pprof`]: pprof's `profile.proto`, all events in one file
 //! - [`firefox`]: Firefox Profiler, with times
 //! - [`speedscope`]: speedscope's JSON
+//! - [`perfdata`]: perf's `perf.data`, without names
 //! - [`names`]: what a frame is called in all of them
 
 pub mod firefox;
 pub mod flamegraph;
 pub mod folded;
 pub mod names;
+pub mod perfdata;
 pub mod pprof;
 pub mod speedscope;
 pub mod text;
@@ -49,12 +51,21 @@ pub enum StackFormat {
     Firefox,
     /// speedscope.
     Speedscope,
+    /// perf's `perf.data`.
+    Perfdata,
 }
 
 impl StackFormat {
     /// Every format.
-    pub const ALL: [Self; 6] =
-        [Self::Text, Self::Folded, Self::Flamegraph, Self::Pprof, Self::Firefox, Self::Speedscope];
+    pub const ALL: [Self; 7] = [
+        Self::Text,
+        Self::Folded,
+        Self::Flamegraph,
+        Self::Pprof,
+        Self::Firefox,
+        Self::Speedscope,
+        Self::Perfdata,
+    ];
 
     /// Its name, as in `-o`.
     pub fn name(self) -> &'static str {
@@ -65,6 +76,7 @@ impl StackFormat {
             Self::Pprof => "pprof",
             Self::Firefox => "firefox",
             Self::Speedscope => "speedscope",
+            Self::Perfdata => "perfdata",
         }
     }
 
@@ -77,6 +89,7 @@ impl StackFormat {
             Self::Pprof => "pprof's profile.proto, gzipped, all events",
             Self::Firefox => "Firefox Profiler; gzipped if the file is .gz",
             Self::Speedscope => "speedscope's JSON",
+            Self::Perfdata => "perf's perf.data: addresses, for perf report and perf script",
         }
     }
 
@@ -99,6 +112,7 @@ impl StackFormat {
             Self::Pprof => pprof::write(profile, options, out),
             Self::Firefox => firefox::write(profile, options, out),
             Self::Speedscope => speedscope::write(profile, options, out),
+            Self::Perfdata => perfdata::write(profile, options, out),
         }
     }
 }

@@ -245,6 +245,18 @@ pub struct SampledEvent {
     pub period: Option<u64>,
 }
 
+/// The kernel that the samples were taken on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kernel {
+    /// As `uname -r`.
+    pub release: String,
+    /// As `uname -m`.
+    pub machine: String,
+    /// Where its image began in memory, unless it hides that: it is another place after
+    /// each boot.
+    pub text: Option<u64>,
+}
+
 /// All samples of a session.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StackProfile {
@@ -252,6 +264,8 @@ pub struct StackProfile {
     pub command: Vec<String>,
     /// Name of the host.
     pub host: String,
+    /// Its kernel.
+    pub kernel: Kernel,
     /// When it began, ns since 1970.
     pub start_ns: u64,
     /// How long it took, ns.

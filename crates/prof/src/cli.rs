@@ -154,8 +154,8 @@ pub struct Shared {
     pub keep_going: bool,
 
     /// Output, FORMAT[:FILE]: table, summary, json or tracee; of stacks: text, folded,
-    /// flamegraph (.svg or .html), pprof, firefox, speedscope, or raw for `prof report`;
-    /// may be repeated
+    /// flamegraph (.svg or .html), pprof, firefox, speedscope, perfdata, or raw for
+    /// `prof report`; may be repeated
     #[arg(short, long, value_name = "FORMAT[:FILE]", value_parser = output)]
     pub output: Vec<AnyOutputSpec>,
 
@@ -187,7 +187,7 @@ pub struct Shared {
 
     /// Sample stacks: where the time went, in the functions of the programs and of the
     /// kernel. Implied by an output of stacks (text, folded, flamegraph, pprof, firefox,
-    /// speedscope), and by the options that follow
+    /// speedscope, perfdata), and by the options that follow
     #[arg(short = 'g', long, help_heading = STACKS)]
     pub stacks: bool,
 
@@ -463,8 +463,8 @@ pub struct ReportArgs {
     #[arg(default_value = RAW_FILE)]
     pub file: PathBuf,
 
-    /// Output, FORMAT[:FILE]: text, folded, flamegraph (.svg or .html), pprof, firefox or
-    /// speedscope; may be repeated [default: text]
+    /// Output, FORMAT[:FILE]: text, folded, flamegraph (.svg or .html), pprof, firefox,
+    /// speedscope or perfdata; may be repeated [default: text]
     #[arg(short, long, value_name = "FORMAT[:FILE]")]
     pub output: Vec<StackOutputSpec>,
 

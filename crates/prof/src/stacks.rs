@@ -46,6 +46,7 @@ use prof_model::record::Flags;
 use prof_model::record::Profile;
 use prof_model::record::Record;
 use prof_model::record::WindowEnd;
+use prof_model::stacks::Kernel;
 use prof_model::stacks::SampledEvent;
 use prof_model::stacks::StackProfile;
 use rustix::event::EventfdFlags;
@@ -194,10 +195,11 @@ impl Recording {
     pub fn begin(session: &Session, plan: &StackPlan, command: &[Vec<u8>]) -> Result<Self> {
         let mut sampler = session.sampler(plan)?;
         let epoch = clock::now_ns(ClockId::Monotonic);
-        let (host, _, _) = host::uname();
+        let (host, release, machine) = host::uname();
         let profile = StackProfile {
             command: command.iter().map(|a| String::from_utf8_lossy(a).into_owned()).collect(),
             host,
+            kernel: Kernel { release, machine, text: host::kernel_text() },
             start_ns: clock::now_ns(ClockId::Realtime),
             events: plan.events.iter().map(event).collect(),
             ..StackProfile::default()

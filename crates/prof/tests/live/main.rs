@@ -20,6 +20,7 @@ mod lifecycle;
 mod loss;
 mod names;
 mod oracles;
+mod perfdata;
 mod pmu;
 mod programs;
 mod regions;

@@ -69,12 +69,12 @@ impl Stacks {
 
 /// CPU time that a target is to use, ms. In an emulated machine all but a little of a short
 /// one goes into its start.
-fn burn_ms(usual: u32) -> String {
+pub fn burn_ms(usual: u32) -> String {
     let slow = if std::env::var_os("PROF_VM").is_some() { 15 } else { 1 };
     (usual * slow).to_string()
 }
 
-fn target_str() -> &'static str {
+pub fn target_str() -> &'static str {
     target().to_str().expect("a path")
 }
 
@@ -392,7 +392,7 @@ fn what_was_recorded_is_reported_later() {
 
 /// Functions from the root, with how many samples; without the kernel, inlined calls and
 /// what is no name.
-type Chains = BTreeMap<Vec<String>, u64>;
+pub type Chains = BTreeMap<Vec<String>, u64>;
 
 fn plain(name: &str) -> String {
     // The hash of a Rust name, and what one demangler writes and another does not.
@@ -400,7 +400,7 @@ fn plain(name: &str) -> String {
     name.trim_start_matches('<').split(['<', '{', ' ']).next().unwrap_or(name).into()
 }
 
-fn chains_of_prof(folded: &str, comm: &str) -> Chains {
+pub fn chains_of_prof(folded: &str, comm: &str) -> Chains {
     let mut chains = Chains::new();
     for line in folded.lines() {
         let Some((stack, n)) = line.rsplit_once(' ') else { continue };
@@ -415,7 +415,7 @@ fn chains_of_prof(folded: &str, comm: &str) -> Chains {
     chains
 }
 
-fn chains_of_perf(script: &str) -> Chains {
+pub fn chains_of_perf(script: &str) -> Chains {
     let mut chains = Chains::new();
     for block in script.split("\n\n") {
         let mut lines = block.lines();
@@ -437,7 +437,7 @@ fn chains_of_perf(script: &str) -> Chains {
 }
 
 /// Share of samples that both put on the same chain, 0 to 1.
-fn overlap(a: &Chains, b: &Chains) -> f64 {
+pub fn overlap(a: &Chains, b: &Chains) -> f64 {
     let total = |c: &Chains| c.values().sum::<u64>().max(1) as f64;
     let (of_a, of_b) = (total(a), total(b));
     a.iter().map(|(k, n)| (*n as f64 / of_a).min(b.get(k).map_or(0.0, |m| *m as f64 / of_b))).sum()
