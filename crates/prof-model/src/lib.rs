@@ -1,5 +1,6 @@
 //! What prof knows, apart from where it comes from and how it is shown.
 //!
+//! - [`audit`]: who profiles whom
 //! - [`figures`]: the event table and the figures of a process
 //! - [`record`]: the records of the stream, in the order in which they flow
 //! - [`rules`]: the one rule grammar, and the tables that the kernel matches by
@@ -11,6 +12,7 @@
 //!
 //! Nothing here does I/O or asks the kernel; everything can be tested anywhere.
 
+pub mod audit;
 pub mod counters;
 pub mod figures;
 pub mod record;
