@@ -1,5 +1,7 @@
 //! The part of `perf_event_attr` that an event list decides.
 
+use prof_model::audit::PerfAttr;
+
 use crate::syntax::Modifiers;
 
 /// `PERF_TYPE_*`: whose numbers `config` is in.
@@ -63,6 +65,29 @@ impl Attr {
         let config = u32::try_from(self.config).ok().filter(|c| *c < 1 << 24)?;
         // 0x7f is prof's own, and the highest bit marks an index.
         (self.type_ < 0x7f).then_some(self.type_ << 24 | config)
+    }
+}
+
+impl From<&PerfAttr> for Attr {
+    /// The part of what somebody opened that an event list decides.
+    fn from(a: &PerfAttr) -> Self {
+        Self {
+            type_: a.kind,
+            config: a.config,
+            config1: a.config1,
+            config2: a.config2,
+            config3: a.config3,
+            bp_type: if a.kind == perf_type::BREAKPOINT { a.bp_type } else { 0 },
+            exclude_user: a.has(PerfAttr::EXCLUDE_USER),
+            exclude_kernel: a.has(PerfAttr::EXCLUDE_KERNEL),
+            exclude_hv: a.has(PerfAttr::EXCLUDE_HV),
+            exclude_idle: a.has(PerfAttr::EXCLUDE_IDLE),
+            exclude_host: a.has(PerfAttr::EXCLUDE_HOST),
+            exclude_guest: a.has(PerfAttr::EXCLUDE_GUEST),
+            precise_ip: a.precise_ip(),
+            pinned: a.has(PerfAttr::PINNED),
+            exclusive: a.has(PerfAttr::EXCLUSIVE),
+        }
     }
 }
 

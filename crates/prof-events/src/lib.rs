@@ -5,6 +5,7 @@
 //! - [`catalogue`]: everything that can be counted on a host
 //! - [`resolve`]: both together give a [`Selection`]: what to open, how
 //! - [`error`]: what is wrong with a list, where, and what was perhaps meant
+//! - [`describe`]: the other direction: what an event that somebody opened is called
 //! - [`attr`]: the part of `perf_event_attr` that a list decides, and modifiers
 //! - [`pmu`], [`tracefs`]: what the kernel says of itself
 //! - [`tables`]: events that every kernel knows by number
@@ -29,6 +30,7 @@
 pub mod attr;
 pub mod catalogue;
 pub mod cpus;
+pub mod describe;
 pub mod error;
 mod glob;
 mod host;
