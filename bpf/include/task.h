@@ -30,6 +30,8 @@ static __always_inline u32 exec_number(struct task_struct *t)
 	return (u32)(t->self_exec_id - t->parent_exec_id);
 }
 
+#ifndef PROF_NO_FIGURES
+
 /* A reading of the scheduler's clock serves this long: CLOCK_MONOTONIC is slewed
  * against it by 500 ppm at most, so what follows from it is off by 5 us at most. */
 #define PROF_CLOCK_SERVES_NS 10000000ULL
@@ -126,6 +128,8 @@ static __always_inline void snapshot(struct task_struct *t, struct prof_cpu *c, 
 	read_figures(t, f);
 	f->task_clock += unaccounted(t, c, mono, quality);
 }
+
+#endif /* PROF_NO_FIGURES */
 
 /* Without a branch for each figure: the verifier would follow every combination. */
 static __always_inline void add_figures(struct prof_figures *to, const struct prof_figures *f,

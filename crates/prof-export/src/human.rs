@@ -213,6 +213,11 @@ pub fn loss(reason: LossReason) -> &'static str {
         LossReason::HookSkipped => {
             "hooks that the kernel skipped because they ran inside themselves"
         }
+        LossReason::RingFullAudit => {
+            "acts that did not fit the buffer: some switches are late, or not told"
+        }
+        LossReason::AuditFull => "perf events that were not followed: too many at once",
+        LossReason::AuditUnknown => "acts on perf events whose opening was not seen",
         LossReason::Malformed => "malformed records",
     }
 }

@@ -43,6 +43,7 @@ use serde::Serializer;
 use serde::ser::SerializeMap;
 
 use crate::Exporter;
+use crate::audit;
 use crate::human;
 use crate::rule_names;
 
@@ -99,6 +100,8 @@ impl Exporter for Json {
                 serde_json::to_vec(&end)?
             }
             Record::Repeat(r) => serde_json::to_vec(&RepeatOut::new(r, &self.counters))?,
+            Record::Audit(e) => audit::event(e)?,
+            Record::AuditTotals(t) => audit::totals(t)?,
         };
         line.push(b'\n');
         out.write_all(&line)
@@ -110,7 +113,7 @@ impl Exporter for Json {
 }
 
 /// RFC 3339, UTC, to the ns.
-fn rfc3339(ns: u64) -> String {
+pub(crate) fn rfc3339(ns: u64) -> String {
     // u64 ns reach the year 2554; humantime formats to 9999.
     humantime::format_rfc3339_nanos(UNIX_EPOCH + Duration::from_nanos(ns)).to_string()
 }
@@ -222,7 +225,7 @@ impl<'a> HeaderOut<'a> {
 }
 
 #[derive(Serialize)]
-struct ProcessOut<'a> {
+pub(crate) struct ProcessOut<'a> {
     pid: u32,
     tid: u32,
     ppid: u32,
@@ -243,7 +246,7 @@ struct ProcessOut<'a> {
 }
 
 impl<'a> ProcessOut<'a> {
-    fn new(p: &'a prof_model::record::Process) -> Self {
+    pub(crate) fn new(p: &'a prof_model::record::Process) -> Self {
         let i = &p.ident;
         Self {
             pid: i.pid,

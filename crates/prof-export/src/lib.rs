@@ -10,6 +10,7 @@
 //! them is in [`Options`]. Writers come with each call, so one stream can feed
 //! several outputs.
 
+mod audit;
 mod human;
 mod layout;
 

@@ -27,6 +27,7 @@ use prof_model::tree::Tree;
 
 use crate::Exporter;
 use crate::Options;
+use crate::audit;
 use crate::human;
 use crate::layout;
 use crate::layout::Cell;
@@ -222,7 +223,11 @@ impl Exporter for Summary {
                 let block = interval::block(i, self.header.as_ref(), o.width.max(40), o.color);
                 out.write_all(block.as_bytes())?;
             }
-            Record::Prof(_) => {}
+            Record::AuditTotals(t) => {
+                let o = &self.options;
+                out.write_all(audit::summary(t, o.color, o.width.max(40)).as_bytes())?;
+            }
+            Record::Prof(_) | Record::Audit(_) => {}
         }
         Ok(())
     }

@@ -22,6 +22,7 @@ use prof_model::text;
 
 use crate::Exporter;
 use crate::Options;
+use crate::audit;
 use crate::human;
 use crate::layout;
 use crate::layout::fit;
@@ -58,6 +59,8 @@ pub struct Table {
     rules: Vec<String>,
     counters: counters::Table,
     headed: bool,
+    /// It is the stream of an audit.
+    audits: bool,
     /// Notes of figures so far.
     told: HashSet<&'static str>,
 }
@@ -86,6 +89,7 @@ impl Table {
             rules: Vec::new(),
             counters: counters::Table::default(),
             headed: false,
+            audits: false,
             told: HashSet::new(),
         }
     }
@@ -114,7 +118,9 @@ impl Table {
             layout::wrap(&line, self.width, &indent) + "\n"
         };
         let rules = h.rules.iter().map(|r| format!("{} ({})", s(&r.name), s(&r.text)));
-        out += &list("rules", rules.collect());
+        if !h.rules.is_empty() {
+            out += &list("rules", rules.collect());
+        }
         let attached = h.attached.iter().map(|a| format!("{} ({})", s(&a.hook), a.how));
         out += &list("hooks", attached.collect());
         for limit in &h.limits {
@@ -309,6 +315,11 @@ impl Table {
     fn end(&self, e: &End) -> String {
         let clean = e.unaccounted() == 0 && e.lost_profiles() == 0;
         let style = if clean { layout::GOOD } else { layout::LOUD };
+        if self.audits {
+            let accounts = paint(self.color, style, &human::reconcile(e));
+            let head = human::time_of_day(e.time_ns);
+            return format!("{head} audited for {}: {accounts}\n", human::duration(e.duration_ns));
+        }
         let mut line = format!(
             "{} {} in {}",
             human::time_of_day(e.time_ns),
@@ -338,6 +349,17 @@ impl Exporter for Table {
             Record::Repeat(r) => self.repeat(r),
             // The profiles say it.
             Record::Interval(_) => String::new(),
+            Record::Audit(e) => {
+                let heads = match std::mem::replace(&mut self.headed, true) {
+                    true => String::new(),
+                    false => paint(self.color, layout::BOLD, &audit::heads()) + "\n",
+                };
+                heads + &audit::line(e, self.color, self.width)
+            }
+            Record::AuditTotals(t) => {
+                self.audits = true;
+                audit::summary(t, self.color, self.width)
+            }
         };
         out.write_all(text.as_bytes())
     }

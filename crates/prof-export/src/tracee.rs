@@ -15,8 +15,10 @@ use std::collections::HashMap;
 use std::io;
 use std::io::Write;
 
+use prof_model::audit::AuditEvent;
 use prof_model::counters::Table;
 use prof_model::record::Flags;
+use prof_model::record::Process;
 use prof_model::record::ProfEvent;
 use prof_model::record::Record;
 use prof_model::text;
@@ -24,6 +26,7 @@ use serde::Serialize;
 
 use crate::Exporter;
 use crate::Options;
+use crate::audit;
 use crate::json;
 use crate::rule_names;
 
@@ -55,24 +58,83 @@ impl Tracee {
         }
     }
 
-    fn event(&mut self, p: &ProfEvent) -> io::Result<Vec<u8>> {
-        let i = &p.process.ident;
+    /// Profiling by prof itself.
+    fn own(&mut self, p: &ProfEvent) -> io::Result<Vec<u8>> {
+        let ids = json::event_ids(p.events, &self.counters);
+        self.event(
+            p.time_ns,
+            p.cpu,
+            &p.process,
+            p.flags,
+            p.rules,
+            vec![
+                Argument { name: "FLAGS", r#type: "unsigned long", value: Arg::Flags(p.flags.0) },
+                Argument { name: "EVENTS", r#type: "unsigned int", value: Arg::Events(ids) },
+            ],
+        )
+    }
+
+    /// By somebody else: the arguments say who, whom, and what.
+    fn foreign(&mut self, e: &AuditEvent) -> io::Result<Vec<u8>> {
+        const STRING: &str = "const char*";
+        let (by, string) = (&e.by, |s: &[u8]| Arg::Text(text::for_json(s)));
+        let names: Vec<_> = e.monitors.iter().map(|m| m.name.as_str()).collect();
+        let mut args = vec![
+            Argument { name: "FLAGS", r#type: "unsigned long", value: Arg::Flags(e.flags.0) },
+            Argument {
+                name: "EVENTS",
+                r#type: "unsigned int",
+                value: Arg::Events(audit::event_ids(e)),
+            },
+            Argument { name: "by_pid", r#type: "int", value: Arg::Number(by.ident.pid.into()) },
+            Argument { name: "by_uid", r#type: "int", value: Arg::Number(by.ident.uid.into()) },
+            Argument { name: "by_comm", r#type: STRING, value: string(&by.ident.comm) },
+            Argument {
+                name: "by_exe",
+                r#type: STRING,
+                value: string(by.exe.as_deref().unwrap_or_default()),
+            },
+            Argument { name: "target", r#type: STRING, value: string(e.target.kind().as_bytes()) },
+            Argument { name: "names", r#type: STRING, value: string(names.join(",").as_bytes()) },
+            Argument {
+                name: "interface",
+                r#type: STRING,
+                value: string(e.interface.name().as_bytes()),
+            },
+        ];
+        if let Some(ns) = e.monitors.iter().filter_map(|m| m.on_ns).max() {
+            args.push(Argument { name: "on_ns", r#type: "unsigned long", value: Arg::Number(ns) });
+        }
+        self.event(e.time_ns, e.cpu, audit::subject(e), e.flags, 0, args)
+    }
+
+    fn event(
+        &mut self,
+        time_ns: u64,
+        cpu: u32,
+        process: &Process,
+        flags: Flags,
+        rules: u64,
+        args: Vec<Argument>,
+    ) -> io::Result<Vec<u8>> {
+        let i = &process.ident;
         // An earlier holder of the pid cannot have started later than its child.
         let parent = self.starts.get(&i.ppid).copied().filter(|start| *start <= i.start_ns);
-        if p.flags.has(Flags::ENABLE) {
+        if flags.has(Flags::FOREIGN) {
+            // Whose end nobody may tell.
+        } else if flags.has(Flags::ENABLE) {
             self.starts.insert(i.pid, i.start_ns);
-        } else if p.flags.has(Flags::EXIT) {
+        } else if flags.has(Flags::EXIT) {
             self.starts.remove(&i.pid);
         }
         let start = i.start_ns.saturating_add(self.boot_offset_ns);
         let process_entity = entity_id(i.pid, start);
         let main_thread = i.tid == i.pid;
-        let container_id = p.process.container_id.as_deref();
-        let ids = json::event_ids(p.events, &self.counters);
+        let container_id = process.container_id.as_deref();
         let event = EventOut {
-            timestamp: p.time_ns,
+            timestamp: time_ns,
             thread_start_time: if main_thread { start } else { 0 },
-            processor_id: p.cpu,
+            processor_id: cpu,
             process_id: i.pid,
             cgroup_id: i.cgroup_id,
             thread_id: i.tid,
@@ -85,7 +147,7 @@ impl Tracee {
             pid_namespace: i.pidns,
             process_name: text::for_json(&i.comm),
             executable: File {
-                path: p.process.exe.as_deref().map(text::for_json).unwrap_or_default(),
+                path: process.exe.as_deref().map(text::for_json).unwrap_or_default(),
             },
             host_name: &self.host,
             container_id: container_id.unwrap_or_default(),
@@ -93,8 +155,8 @@ impl Tracee {
             kubernetes: Kubernetes {},
             event_id: EVENT_ID,
             event_name: "prof",
-            matched_policies: rule_names(p.rules, &self.rules),
-            args_num: 2,
+            matched_policies: rule_names(rules, &self.rules),
+            args_num: args.len() as u32,
             return_value: 0,
             syscall: "",
             stack_addresses: None,
@@ -106,10 +168,7 @@ impl Tracee {
             process_entity_id: process_entity,
             parent_entity_id: parent
                 .map_or(0, |start| entity_id(i.ppid, start.saturating_add(self.boot_offset_ns))),
-            args: [
-                Argument { name: "FLAGS", r#type: "unsigned long", value: Arg::Flags(p.flags.0) },
-                Argument { name: "EVENTS", r#type: "unsigned int", value: Arg::Events(ids) },
-            ],
+            args,
         };
         Ok(serde_json::to_vec(&event)?)
     }
@@ -125,13 +184,19 @@ impl Exporter for Tracee {
                 Ok(())
             }
             Record::Prof(p) => {
-                let mut line = self.event(p)?;
+                let mut line = self.own(p)?;
+                line.push(b'\n');
+                out.write_all(&line)
+            }
+            Record::Audit(e) => {
+                let mut line = self.foreign(e)?;
                 line.push(b'\n');
                 out.write_all(&line)
             }
             Record::Profile(_)
             | Record::Loss(_)
             | Record::Interval(_)
+            | Record::AuditTotals(_)
             | Record::End(_)
             | Record::Repeat(_) => Ok(()),
         }
@@ -178,7 +243,7 @@ struct EventOut<'a> {
     thread_entity_id: u32,
     process_entity_id: u32,
     parent_entity_id: u32,
-    args: [Argument; 2],
+    args: Vec<Argument>,
 }
 
 #[derive(Serialize)]
@@ -215,6 +280,8 @@ struct Argument {
 enum Arg {
     Flags(u64),
     Events(Vec<u32>),
+    Text(String),
+    Number(u64),
 }
 
 /// Tracee's id of a task: a hash of its id on the host and its start since the

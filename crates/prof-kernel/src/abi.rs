@@ -148,6 +148,7 @@ macro_rules! plain {
     )*};
 }
 
+pub mod audit;
 pub mod stacks;
 
 plain! {

@@ -229,6 +229,31 @@ pub fn split_args(bytes: &[u8]) -> Vec<Vec<u8>> {
     body.split(|b| *b == 0).map(<[u8]>::to_vec).collect()
 }
 
+/// Path of the cgroup of this id below the root of its hierarchy, if it is found among the
+/// first so many.
+pub fn cgroup_path(id: u64) -> Option<Vec<u8>> {
+    use std::os::unix::ffi::OsStrExt as _;
+    const MOST: usize = 1 << 14;
+    let mut seen = 0;
+    for mount in cgroup_mounts() {
+        let mut dirs = vec![mount.path.clone()];
+        while let Some(dir) = dirs.pop() {
+            seen += 1;
+            if seen > MOST {
+                return None;
+            }
+            if cgroup_id(&dir).is_ok_and(|i| i == id) {
+                let path = dir.strip_prefix(&mount.path).ok()?;
+                return Some([b"/", path.as_os_str().as_bytes()].concat());
+            }
+            let Ok(entries) = fs::read_dir(&dir) else { continue };
+            let is_dir = |e: &fs::DirEntry| e.file_type().is_ok_and(|t| t.is_dir());
+            dirs.extend(entries.flatten().filter(is_dir).map(|e| e.path()));
+        }
+    }
+    None
+}
+
 /// Id of a cgroup directory: its inode.
 pub fn cgroup_id(path: &Path) -> io::Result<u64> {
     use std::os::unix::fs::MetadataExt as _;

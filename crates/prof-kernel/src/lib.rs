@@ -1,6 +1,7 @@
 //! The only part of prof that talks to the kernel.
 //!
 //! - [`abi`]: layout of what crosses from the kernel half, and its decoder
+//! - [`audit`]: who profiles whom
 //! - [`loader`], [`prepared`]: from the built object to loaded programs
 //! - [`sampler`]: stacks, taken and unwound in the kernel
 //! - [`session`]: a loaded, attached kernel half; its records, counters, ends
@@ -15,6 +16,7 @@
 //! - [`usdt`]: the places where a program asks for its own profiling
 
 pub mod abi;
+pub mod audit;
 pub mod clock;
 pub mod collect;
 pub mod counters;

@@ -45,14 +45,18 @@ macro_rules! object {
 
 /// The kernel half, as built by `cargo xtask bpf` and committed.
 #[derive(Debug)]
-struct Object {
+pub struct Object {
     name: &'static str,
     bytes: &'static [u8],
 }
 
 /// For kernels of today, and for those before 6.4: which of them this is is found out
 /// by loading.
-static OBJECTS: [Object; 2] = [object!("lifecycle.bpf.o"), object!("lifecycle_before_6_4.bpf.o")];
+pub static LIFECYCLE: [Object; 2] =
+    [object!("lifecycle.bpf.o"), object!("lifecycle_before_6_4.bpf.o")];
+
+/// The audit, for all kernels.
+pub static AUDIT: [Object; 1] = [object!("audit.bpf.o")];
 
 /// What the objects were made of, with their checksums: names the object without
 /// reading half a megabyte of it.
@@ -69,6 +73,8 @@ const BPF_LD_IMM64: u8 = 0x18;
 /// What to load.
 #[derive(Debug)]
 pub struct Spec<'a> {
+    /// Of what; the first that loads is taken.
+    pub objects: &'static [Object],
     /// Programs by name.
     pub programs: &'a [&'static str],
     /// Constants of the session.
@@ -148,7 +154,7 @@ pub fn load(spec: &Spec<'_>) -> Result<Loaded> {
         return Ok(loaded);
     }
     let mut first_error = None;
-    for object in &OBJECTS {
+    for object in spec.objects {
         match load_object(object, spec, key.clone().unwrap_or_default()) {
             Ok((loaded, prepared)) => {
                 if let (Some(dir), Some(_), Some(prepared)) = (cache, &key, prepared) {

@@ -220,6 +220,7 @@ impl Session {
             programs.push("prof_calibrate");
         }
         let loaded = loader::load(&loader::Spec {
+            objects: &loader::LIFECYCLE,
             programs: &programs,
             config: &config,
             sizes: &map_sizes(plan, backend, ring_bytes, possible),
@@ -454,6 +455,7 @@ impl Session {
         value_sizes: &[(&'static str, u32)],
     ) -> Result<Loaded> {
         loader::load(&loader::Spec {
+            objects: &loader::LIFECYCLE,
             programs,
             config: &self.config,
             sizes,
@@ -723,7 +725,7 @@ const EXEC_FUNCTIONS: &[&CStr] =
     &[c"bprm_execve", c"do_execveat_common.isra.0", c"__do_execve_file"];
 
 /// Smallest that is taken: a page. Largest: what the kernel takes.
-fn ring_size(asked: u32) -> u32 {
+pub(crate) fn ring_size(asked: u32) -> u32 {
     let page = rustix::param::page_size() as u32;
     asked.clamp(page, 1 << 30).next_power_of_two()
 }

@@ -44,6 +44,23 @@ pub fn map_update<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K, value: &V) -
     })
 }
 
+/// Puts a value of any size into a map; `value` must be as large as the map's.
+pub fn map_update_bytes<K: Plain>(map: BorrowedFd<'_>, key: &K, value: &[u8]) -> io::Result<()> {
+    if value.len() < map_value_size(map)? {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: the key has the map's key size, and the kernel reads as many bytes of the
+    // value as the map's has, which it was just asked for.
+    check(unsafe {
+        bpf::bpf_map_update_elem(
+            map.as_raw_fd(),
+            ptr::from_ref(key).cast(),
+            value.as_ptr().cast(),
+            0,
+        )
+    })
+}
+
 /// Reads a value; `None` if the key is not there.
 pub fn map_lookup<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
     let mut bytes = vec![0u8; size_of::<V>()];
@@ -439,6 +456,27 @@ pub fn uprobe_multi_open(
     // SAFETY: the path ends in NUL, the lists have `cnt` numbers each, which the kernel reads
     // during the call, and the options carry their own size.
     own(unsafe { bpf::bpf_link_create(prog.as_raw_fd(), 0, how, &opts) })
+}
+
+/// Attaches a program to a tracepoint, by its id: it runs on all CPUs. Detached when the
+/// descriptor is closed.
+pub fn tracepoint_open(id: u64, prog: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attr = perf::bindings::perf_event_attr {
+        size: size_of::<perf::bindings::perf_event_attr>() as u32,
+        type_: perf::bindings::PERF_TYPE_TRACEPOINT,
+        config: id,
+        ..Default::default()
+    };
+    run_at(&mut attr, prog)
+}
+
+/// Whether there is a BPF link of this id.
+pub fn has_link(id: u32) -> bool {
+    // SAFETY: takes a number only.
+    match own(unsafe { bpf::bpf_link_get_fd_by_id(id) }) {
+        Ok(_) => true,
+        Err(e) => e.raw_os_error() != Some(libc::ENOENT),
+    }
 }
 
 /// Has a program run where a probe's event is.

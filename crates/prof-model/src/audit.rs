@@ -275,6 +275,8 @@ pub struct Monitor {
     pub what: What,
     /// What people call it.
     pub name: String,
+    /// The CPU, if it is for a process on that CPU only.
+    pub cpu: Option<u32>,
     /// `id` of the leader of its group, if that is another.
     pub leader: Option<u64>,
     /// What was done to it meanwhile.
@@ -322,6 +324,19 @@ pub struct AuditTotal {
     pub still_on: u64,
     /// What, each name once.
     pub names: Vec<String>,
+}
+
+/// At the end of an audit, who profiled whom for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditTotals {
+    /// CLOCK_REALTIME, ns.
+    pub time_ns: u64,
+    /// Length of the audit, ns.
+    pub duration_ns: u64,
+    /// Those that were longest on first.
+    pub totals: Vec<AuditTotal>,
+    /// Switches that are in none of them: there were too many pairs.
+    pub without: u64,
 }
 
 #[cfg(test)]

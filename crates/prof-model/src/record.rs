@@ -1,6 +1,8 @@
 //! The records of the stream: `header`, `prof`, `profile`, `loss`, `interval`, `end`; and
 //! `repeat` after several streams.
 
+use crate::audit::AuditEvent;
+use crate::audit::AuditTotals;
 use crate::counters::Count;
 use crate::counters::Table;
 use crate::figures::Event;
@@ -428,6 +430,12 @@ pub enum LossReason {
     SwitchNotDone,
     /// A hook was skipped by the kernel because it ran inside itself.
     HookSkipped,
+    /// Something that was done to a perf event did not fit the ring buffer of an audit.
+    RingFullAudit,
+    /// A perf event was not followed: there were too many at once.
+    AuditFull,
+    /// Something was done to a perf event that is not followed.
+    AuditUnknown,
     /// A record was malformed.
     Malformed,
 }
@@ -452,6 +460,9 @@ impl LossReason {
             Self::RegionNotBegun => "region_not_begun",
             Self::SwitchNotDone => "switch_not_done",
             Self::HookSkipped => "hook_skipped",
+            Self::RingFullAudit => "ring_full_audit",
+            Self::AuditFull => "audit_full",
+            Self::AuditUnknown => "audit_unknown",
             Self::Malformed => "malformed",
         }
     }
@@ -541,6 +552,10 @@ pub enum Record {
     Loss(Loss),
     /// What came in between.
     Interval(Box<Interval>),
+    /// Somebody else switched profiling on or off.
+    Audit(Box<AuditEvent>),
+    /// Who profiled whom, all in all.
+    AuditTotals(Box<AuditTotals>),
     /// Last.
     End(Box<End>),
     /// After the streams of all runs.

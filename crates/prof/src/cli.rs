@@ -14,12 +14,15 @@ use clap::Parser;
 use clap::Subcommand;
 use clap::ValueEnum;
 use prof_export::AnyOutputSpec;
+use prof_export::OutputSpec;
 use prof_export::stacks::StackOutputSpec;
 use prof_kernel::sampler::Rate;
 use prof_kernel::sampler::StackPlan;
 use prof_kernel::session::Backend;
 
 use crate::attach;
+use crate::audit;
+use crate::audit::Who;
 use crate::control::Spec;
 use crate::doctor;
 use crate::events;
@@ -49,6 +52,7 @@ pub const USAGE: u8 = 2;
   prof attach 1234                     a process that already runs, from now on
   prof run -g -- ./server              where the time went, function by function
   prof run -o flamegraph:x.svg -- make all of it as a picture
+  prof audit                           who profiles whom on this host
   prof doctor                          what works on this machine, and what would
                                        make the rest work"
 )]
@@ -69,6 +73,8 @@ enum Command {
     Record(RecordArgs),
     /// Show the stacks that `prof record` has kept
     Report(ReportArgs),
+    /// Tell whenever anyone switches profiling on or off: who, whom, what, how long
+    Audit(AuditArgs),
     /// List the events that can be counted
     Events(EventsArgs),
     /// Show what of this machine prof can use, and what would make the rest work
@@ -491,6 +497,56 @@ pub struct ReportArgs {
     pub color: Color,
 }
 
+/// `prof audit`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  prof audit                                    until Ctrl-C, then who profiled whom
+                                                for how long
+  prof audit -o json:audit.json --duration 1h
+  prof audit --by comm=perf --by comm=bpftrace  these two only
+  prof audit --of uid=0 -o tracee | jq .args    profiling of root's processes
+
+A `prof` record, flagged `foreign`, for each switch: by perf_event_open, its ioctls and
+prctl, by an exec or fork that takes events along, by close, exit and exec; of BPF
+programs where they are attached by a link; of ptrace. prof's own are left out.
+While it runs, each close, ioctl, prctl, bpf and ptrace of any process costs a little
+more: docs/audit.md says how much.")]
+pub struct AuditArgs {
+    /// Output, FORMAT[:FILE]: table, summary, json or tracee; may be repeated
+    #[arg(short, long, value_name = "FORMAT[:FILE]")]
+    pub output: Vec<OutputSpec>,
+
+    /// Only what this one does who profiles: comm=, exe=, uid=, pid=; `!=`; a `*` at
+    /// either end; commas and several options mean or
+    #[arg(long, value_name = "EXPR", value_parser = Who::parse)]
+    pub by: Vec<Who>,
+
+    /// Only what is done to this one who is profiled, as --by has it; what is not of a
+    /// single process is left out
+    #[arg(long, value_name = "EXPR", value_parser = Who::parse)]
+    pub of: Vec<Who>,
+
+    /// Stop after this time (10s, 2m, 500ms)
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub duration: Option<Duration>,
+
+    /// BTF of the running kernel, if it is not at /sys/kernel/btf/vmlinux
+    #[arg(long, value_name = "FILE")]
+    pub btf: Option<PathBuf>,
+
+    /// Size of the buffer between kernel and prof (64K, 8M) [default: 4M, or 1M a CPU]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub buffer: Option<u32>,
+
+    /// Do not keep the programs prepared for this kernel for a faster next start
+    #[arg(long)]
+    pub no_cache: bool,
+
+    /// Colours
+    #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    pub color: Color,
+}
+
 /// Where `prof record` writes unless told.
 pub const RAW_FILE: &str = "prof.stacks";
 
@@ -612,6 +668,7 @@ pub fn main() -> ExitCode {
         Command::Attach(args) => attach::main(&args),
         Command::Record(args) => record::main(&args),
         Command::Report(args) => report::main(&args),
+        Command::Audit(args) => audit::main(&args),
         Command::Events(args) => events::main(&args),
         Command::Doctor(args) => doctor::run(&args),
     };

@@ -1,7 +1,7 @@
 //! The command: thin wiring from the kernel half to the outputs.
 //!
 //! - [`cli`]: the command line, from which help, man pages and completions come
-//! - [`run`], [`watch`], [`attach`], [`record`], [`report`], [`events`], [`doctor`]: one
+//! - [`run`], [`watch`], [`attach`], [`audit`], [`record`], [`report`], [`events`], [`doctor`]: one
 //!   module a verb
 //! - [`repeat`]: a command several times
 //! - [`stream`]: a session's records on their way to the outputs
@@ -15,6 +15,7 @@
 //! - [`signals`]: how a person stops it
 
 pub mod attach;
+pub mod audit;
 pub mod cli;
 pub mod control;
 pub mod doctor;

@@ -23,6 +23,7 @@ use prof_model::record::Header;
 use prof_model::record::Record;
 use prof_model::record::Repetition;
 
+use crate::cli::Color;
 use crate::cli::Shared;
 use crate::stacks::Stacks;
 
@@ -39,6 +40,37 @@ struct Output {
     exporter: Box<dyn Exporter + Send>,
     writer: BufWriter<Box<dyn Write + Send>>,
     name: String,
+}
+
+impl Output {
+    /// Opens one; of the options, what the place decides is overwritten.
+    fn open(spec: &OutputSpec, options: &Options, color: Color, default: Default) -> Result<Self> {
+        let to_stderr = spec.sink == Sink::Default && default == Default::Stderr;
+        let (writer, name, color, width): (Box<dyn Write + Send>, _, _, _) = match &spec.sink {
+            Sink::File(path) => {
+                let file = File::create(path)
+                    .with_context(|| format!("output file {}", path.display()))?;
+                (Box::new(file), path.display().to_string(), false, 120)
+            }
+            _ if to_stderr => {
+                let to = io::stderr();
+                let (color, width) = (color.on(&to), terminal_width(&to));
+                (Box::new(to), "standard error".into(), color, width)
+            }
+            _ => {
+                let to = io::stdout();
+                let (color, width) = (color.on(&to), terminal_width(&to));
+                (Box::new(to), "standard output".into(), color, width)
+            }
+        };
+        let boot_offset_ns = clock::boot_realtime_ns();
+        let options = Options { color, width, boot_offset_ns, ..options.clone() };
+        Ok(Self {
+            exporter: spec.format.exporter(&options),
+            writer: BufWriter::with_capacity(64 * 1024, writer),
+            name,
+        })
+    }
 }
 
 /// All outputs; or, of a command that is run several times, what one run has of them.
@@ -78,6 +110,15 @@ impl Outputs {
             };
             shared.output.iter().filter_map(of_records).collect()
         };
+        let options = Options {
+            top: if shared.top == 0 { usize::MAX } else { shared.top },
+            mode: match (sort, shared.by_exe) {
+                (_, true) => Mode::GroupByExe,
+                (Some(item), _) => Mode::Sort(item),
+                _ => Mode::Tree,
+            },
+            ..Options::default()
+        };
         let mut list = Vec::new();
         if let Some(stacks) = stacks {
             list.push(Output {
@@ -87,43 +128,20 @@ impl Outputs {
             });
         }
         for spec in asked {
-            let to_stderr = spec.sink == Sink::Default && default == Default::Stderr;
-            let (writer, name, color, width): (Box<dyn Write + Send>, _, _, _) = match &spec.sink {
-                Sink::File(path) => {
-                    let file = File::create(path)
-                        .with_context(|| format!("output file {}", path.display()))?;
-                    (Box::new(file), path.display().to_string(), false, 120)
-                }
-                _ if to_stderr => {
-                    let to = io::stderr();
-                    let (color, width) = (shared.color.on(&to), terminal_width(&to));
-                    (Box::new(to), "standard error".into(), color, width)
-                }
-                _ => {
-                    let to = io::stdout();
-                    let (color, width) = (shared.color.on(&to), terminal_width(&to));
-                    (Box::new(to), "standard output".into(), color, width)
-                }
-            };
-            let options = Options {
-                color,
-                width,
-                top: if shared.top == 0 { usize::MAX } else { shared.top },
-                mode: match (sort, shared.by_exe) {
-                    (_, true) => Mode::GroupByExe,
-                    (Some(item), _) => Mode::Sort(item),
-                    _ => Mode::Tree,
-                },
-                boot_offset_ns: clock::boot_realtime_ns(),
-            };
-            list.push(Output {
-                exporter: spec.format.exporter(&options),
-                writer: BufWriter::with_capacity(64 * 1024, writer),
-                name,
-            });
+            list.push(Output::open(&spec, &options, shared.color, default)?);
         }
+        Ok(Self::all(list))
+    }
+
+    /// Opens these, with nothing more to be said of them.
+    pub fn of(specs: &[OutputSpec], color: Color, default: Default) -> Result<Self> {
+        let open = |spec| Output::open(spec, &Options::default(), color, default);
+        Ok(Self::all(specs.iter().map(open).collect::<Result<_>>()?))
+    }
+
+    fn all(list: Vec<Output>) -> Self {
         let open = Open { list, errors: Vec::new(), end: None };
-        Ok(Self { open: Rc::new(RefCell::new(open)), repetition: None })
+        Self { open: Rc::new(RefCell::new(open)), repetition: None }
     }
 
     /// For one run: its header says which, and its end leaves the outputs open.

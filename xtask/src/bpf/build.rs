@@ -17,8 +17,8 @@ use crate::command::status;
 
 const CLANG: &str = "clang-19";
 const STRIP: &str = "llvm-strip-19";
-/// Each makes an object: for kernels of today, and for earlier ones.
-const SOURCES: [&str; 2] = ["lifecycle", "lifecycle_before_6_4"];
+/// Each makes an object: profiling, for kernels of today and for earlier ones; the audit.
+const SOURCES: [&str; 3] = ["lifecycle", "lifecycle_before_6_4", "audit"];
 
 /// Directories that hold sources.
 pub const SOURCE_DIRS: [&str; 2] = ["bpf", "bpf/include"];

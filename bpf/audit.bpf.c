@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * prof audit, the kernel half: tells who switches profiling on and off, whoever it is.
+ *
+ * Attached to a few system calls, each by its own tracepoint, and to exec, fork and
+ * exit. What is told of an event is read from the kernel's own structures, never from
+ * the caller's memory, which another thread could change in between. Nothing is
+ * decided here but whom it concerns: user space has the state of each event from its
+ * opening to its end, and derives the switches.
+ *
+ * For whoever does not profile and is not profiled a hook ends after a load or two:
+ * ioctl after a look at the command, prctl at the option, the others at `known`.
+ */
+#include "include/kernel.h"
+
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+#include "include/prof_abi.h"
+#include "include/audit_abi.h"
+
+const volatile struct prof_config config = {};
+
+/* One object for all kernels: it is rarely that anything is read, and then a helper
+ * call for each step does not matter. */
+#define PROF_BEFORE_6_4
+#define PROF_NO_FIGURES
+
+/* Too large for the stack: where a path is built, and a record with what is behind it. */
+struct prof_scratch {
+	char path[PROF_MAX_PATH + 256];
+	u32 path_at;
+	u32 pad;
+	struct prof_cpu cpu; /* the last answer about a container */
+	struct audit_opened opened;
+	char tail[PROF_MAX_PATH + 256];
+	struct audit_task task;
+	char task_tail[PROF_MAX_PATH + 256];
+};
+
+#include "include/task.h"
+#include "include/audit.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* prof's own events are not told: they are in its own stream. */
+static __always_inline bool is_self(void)
+{
+	return bpf_get_current_pid_tgid() >> 32 == audit_globals.self;
+}
+
+SEC("tracepoint/syscalls/sys_exit_perf_event_open")
+int audit_opened(struct syscall_exit *ctx)
+{
+	struct perf_event___audit *e;
+	struct file *file;
+
+	if (ctx->ret < 0 || is_self())
+		return 0;
+	e = event_of(ctx->ret, &file);
+	if (e)
+		tell_event(e, AUDIT_OPEN);
+	else
+		count(AUDIT_C_NOT_READ);
+	return 0;
+}
+
+SEC("tracepoint/syscalls/sys_enter_ioctl")
+int audit_ioctl(struct syscall_enter *ctx)
+{
+	u32 cmd = ctx->args[1];
+	struct perf_event___audit *e;
+	struct file *file;
+
+	if ((cmd >> 8 & 0xff) != AUDIT_PERF_IOCTLS || is_self())
+		return 0;
+	e = event_of(ctx->args[0], &file);
+	/* Others use this letter, too. */
+	if (e)
+		tell_act(e, AUDIT_IOCTL, cmd, ctx->args[2]);
+	return 0;
+}
+
+SEC("tracepoint/syscalls/sys_enter_close")
+int audit_close(struct syscall_enter *ctx)
+{
+	struct file *file;
+	u64 f_op;
+
+	if (!is_known(bpf_get_current_pid_tgid() >> 32) || is_self())
+		return 0;
+	file = file_of(ctx->args[0]);
+	if (!file)
+		return 0;
+	f_op = f_op_of(file);
+	if (f_op == audit_globals.perf_fops && f_op)
+		tell_act(private_of(file), AUDIT_CLOSE, 0, references(file) - 1);
+	else if (f_op == audit_globals.link_fops && f_op && references(file) == 1)
+		tell_link(private_of(file), AUDIT_LINK_CLOSE, 0);
+	return 0;
+}
+
+SEC("tracepoint/syscalls/sys_enter_prctl")
+int audit_prctl(struct syscall_enter *ctx)
+{
+	u64 option = ctx->args[0];
+
+	if (option != AUDIT_PRCTL_DISABLE && option != AUDIT_PRCTL_ENABLE)
+		return 0;
+	if (is_known(bpf_get_current_pid_tgid() >> 32) && !is_self())
+		tell_task((void *)bpf_get_current_task(), AUDIT_PRCTL, option, 0);
+	return 0;
+}
+
+/* A system call's argument at its end. */
+static __always_inline u64 syscall_argument(u32 n)
+{
+	struct task_struct *t = (void *)bpf_get_current_task_btf();
+	struct pt_regs *regs = (void *)bpf_task_pt_regs(t);
+
+	return n ? PT_REGS_PARM2_CORE_SYSCALL(regs) : PT_REGS_PARM1_CORE_SYSCALL(regs);
+}
+
+#define AUDIT_BPF_RAW_TRACEPOINT_OPEN 17
+#define AUDIT_BPF_LINK_CREATE 28
+
+SEC("tracepoint/syscalls/sys_exit_bpf")
+int audit_bpf(struct syscall_exit *ctx)
+{
+	struct file *file;
+	u64 cmd;
+
+	if (ctx->ret < 0 || !audit_globals.link_fops || is_self())
+		return 0;
+	/* Others give a descriptor of a link that was there. */
+	cmd = syscall_argument(0);
+	if (cmd != AUDIT_BPF_RAW_TRACEPOINT_OPEN && cmd != AUDIT_BPF_LINK_CREATE)
+		return 0;
+	file = file_of(ctx->ret);
+	if (file && f_op_of(file) == audit_globals.link_fops)
+		tell_link(private_of(file), AUDIT_LINK, cmd);
+	return 0;
+}
+
+#define AUDIT_PTRACE_TRACEME 0
+#define AUDIT_PTRACE_ATTACH 16
+#define AUDIT_PTRACE_DETACH 17
+#define AUDIT_PTRACE_SEIZE 0x4206
+
+SEC("tracepoint/syscalls/sys_enter_ptrace")
+int audit_ptrace(struct syscall_enter *ctx)
+{
+	u64 request = ctx->args[0];
+
+	if (request == AUDIT_PTRACE_DETACH && is_known(bpf_get_current_pid_tgid() >> 32))
+		tell_task((void *)bpf_get_current_task(), AUDIT_PTRACE_END, ctx->args[1], 0);
+	return 0;
+}
+
+SEC("tracepoint/syscalls/sys_exit_ptrace")
+int audit_traced(struct syscall_exit *ctx)
+{
+	struct task_struct *t = (void *)bpf_get_current_task(), *other;
+	struct task_struct___audit *me = (void *)t;
+	u64 request;
+
+	if (ctx->ret)
+		return 0;
+	request = syscall_argument(0);
+	if (request == AUDIT_PTRACE_TRACEME) {
+		other = READ(me, parent);
+		tell_two(other, t, AUDIT_PTRACE, request, 0);
+	} else if (request == AUDIT_PTRACE_ATTACH || request == AUDIT_PTRACE_SEIZE) {
+		/* The last that was added. */
+		void *entry = READ(me, ptraced.next);
+
+		other = entry - bpf_core_field_offset(struct task_struct___audit, ptrace_entry);
+		tell_two(t, other, AUDIT_PTRACE, request, syscall_argument(1));
+	}
+	return 0;
+}
+
+SEC("raw_tp/sched_process_exec")
+int audit_exec(struct bpf_raw_tracepoint_args *ctx)
+{
+	if (is_known(bpf_get_current_pid_tgid() >> 32))
+		tell_exec((void *)ctx->args[0], (u32)ctx->args[1]);
+	return 0;
+}
+
+SEC("raw_tp/sched_process_exit")
+int audit_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct task_struct *t = (void *)bpf_get_current_task();
+
+	if (is_known(bpf_get_current_pid_tgid() >> 32))
+		tell_task(t, AUDIT_EXIT, has_events(t), READ(t, signal, live.counter) == 0);
+	return 0;
+}
+
+SEC("raw_tp/sched_process_fork")
+int audit_fork(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct task_struct___audit *c = (void *)ctx->args[1];
+
+	if (!is_known(bpf_get_current_pid_tgid() >> 32))
+		return 0;
+	if (has_events((void *)c) || READ(c, ptrace))
+		tell_two((void *)ctx->args[0], (void *)c, AUDIT_FORK, 0, 0);
+	return 0;
+}
+
+/* How files of perf events and of links are known: by two of prof's own. */
+SEC("syscall")
+int audit_learn(void *ctx)
+{
+	struct file *perf = file_of(audit_globals.perf_fd), *link = file_of(audit_globals.link_fd);
+
+	audit_globals.self = bpf_get_current_pid_tgid() >> 32;
+	audit_globals.perf_fops = perf ? f_op_of(perf) : 0;
+	audit_globals.link_fops = link ? f_op_of(link) : 0;
+	return 0;
+}
+
+/* How events are that user space believes to be there. */
+SEC("syscall")
+int audit_look(void *ctx)
+{
+	u32 zero = 0;
+	struct audit_looks *looks = bpf_map_lookup_elem(&audit_looks, &zero);
+	u32 n;
+
+	if (!looks)
+		return 0;
+	n = looks->n;
+	for (u32 i = 0; i < AUDIT_LOOKS; i++) {
+		struct audit_look *l = &looks->look[i];
+		struct perf_event___audit *e = (void *)l->addr;
+
+		if (i >= n)
+			break;
+		l->id = READ(e, id);
+		l->refs = READ(e, refcount.counter);
+		l->enabled_ns = READ(e, total_time_enabled);
+		l->state = READ(e, state);
+		l->prog = prog_of(e);
+	}
+	return 0;
+}

@@ -1,0 +1,514 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What the audit reads in the kernel, and its maps. */
+#ifndef PROF_AUDIT_H
+#define PROF_AUDIT_H
+
+/* `READ` follows any pointer here: most of what is read hangs on no trusted one. */
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+
+struct files_struct {
+	struct fdtable *fdt;
+};
+
+typedef struct {
+	atomic_long_t refcnt;
+} file_ref_t;
+
+struct file___audit {
+	const void *f_op;
+	void *private_data;
+	file_ref_t f_ref;
+};
+
+/* To 6.12. */
+struct file___counted {
+	atomic_long_t f_count;
+};
+
+struct perf_event_context {
+	struct task_struct *task;
+};
+
+enum perf_event_state {
+	PERF_EVENT_STATE_OFF = -1,
+};
+
+enum bpf_prog_type {
+	BPF_PROG_TYPE_UNSPEC = 0,
+};
+
+enum bpf_attach_type {
+	BPF_ATTACH_TYPE_SOME = 0,
+};
+
+enum bpf_link_type {
+	BPF_LINK_TYPE_PERF_EVENT = 7,
+};
+
+struct bpf_prog_aux {
+	u32 id;
+	char name[16];
+};
+
+struct bpf_prog {
+	enum bpf_prog_type type;
+	enum bpf_attach_type expected_attach_type;
+	struct bpf_prog_aux *aux;
+};
+
+struct bpf_link {
+	u32 id;
+	enum bpf_link_type type;
+	struct bpf_prog *prog;
+};
+
+struct bpf_perf_link {
+	struct bpf_link link;
+	struct file *perf_file;
+};
+
+struct perf_cgroup {
+	struct cgroup_subsys_state css;
+};
+
+struct perf_event_attr {
+	u64 config3;
+};
+
+struct perf_event___audit {
+	struct perf_event *group_leader;
+	enum perf_event_state state;
+	u64 total_time_enabled;
+	struct perf_event_attr attr;
+	struct perf_event_context *ctx;
+	atomic_long_t refcount;
+	int cpu;
+	u64 id;
+	struct bpf_prog *prog;
+	struct perf_cgroup *cgrp;
+};
+
+struct task_struct___audit {
+	struct files_struct *files;
+	struct perf_event_context *perf_event_ctxp;
+	unsigned int ptrace;
+	struct list_head ptraced;
+	struct list_head ptrace_entry;
+	struct task_struct *parent;
+};
+
+/* To 6.1 there was one for hardware and one for software events. */
+struct task_struct___two_ctx {
+	struct perf_event_context *perf_event_ctxp[2];
+};
+
+#pragma clang attribute pop
+
+/* What the tracepoint of a system call gives: as in its `format` file. */
+struct syscall_enter {
+	u64 common;
+	s64 nr;
+	u64 args[6];
+};
+
+struct syscall_exit {
+	u64 common;
+	s64 nr;
+	s64 ret;
+};
+
+#define AUDIT_PERF_IOCTLS 0x24 /* '$' */
+#define AUDIT_PRCTL_DISABLE 31
+#define AUDIT_PRCTL_ENABLE 32
+
+/* Records for user space; the size is set before load. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1024 * 1024);
+} audit_records SEC(".maps");
+
+/* Written by the programs, summed by user space. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct audit_cpu);
+} audit_cpus SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct prof_scratch);
+} audit_scratch SEC(".maps");
+
+/* What user space wants to know of events: it writes them, runs `audit_look`, and
+ * reads the answers. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct audit_looks);
+} audit_looks SEC(".maps");
+
+/*
+ * Which processes opened events or are profiled, by the low bits of the tgid: for
+ * all others a hook ends after one load. Set by the programs; user space clears all
+ * when there is nothing left to audit.
+ */
+u32 known[AUDIT_KNOWN] SEC(".bss.known");
+
+struct audit_globals audit_globals SEC(".bss.audit");
+
+static __always_inline u32 *known_at(u32 tgid)
+{
+	return &known[tgid & (AUDIT_KNOWN - 1)];
+}
+
+static __always_inline bool is_known(u32 tgid)
+{
+	return *(volatile u32 *)known_at(tgid) != 0;
+}
+
+static __always_inline void set_known(u32 tgid)
+{
+	*(volatile u32 *)known_at(tgid) = 1;
+}
+
+static __always_inline void count(u32 counter)
+{
+	u32 zero = 0;
+	struct audit_cpu *c = bpf_map_lookup_elem(&audit_cpus, &zero);
+
+	if (c && counter < AUDIT_NR_COUNTERS)
+		c->counters[counter]++;
+}
+
+static __always_inline struct prof_scratch *audit_scratch_here(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&audit_scratch, &zero);
+}
+
+/* Who asks is told at once, so that its program is still there to be looked at; for
+ * the rest the reader comes by. */
+static __always_inline u64 audit_wakeup(bool at_once)
+{
+	if (at_once)
+		return BPF_RB_FORCE_WAKEUP;
+	if (bpf_ringbuf_query(&audit_records, BPF_RB_AVAIL_DATA) < config.ring_wakeup)
+		return BPF_RB_NO_WAKEUP;
+	return BPF_RB_FORCE_WAKEUP;
+}
+
+static __always_inline void audit_head(struct prof_rec_head *h, u32 kind, u32 size)
+{
+	h->kind = kind;
+	h->size = size;
+	h->time_ns = bpf_ktime_get_ns();
+	h->cpu = bpf_get_smp_processor_id();
+	h->hook = 0;
+	h->quality = 0;
+	h->flags = 0;
+	h->pad = 0;
+}
+
+static __always_inline void audit_ident(struct task_struct *t, struct prof_ident *id)
+{
+	struct cgroup *cg = task_cgroup(t, config.ident_subsys);
+
+	id->start_ns = READ(t, group_leader, start_boottime);
+	id->cgroup_id = cg ? READ(cg, kn, id) : 0;
+	id->pid = READ(t, tgid);
+	id->tid = READ(t, pid);
+	id->ppid = READ(t, real_parent, tgid);
+	id->uid = READ(t, cred, uid.val);
+	id->gid = READ(t, cred, gid.val);
+	id->mntns = task_mntns(t);
+	id->pidns = task_pidns(t);
+	id->exec = (u32)(READ(t, self_exec_id) - READ(t, parent_exec_id));
+	bpf_probe_read_kernel(id->comm, sizeof(id->comm),
+			      (void *)t + bpf_core_field_offset(struct task_struct, comm));
+}
+
+/* A file of the running process; 0 if there is none. */
+static __always_inline struct file *file_of(s32 fd)
+{
+	struct task_struct___audit *t = (void *)bpf_get_current_task();
+	struct fdtable *fdt = READ(t, files, fdt);
+	struct file **fds, *file = 0;
+
+	if (fd < 0 || (u32)fd >= READ(fdt, max_fds))
+		return 0;
+	fds = READ(fdt, fd);
+	bpf_probe_read_kernel(&file, sizeof(file), fds + fd);
+	return file;
+}
+
+static __always_inline u64 f_op_of(struct file *file)
+{
+	struct file___audit *f = (void *)file;
+
+	return (u64)READ(f, f_op);
+}
+
+static __always_inline void *private_of(struct file *file)
+{
+	struct file___audit *f = (void *)file;
+
+	return READ(f, private_data);
+}
+
+/* References to a file; 1: closing this descriptor ends it. */
+static __always_inline s64 references(struct file *file)
+{
+	struct file___audit *f = (void *)file;
+	struct file___counted *before = (void *)file;
+
+	if (bpf_core_field_exists(f->f_ref))
+		return READ(f, f_ref.refcnt.counter) + 1;
+	return READ(before, f_count.counter);
+}
+
+/* The perf event behind a descriptor of the running process; 0 if it is none. */
+static __always_inline struct perf_event___audit *event_of(s32 fd, struct file **of)
+{
+	struct file *file = file_of(fd);
+
+	if (!file || !audit_globals.perf_fops || f_op_of(file) != audit_globals.perf_fops)
+		return 0;
+	*of = file;
+	return private_of(file);
+}
+
+static __always_inline u32 prog_of(struct perf_event___audit *e)
+{
+	struct bpf_prog *prog = READ(e, prog);
+
+	return prog ? READ(prog, aux, id) : 0;
+}
+
+static __always_inline bool has_events(struct task_struct *task)
+{
+	struct task_struct___two_ctx *two = (void *)task;
+	struct task_struct___audit *t = (void *)task;
+
+	if (bpf_core_field_exists(two->perf_event_ctxp))
+		return READ(two, perf_event_ctxp[0]) || READ(two, perf_event_ctxp[1]);
+	return READ(t, perf_event_ctxp) != 0;
+}
+
+static __always_inline void describe(struct perf_event___audit *e, struct audit_event *d)
+{
+	struct perf_event___audit *leader = (void *)READ(e, group_leader);
+	struct perf_event_context *ctx = READ(e, ctx);
+	struct task_struct *task = ctx ? READ(ctx, task) : 0;
+	struct perf_cgroup *cgrp = 0;
+	struct cgroup *cg = 0;
+
+	d->addr = (u64)e;
+	d->id = READ(e, id);
+	d->leader = READ(leader, id);
+	d->state = READ(e, state);
+	d->leader_state = READ(leader, state);
+	d->cpu = READ(e, cpu);
+	d->prog = prog_of(e);
+	d->cgroup_id = 0;
+	if (bpf_core_field_exists(e->cgrp))
+		cgrp = READ(e, cgrp);
+	if (cgrp)
+		cg = READ(cgrp, css.cgroup);
+	if (cg)
+		d->cgroup_id = READ(cg, kn, id);
+	__builtin_memset(&d->target, 0, sizeof(d->target));
+	if (task) {
+		audit_ident(task, &d->target);
+		set_known(d->target.pid);
+	}
+	bpf_probe_read_kernel(d->attr, sizeof(d->attr),
+			      (void *)e + bpf_core_field_offset(struct perf_event___audit, attr));
+	/* An older kernel's ends before it. */
+	if (!bpf_core_field_exists(e->attr.config3))
+		__builtin_memset(d->attr + 128, 0, 8);
+}
+
+/* The event is told with all that is known of it and of who has it. */
+static __always_inline void tell_event(struct perf_event___audit *e, u32 kind)
+{
+	struct task_struct *t = (void *)bpf_get_current_task();
+	struct prof_scratch *s = audit_scratch_here();
+	struct audit_opened *r;
+	bool first;
+	u32 len = 0, size;
+
+	if (!s)
+		return;
+	r = &s->opened;
+	audit_ident(t, &r->by);
+	first = !is_known(r->by.pid);
+	set_known(r->by.pid);
+	describe(e, &r->event);
+	r->has_container = 0;
+	if (first) {
+		r->has_container = task_container(t, &s->cpu, s);
+		len = copy_path(s->tail, s, build_path(s, t));
+	}
+	if (r->has_container)
+		__builtin_memcpy(r->container_id, s->cpu.container_id, sizeof(r->container_id));
+	else
+		__builtin_memset(r->container_id, 0, sizeof(r->container_id));
+	if (len > PROF_MAX_PATH)
+		len = 0;
+	r->path_len = len;
+	size = sizeof(*r) + len;
+	audit_head(&r->head, kind, size);
+	count(AUDIT_C_RECORDS);
+	if (bpf_ringbuf_output(&audit_records, r, size, audit_wakeup(first)))
+		count(AUDIT_C_LOST_RING);
+}
+
+/* Something is done to an event. */
+static __always_inline void tell_act(struct perf_event___audit *e, u32 kind, u32 cmd, u64 arg)
+{
+	u64 pid = bpf_get_current_pid_tgid();
+	struct audit_act *r;
+
+	/* Who has it was not there when the audit began, or has it from another. */
+	if (!is_known(pid >> 32))
+		tell_event(e, AUDIT_BEFORE);
+	count(AUDIT_C_RECORDS);
+	r = bpf_ringbuf_reserve(&audit_records, sizeof(*r), 0);
+	if (!r) {
+		count(AUDIT_C_LOST_RING);
+		return;
+	}
+	audit_head(&r->head, kind, sizeof(*r));
+	r->addr = (u64)e;
+	r->id = READ(e, id);
+	r->arg = arg;
+	r->pid = pid >> 32;
+	r->tid = pid;
+	r->state = READ(e, state);
+	r->cmd = cmd;
+	bpf_ringbuf_submit(r, audit_wakeup(0));
+}
+
+static __always_inline void tell_task(struct task_struct *t, u32 kind, u64 arg, bool group_dead)
+{
+	struct audit_task *r;
+
+	count(AUDIT_C_RECORDS);
+	r = bpf_ringbuf_reserve(&audit_records, sizeof(*r), 0);
+	if (!r) {
+		count(AUDIT_C_LOST_RING);
+		return;
+	}
+	audit_head(&r->head, kind, sizeof(*r));
+	audit_ident(t, &r->id);
+	r->arg = arg;
+	r->group_dead = group_dead;
+	r->path_len = 0;
+	bpf_ringbuf_submit(r, audit_wakeup(0));
+}
+
+/* The current task has executed a program, whose path goes along. */
+static __always_inline void tell_exec(struct task_struct *t, u32 old_tid)
+{
+	struct prof_scratch *s = audit_scratch_here();
+	struct audit_task *r;
+	u32 len, size;
+
+	if (!s)
+		return;
+	r = &s->task;
+	audit_ident(t, &r->id);
+	r->arg = old_tid;
+	r->group_dead = 0;
+	len = copy_path(s->task_tail, s, build_path(s, t));
+	if (len > PROF_MAX_PATH)
+		len = 0;
+	r->path_len = len;
+	size = sizeof(*r) + len;
+	audit_head(&r->head, AUDIT_EXEC, size);
+	count(AUDIT_C_RECORDS);
+	if (bpf_ringbuf_output(&audit_records, r, size, audit_wakeup(0)))
+		count(AUDIT_C_LOST_RING);
+}
+
+static __always_inline void tell_two(struct task_struct *parent, struct task_struct *child,
+				     u32 kind, u32 request, u32 given)
+{
+	struct task_struct___audit *c = (void *)child;
+	struct audit_fork *r;
+
+	count(AUDIT_C_RECORDS);
+	r = bpf_ringbuf_reserve(&audit_records, sizeof(*r), 0);
+	if (!r) {
+		count(AUDIT_C_LOST_RING);
+		return;
+	}
+	audit_head(&r->head, kind, sizeof(*r));
+	audit_ident(parent, &r->parent);
+	audit_ident(child, &r->child);
+	r->has_events = has_events(child);
+	r->traced = READ(c, ptrace) != 0;
+	r->request = request;
+	r->given = given;
+	set_known(r->child.pid);
+	if (kind == AUDIT_PTRACE)
+		set_known(r->parent.pid);
+	bpf_ringbuf_submit(r, audit_wakeup(kind == AUDIT_PTRACE));
+}
+
+static __always_inline void tell_link(struct bpf_link *link, u32 kind, u32 cmd)
+{
+	struct task_struct *t = (void *)bpf_get_current_task();
+	struct bpf_prog *prog = READ(link, prog);
+	struct perf_event___audit *e = 0;
+	struct audit_link *r;
+
+	count(AUDIT_C_RECORDS);
+	r = bpf_ringbuf_reserve(&audit_records, sizeof(*r), 0);
+	if (!r) {
+		count(AUDIT_C_LOST_RING);
+		return;
+	}
+	audit_head(&r->head, kind, sizeof(*r));
+	audit_ident(t, &r->by);
+	set_known(r->by.pid);
+	r->id = READ(link, id);
+	r->type = READ(link, type);
+	r->prog = prog ? READ(prog, aux, id) : 0;
+	r->prog_type = prog ? READ(prog, type) : 0;
+	r->attach_type = prog ? READ(prog, expected_attach_type) : 0;
+	r->cmd = cmd;
+	__builtin_memset(r->name, 0, sizeof(r->name));
+	if (prog) {
+		struct bpf_prog_aux *aux = READ(prog, aux);
+
+		bpf_probe_read_kernel(r->name, sizeof(r->name),
+				      (void *)aux + bpf_core_field_offset(struct bpf_prog_aux, name));
+	}
+	r->event = 0;
+	r->event_id = 0;
+	if (bpf_core_enum_value_exists(enum bpf_link_type, BPF_LINK_TYPE_PERF_EVENT) &&
+	    r->type == bpf_core_enum_value(enum bpf_link_type, BPF_LINK_TYPE_PERF_EVENT)) {
+		struct bpf_perf_link *perf = (void *)link;
+		struct file *file = READ(perf, perf_file);
+
+		if (file && f_op_of(file) == audit_globals.perf_fops)
+			e = private_of(file);
+		r->event = (u64)e;
+		r->event_id = e ? READ(e, id) : 0;
+	}
+	bpf_ringbuf_submit(r, audit_wakeup(kind == AUDIT_LINK));
+}
+
+#endif /* PROF_AUDIT_H */

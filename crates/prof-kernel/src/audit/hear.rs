@@ -1,0 +1,547 @@
+//! What each record of the kernel half does to what is followed.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+use perf_event_open_sys::bindings::perf_event_attr;
+use prof_model::audit::AuditEvent;
+use prof_model::audit::Changes;
+use prof_model::audit::Interface;
+use prof_model::audit::PerfAttr;
+use prof_model::audit::Target;
+use prof_model::audit::What;
+use prof_model::record::Ident;
+
+use super::derive::Derive;
+use super::derive::Id;
+use super::derive::Known;
+use super::derive::Moment;
+use super::derive::Place;
+use super::derive::Span;
+use crate::abi::RecHead;
+use crate::abi::audit::AbiLook;
+use crate::abi::audit::RawAudit;
+use crate::abi::audit::RecAct;
+use crate::abi::audit::RecFork;
+use crate::abi::audit::RecLink;
+use crate::abi::audit::RecOpened;
+use crate::abi::audit::RecTask;
+use crate::abi::until_nul;
+
+/// States of an event, as all kernels have them; beyond EXIT it is no more.
+const STATE_EXIT: i32 = -3;
+const STATE_OFF: i32 = -1;
+
+const BEFORE: &str = "it was there before the audit was";
+const ABOUT: &str = "nothing told of it: it was found by looking, so the time is some 100 ms late";
+
+/// `PTRACE_*`.
+const PTRACE_TRACEME: u32 = 0;
+const PTRACE_SEIZE: u32 = 0x4206;
+
+/// `PR_TASK_PERF_EVENTS_ENABLE`.
+const PRCTL_ENABLE: u64 = 32;
+
+/// `BPF_RAW_TRACEPOINT_OPEN`.
+const RAW_TRACEPOINT_OPEN: u32 = 17;
+
+/// Time that a process takes at most from its exit hook to the end of its files, in
+/// which an event that is still there may yet end because of it.
+const EXIT_TAKES_NS: u64 = 1_000_000_000;
+
+fn moment(head: &RecHead, through: Interface) -> Moment {
+    Moment { time_ns: head.time_ns, cpu: head.cpu, through }
+}
+
+/// The kernel's attr.
+fn attr_of(bytes: &[u8; crate::abi::audit::ATTR_SIZE]) -> PerfAttr {
+    let u64_at = |at: usize| u64::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
+    let u32_at = |at: usize| u32::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
+    macro_rules! at {
+        ($field:ident) => {
+            std::mem::offset_of!(perf_event_attr, $field)
+        };
+    }
+    PerfAttr {
+        kind: u32_at(at!(type_)),
+        config: u64_at(at!(config)),
+        config1: u64_at(at!(__bindgen_anon_3)),
+        config2: u64_at(at!(__bindgen_anon_4)),
+        config3: u64_at(at!(config3)),
+        rate: u64_at(at!(__bindgen_anon_1)),
+        sample_type: u64_at(at!(sample_type)),
+        read_format: u64_at(at!(read_format)),
+        // Right behind the read format: bindgen gives bit fields no name.
+        bits: u64_at(at!(read_format) + 8),
+        bp_type: u32_at(at!(bp_type)),
+        branch_sample_type: u64_at(at!(branch_sample_type)),
+        sample_regs_user: u64_at(at!(sample_regs_user)),
+        sample_stack_user: u32_at(at!(sample_stack_user)),
+        sample_regs_intr: u64_at(at!(sample_regs_intr)),
+        sample_max_stack: u32_at(at!(sample_max_stack)) as u16,
+    }
+}
+
+/// What a link does that observes others; `None` for one that does something else.
+fn link_kind(kind: u32, prog_kind: u32, attach_kind: u32) -> Option<&'static str> {
+    // enum bpf_link_type.
+    match kind {
+        1 => Some("raw_tracepoint"),
+        // enum bpf_prog_type, enum bpf_attach_type.
+        2 if prog_kind == 26 => Some(match attach_kind {
+            23 => "tp_btf",
+            24 => "fentry",
+            25 => "fexit",
+            26 => "fmod_ret",
+            _ => "tracing",
+        }),
+        8 => Some("kprobe_multi"),
+        12 => Some("uprobe_multi"),
+        _ => None,
+    }
+}
+
+impl Derive {
+    /// Takes a record, and tells what was switched by it.
+    pub fn hear(&mut self, raw: RawAudit, out: &mut Vec<AuditEvent>) {
+        match raw {
+            RawAudit::Opened { rec, path, before } => self.opened(&rec, path, before, out),
+            RawAudit::Ioctl(rec) => self.ioctl(&rec, out),
+            RawAudit::Close(rec) => self.closed(&rec, out),
+            RawAudit::Prctl(rec) => self.prctl(&rec, out),
+            RawAudit::Exec { rec, path } => self.exec(&rec, path, out),
+            RawAudit::Exit(rec) => self.exit(&rec, out),
+            RawAudit::Fork(rec) => self.fork(&rec, out),
+            RawAudit::Link(rec) => self.link(&rec, out),
+            RawAudit::LinkClose(rec) => {
+                self.end(Id::Link(rec.id), moment(&rec.head, Interface::Close), &[], out);
+            }
+            RawAudit::Ptrace(rec) => self.traced(&rec, out),
+            RawAudit::PtraceEnd(rec) => self.let_go(&rec, out),
+        }
+    }
+
+    fn opened(&mut self, rec: &RecOpened, path: Vec<u8>, before: bool, out: &mut Vec<AuditEvent>) {
+        let e = &rec.event;
+        let id = Id::Perf(e.id);
+        if self.known.contains_key(&id) {
+            return;
+        }
+        let container = (rec.has_container != 0)
+            .then(|| String::from_utf8_lossy(until_nul(&rec.container_id)).into_owned());
+        let by = self.people.meet(Ident::from(&rec.by), Some(path), container);
+        let attr = attr_of(&e.attr);
+        let cpu = u32::try_from(e.cpu).ok();
+        let (pid, tid) = (e.target.pid, e.target.tid);
+        let place = if pid != 0 {
+            self.people.meet(Ident::from(&e.target), None, None);
+            Place::Processes
+        } else if e.cgroup_id != 0 {
+            Place::Elsewhere(Target::Cgroup { id: e.cgroup_id, path: None, cpu })
+        } else {
+            Place::Elsewhere(cpu.map_or(Target::Unknown, Target::Cpu))
+        };
+        let span = Span {
+            threads: BTreeSet::from([tid]),
+            on: e.state > STATE_OFF,
+            waits: attr.has(PerfAttr::ENABLE_ON_EXEC),
+            ..Span::default()
+        };
+        let known = Known {
+            addr: e.addr,
+            name: (self.name)(&attr),
+            what: What::Perf { attr, bpf: (e.prog != 0).then_some(e.prog) },
+            cpu: cpu.filter(|_| pid != 0),
+            leader: Id::Perf(e.leader),
+            leader_on: e.leader_state > STATE_OFF,
+            by,
+            place,
+            spans: BTreeMap::from([(pid, span)]),
+            root: (pid, tid),
+            changes: Changes::default(),
+            given: 0,
+            closed: None,
+            left: None,
+            alive: rec.head.time_ns,
+            touched: rec.head.time_ns,
+        };
+        if self.follow(id, known) {
+            let through = if before { Interface::Found } else { Interface::PerfEventOpen };
+            let notes: &[_] = if before { &[BEFORE] } else { &[] };
+            self.settle(moment(&rec.head, through), &[id], notes, out);
+        }
+    }
+
+    fn ioctl(&mut self, rec: &RecAct, out: &mut Vec<AuditEvent>) {
+        /// `PERF_IOC_FLAG_GROUP`.
+        const GROUP: u64 = 1;
+        let id = Id::Perf(rec.id);
+        let Some(k) = self.known.get_mut(&id) else {
+            self.unknown += 1;
+            return;
+        };
+        k.touched = rec.head.time_ns;
+        // enum of the ioctls: their numbers, in the low byte.
+        let (through, on) = match rec.cmd & 0xff {
+            0 => (Interface::IoctlEnable, true),
+            1 => (Interface::IoctlDisable, false),
+            2 => (Interface::IoctlRefresh, true),
+            3 => return k.changes.reset += 1,
+            4 => return k.changes.period += 1,
+            6 => return k.changes.filter += 1,
+            8 => return k.changes.bpf += 1,
+            _ => return,
+        };
+        let mut ids = vec![id];
+        if rec.arg & GROUP != 0 && through != Interface::IoctlRefresh {
+            ids = vec![k.leader];
+            ids.extend(self.members.get(&ids[0]).into_iter().flatten());
+        }
+        for id in &ids {
+            let Some(k) = self.known.get_mut(id) else { continue };
+            k.touched = rec.head.time_ns;
+            k.spans.values_mut().for_each(|s| s.on = on);
+        }
+        self.settle(moment(&rec.head, through), &ids, &[], out);
+    }
+
+    fn closed(&mut self, rec: &RecAct, out: &mut Vec<AuditEvent>) {
+        let id = Id::Perf(rec.id);
+        let Some(k) = self.known.get_mut(&id) else {
+            self.unknown += 1;
+            return;
+        };
+        if rec.arg == 0 {
+            self.end(id, moment(&rec.head, Interface::Close), &[], out);
+        } else {
+            k.closed = Some(rec.head.time_ns);
+        }
+    }
+
+    fn prctl(&mut self, rec: &RecTask, out: &mut Vec<AuditEvent>) {
+        let on = rec.arg == PRCTL_ENABLE;
+        let through = if on { Interface::PrctlEnable } else { Interface::PrctlDisable };
+        let mut ids = Vec::new();
+        for id in self.by_owner.get(&rec.id.pid).into_iter().flatten() {
+            let Some(k) = self.known.get_mut(id) else { continue };
+            // Those that the thread itself has opened.
+            if matches!(id, Id::Perf(_)) && k.by.ident.tid == rec.id.tid {
+                k.touched = rec.head.time_ns;
+                k.spans.values_mut().for_each(|s| s.on = on);
+                ids.push(*id);
+            }
+        }
+        self.settle(moment(&rec.head, through), &ids, &[], out);
+    }
+
+    fn exec(&mut self, rec: &RecTask, path: Vec<u8>, out: &mut Vec<AuditEvent>) {
+        let (pid, tid, before) = (rec.id.pid, rec.id.tid, rec.arg as u32);
+        // A thread that is not the leader gets the leader's id.
+        if before != tid {
+            for id in self.by_task.remove(&before).unwrap_or_default() {
+                let Some(k) = self.known.get_mut(&id) else { continue };
+                if let Some(span) = k.spans.get_mut(&pid) {
+                    span.threads.remove(&before);
+                    span.threads.insert(tid);
+                }
+                if k.root == (pid, before) {
+                    k.root = (pid, tid);
+                }
+                self.by_task.entry(tid).or_default().insert(id);
+            }
+        }
+        let ids: Vec<_> = self.by_task.get(&tid).into_iter().flatten().copied().collect();
+        let removed: Vec<_> = ids
+            .iter()
+            .copied()
+            .filter(|id| {
+                let attr = self.known.get(id).and_then(Known::attr);
+                attr.is_some_and(|a| a.has(PerfAttr::REMOVE_ON_EXEC))
+            })
+            .collect();
+        for id in &removed {
+            self.part(*id, tid);
+        }
+        self.settle(moment(&rec.head, Interface::Exec), &removed, &[], out);
+        self.people.meet(Ident::from(&rec.id), Some(path), None);
+        for id in &ids {
+            let span = self.known.get_mut(id).and_then(|k| k.spans.get_mut(&pid));
+            if let Some(span) = span.filter(|s| s.waits) {
+                (span.waits, span.on) = (false, true);
+            }
+        }
+        self.settle(moment(&rec.head, Interface::EnableOnExec), &ids, &[], out);
+        self.leaves(pid, rec.head.time_ns, Interface::Exec);
+    }
+
+    fn exit(&mut self, rec: &RecTask, out: &mut Vec<AuditEvent>) {
+        let (pid, tid) = (rec.id.pid, rec.id.tid);
+        let ids: Vec<_> = self.by_task.get(&tid).into_iter().flatten().copied().collect();
+        for id in &ids {
+            self.part(*id, tid);
+        }
+        self.settle(moment(&rec.head, Interface::TargetExit), &ids, &[], out);
+        for id in ids.iter().filter(|id| matches!(id, Id::Traced { .. })) {
+            if self.known.get(id).is_some_and(|k| k.spans.is_empty()) {
+                self.end(*id, moment(&rec.head, Interface::TargetExit), &[], out);
+            }
+        }
+        if rec.group_dead != 0 {
+            self.leaves(pid, rec.head.time_ns, Interface::OwnerExit);
+            let traced = self.by_owner.get(&pid).into_iter().flatten().copied();
+            let traced: Vec<_> = traced.filter(|id| matches!(id, Id::Traced { .. })).collect();
+            for id in traced {
+                self.end(id, moment(&rec.head, Interface::OwnerExit), &[], out);
+            }
+            self.people.forget(pid);
+        }
+    }
+
+    /// Who has events may not have them any more.
+    fn leaves(&mut self, pid: u32, time_ns: u64, how: Interface) {
+        for id in self.by_owner.get(&pid).into_iter().flatten() {
+            if let Some(k) = self.known.get_mut(id) {
+                k.left = Some((time_ns, how));
+            }
+        }
+    }
+
+    fn fork(&mut self, rec: &RecFork, out: &mut Vec<AuditEvent>) {
+        let (parent, child) = (&rec.parent, &rec.child);
+        let other = parent.pid != child.pid;
+        if other {
+            self.people.meet(Ident::from(child), None, None);
+        }
+        let mut joined = Vec::new();
+        let ids: Vec<_> = self.by_task.get(&parent.tid).into_iter().flatten().copied().collect();
+        for id in ids {
+            let Some(k) = self.known.get(&id) else { continue };
+            let Some(like) = k.spans.get(&parent.pid).cloned() else { continue };
+            match (id, k.attr()) {
+                (Id::Perf(_), Some(attr)) => {
+                    let inherits = attr.has(PerfAttr::INHERIT)
+                        && !(other && attr.has(PerfAttr::INHERIT_THREAD));
+                    if inherits && rec.has_events != 0 {
+                        self.join(id, child.pid, child.tid, &like);
+                        joined.push(id);
+                    }
+                }
+                (Id::Traced { tracer, .. }, _) if rec.traced != 0 => {
+                    let new = Id::Traced { tracer, tracee: child.pid };
+                    if other {
+                        let known = Known {
+                            root: (child.pid, child.tid),
+                            given: child.pid,
+                            spans: BTreeMap::from([(child.pid, span_of(child.tid))]),
+                            leader: new,
+                            ..k.clone()
+                        };
+                        self.follow(new, known);
+                    } else {
+                        self.join(new, child.pid, child.tid, &like);
+                    }
+                    joined.push(new);
+                }
+                _ => {}
+            }
+        }
+        self.settle(moment(&rec.head, Interface::Inherit), &joined, &[], out);
+    }
+
+    fn link(&mut self, rec: &RecLink, out: &mut Vec<AuditEvent>) {
+        // A program at a perf event.
+        if rec.event_id != 0 {
+            if let Some(k) = self.known.get_mut(&Id::Perf(rec.event_id))
+                && let What::Perf { bpf, .. } = &mut k.what
+            {
+                *bpf = Some(rec.prog);
+                k.changes.bpf += 1;
+            }
+            return;
+        }
+        let Some(kind) = link_kind(rec.kind, rec.prog_kind, rec.attach_kind) else { return };
+        let id = Id::Link(rec.id);
+        if self.known.contains_key(&id) {
+            return;
+        }
+        let by = self.people.meet(Ident::from(&rec.by), None, None);
+        let name = until_nul(&rec.name).to_vec();
+        let through = match rec.cmd {
+            RAW_TRACEPOINT_OPEN => Interface::BpfRawTracepointOpen,
+            _ => Interface::BpfLinkCreate,
+        };
+        let known = Known {
+            addr: 0,
+            name: format!("bpf:{kind}:{}", String::from_utf8_lossy(&name)),
+            what: What::Bpf { prog: rec.prog, link: rec.id, name, kind },
+            spans: BTreeMap::from([(0, span_of(0))]),
+            place: Place::Elsewhere(Target::Host),
+            ..nothing(id, by, &rec.head)
+        };
+        if self.follow(id, known) {
+            self.settle(moment(&rec.head, through), &[id], &[], out);
+        }
+    }
+
+    fn traced(&mut self, rec: &RecFork, out: &mut Vec<AuditEvent>) {
+        let by = self.people.meet(Ident::from(&rec.parent), None, None);
+        self.people.meet(Ident::from(&rec.child), None, None);
+        let (pid, tid) = (rec.child.pid, rec.child.tid);
+        let id = Id::Traced { tracer: by.ident.pid, tracee: pid };
+        let through = match rec.request {
+            PTRACE_TRACEME => Interface::PtraceTraceme,
+            PTRACE_SEIZE => Interface::PtraceSeize,
+            _ => Interface::PtraceAttach,
+        };
+        if self.known.contains_key(&id) {
+            // Another thread of it.
+            return self.join(id, pid, tid, &span_of(tid));
+        }
+        let known = Known {
+            addr: 0,
+            name: "ptrace".into(),
+            what: What::Ptrace,
+            spans: BTreeMap::from([(pid, span_of(tid))]),
+            place: Place::Processes,
+            root: (pid, tid),
+            given: rec.given,
+            ..nothing(id, by, &rec.head)
+        };
+        if self.follow(id, known) {
+            self.settle(moment(&rec.head, through), &[id], &[], out);
+        }
+    }
+
+    fn let_go(&mut self, rec: &RecTask, out: &mut Vec<AuditEvent>) {
+        let given = rec.arg as u32;
+        let of = self.by_owner.get(&rec.id.pid).into_iter().flatten().copied();
+        let has = |id: &Id| {
+            matches!(id, Id::Traced { .. })
+                && self.known.get(id).is_some_and(|k| {
+                    k.given == given || k.spans.values().any(|s| s.threads.contains(&given))
+                })
+        };
+        let Some(id) = of.into_iter().find(has) else { return };
+        let at = moment(&rec.head, Interface::PtraceDetach);
+        self.part(id, given);
+        let main = self.known.get(&id).is_some_and(|k| k.given == given);
+        if main || self.known.get(&id).is_some_and(|k| k.spans.values().all(|s| s.gone)) {
+            self.end(id, at, &[], out);
+        }
+    }
+
+    /// How the events were at `time_ns` that [`Derive::to_look_at`] named. All records of
+    /// before have to be heard by now.
+    pub fn looked(
+        &mut self,
+        time_ns: u64,
+        asked: &[(u64, u64)],
+        looks: &[AbiLook],
+        out: &mut Vec<AuditEvent>,
+    ) {
+        let cpu = 0;
+        for ((_, number), look) in asked.iter().zip(looks) {
+            let id = Id::Perf(*number);
+            let Some(k) = self.known.get_mut(&id).filter(|k| k.touched < time_ns) else { continue };
+            let is_there = look.id == *number && look.refs > 0 && look.state >= STATE_EXIT;
+            if !is_there {
+                let (at, notes) = k.ended(time_ns);
+                self.end(id, at, notes, out);
+                continue;
+            }
+            k.alive = time_ns;
+            if let Some((since, how)) = k.left
+                && (how == Interface::Exec || since + EXIT_TAKES_NS < time_ns)
+            {
+                k.left = None;
+            }
+            if let What::Perf { bpf, .. } = &mut k.what {
+                *bpf = (look.prog != 0).then_some(look.prog);
+            }
+            let (pid, tid) = k.root;
+            let Some(span) = k.spans.get_mut(&pid).filter(|s| s.threads.contains(&tid)) else {
+                continue;
+            };
+            if look.state == STATE_EXIT {
+                self.part(id, tid);
+            } else if span.on != (look.state > STATE_OFF) {
+                span.on = !span.on;
+                span.waits &= !span.on;
+            } else {
+                continue;
+            }
+            let at = Moment { time_ns, cpu, through: Interface::Found };
+            self.settle(at, &[id], &[ABOUT], out);
+        }
+    }
+
+    /// Which of the links that [`Derive::links`] named are no more.
+    pub fn links_gone(&mut self, time_ns: u64, gone: &[u32], out: &mut Vec<AuditEvent>) {
+        for link in gone {
+            let id = Id::Link(*link);
+            if let Some(k) = self.known.get(&id) {
+                let (at, notes) = k.ended(time_ns);
+                self.end(id, at, notes, out);
+            }
+        }
+    }
+
+    /// After a loss: processes that are no more have nothing on them.
+    pub fn check_processes(
+        &mut self,
+        time_ns: u64,
+        exists: impl Fn(u32) -> bool,
+        out: &mut Vec<AuditEvent>,
+    ) {
+        let tids: Vec<_> = self.by_task.keys().copied().filter(|tid| !exists(*tid)).collect();
+        for tid in tids {
+            let ids: Vec<_> = self.by_task.get(&tid).into_iter().flatten().copied().collect();
+            for id in &ids {
+                self.part(*id, tid);
+            }
+            let at = Moment { time_ns, cpu: 0, through: Interface::Found };
+            self.settle(at, &ids, &[ABOUT], out);
+        }
+    }
+}
+
+/// What is on for one thread.
+fn span_of(tid: u32) -> Span {
+    Span { threads: BTreeSet::from([tid]), on: true, ..Span::default() }
+}
+
+/// Something of which not much is known.
+fn nothing(id: Id, by: prof_model::record::Process, head: &RecHead) -> Known {
+    Known {
+        addr: 0,
+        what: What::Ptrace,
+        name: String::new(),
+        cpu: None,
+        leader: id,
+        leader_on: true,
+        by,
+        place: Place::Processes,
+        spans: BTreeMap::new(),
+        root: (0, 0),
+        changes: Changes::default(),
+        given: 0,
+        closed: None,
+        left: None,
+        alive: head.time_ns,
+        touched: head.time_ns,
+    }
+}
+
+impl Known {
+    /// When and by what it ended, that is found to be no more.
+    fn ended(&self, time_ns: u64) -> (Moment, &'static [&'static str]) {
+        let at = |time_ns, through| Moment { time_ns, cpu: 0, through };
+        match (self.left, self.closed) {
+            (Some((left, how)), _) => (at(left, how), &[]),
+            // The close that was not the last was it after all: others used the
+            // descriptor at that moment.
+            (None, Some(closed)) if closed > self.alive => (at(closed, Interface::Close), &[]),
+            _ => (at(time_ns, Interface::Found), &[ABOUT]),
+        }
+    }
+}

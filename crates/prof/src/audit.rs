@@ -1,0 +1,403 @@
+//! `prof audit`: who profiles whom.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::process::ExitCode;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use prof_events::describe::Names;
+use prof_export::Format;
+use prof_export::OutputSpec;
+use prof_export::Sink;
+use prof_kernel::abi::audit::AuditCounter;
+use prof_kernel::abi::audit::RawAudit;
+use prof_kernel::audit::Audit;
+use prof_kernel::audit::AuditPlan;
+use prof_kernel::audit::derive::Derive;
+use prof_kernel::clock;
+use prof_kernel::host;
+use prof_kernel::prepared;
+use prof_model::audit::AuditEvent;
+use prof_model::audit::AuditTotals;
+use prof_model::audit::Target;
+use prof_model::counters::Table;
+use prof_model::figures::EventSet;
+use prof_model::figures::Figures;
+use prof_model::record::End;
+use prof_model::record::Header;
+use prof_model::record::Loss;
+use prof_model::record::LossReason;
+use prof_model::record::Process;
+use prof_model::record::Record;
+use rustix::event::PollFd;
+use rustix::event::PollFlags;
+use rustix::time::ClockId;
+
+use crate::cli::AuditArgs;
+use crate::output;
+use crate::output::Outputs;
+use crate::select;
+use crate::signals::Stop;
+
+/// What is told is fetched at least this often.
+const TICK: Duration = Duration::from_millis(50);
+/// Events are looked at this often: what no hook sees is told that late.
+const LOOK: Duration = Duration::from_millis(100);
+/// Losses are looked at this often, and the clock is compared.
+const CHECK: Duration = Duration::from_secs(1);
+
+/// Audits until told to stop.
+pub fn main(args: &AuditArgs) -> Result<ExitCode> {
+    let specs = match args.output.as_slice() {
+        [] => vec![OutputSpec { format: Format::Table, sink: Sink::Default }],
+        some => some.to_vec(),
+    };
+    let outputs = Outputs::of(&specs, args.color, output::Default::Stdout)?;
+    let stop = Stop::install()?;
+    let cpus = host::online_cpus().map_or(1, |c| c.len()) as u32;
+    let audit = Audit::open(&AuditPlan {
+        ring_bytes: args.buffer.unwrap_or_else(|| (cpus << 20).clamp(4 << 20, 64 << 20)),
+        btf: args.btf.clone(),
+        cache: (!args.no_cache && prepared::allowed()).then(prepared::default_dir),
+    })?;
+    let mut stream = Stream::begin(audit, outputs, args);
+    let deadline = args.duration.map(|d| Instant::now() + d);
+    while !stop.asked() && deadline.is_none_or(|d| Instant::now() < d) {
+        let left = deadline.map_or(TICK, |d| d.saturating_duration_since(Instant::now()));
+        if !stream.step(left.min(TICK))? {
+            break;
+        }
+    }
+    stream.finish()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A process by what is known of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Who {
+    key: Key,
+    not: bool,
+    values: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Key {
+    Comm,
+    Exe,
+    Uid,
+    Pid,
+}
+
+impl Who {
+    /// Reads `KEY=VALUE,…` or `KEY!=VALUE,…`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (key, values) = text.split_once('=').ok_or("write KEY=VALUE, as in comm=perf")?;
+        let (key, not) = key.strip_suffix('!').map_or((key, false), |key| (key, true));
+        let key = match key {
+            "comm" => Key::Comm,
+            "exe" => Key::Exe,
+            "uid" => Key::Uid,
+            "pid" => Key::Pid,
+            other => {
+                return Err(format!("unknown key '{other}'; the keys are comm, exe, uid, pid"));
+            }
+        };
+        let values: Vec<_> = values.split(',').map(str::to_owned).collect();
+        if let Some(value) = values.iter().find(|v| v.is_empty()) {
+            return Err(format!("a value is missing in '{text}'{value}"));
+        }
+        if matches!(key, Key::Uid | Key::Pid)
+            && let Some(value) = values.iter().find(|v| v.parse::<u32>().is_err())
+        {
+            return Err(format!("'{value}' is not a number"));
+        }
+        Ok(Self { key, not, values })
+    }
+
+    fn is(&self, p: &Process) -> bool {
+        let any = |f: &dyn Fn(&str) -> bool| self.values.iter().any(|v| f(v));
+        let number = |n: u32| any(&|v| v.parse() == Ok(n));
+        let found = match self.key {
+            Key::Comm => any(&|v| matches(v, &p.ident.comm)),
+            Key::Exe => p.exe.as_ref().is_some_and(|exe| any(&|v| matches(v, exe))),
+            Key::Uid => number(p.ident.uid),
+            Key::Pid => number(p.ident.pid),
+        };
+        found != self.not
+    }
+}
+
+/// Whether text is as a pattern has it, with a `*` at either end.
+fn matches(pattern: &str, text: &[u8]) -> bool {
+    let p = pattern.as_bytes();
+    match (p.strip_prefix(b"*"), p.strip_suffix(b"*")) {
+        (Some(_), Some(_)) if p.len() > 1 => {
+            let middle = &p[1..p.len() - 1];
+            middle.is_empty() || text.windows(middle.len()).any(|w| w == middle)
+        }
+        (Some(end), _) => text.ends_with(end),
+        (None, Some(start)) => text.starts_with(start),
+        (None, None) => p == text,
+    }
+}
+
+/// An audit with its outputs.
+#[derive(Debug)]
+struct Stream {
+    audit: Audit,
+    derive: Derive,
+    outputs: Outputs,
+    by: Vec<Who>,
+    of: Vec<Who>,
+    cgroups: HashMap<u64, Option<Vec<u8>>>,
+    began: Instant,
+    began_ns: u64,
+    looked: Instant,
+    checked: Instant,
+    told: BTreeMap<LossReason, u64>,
+    malformed: u64,
+    events: Vec<AuditEvent>,
+}
+
+impl Stream {
+    fn begin(audit: Audit, mut outputs: Outputs, args: &AuditArgs) -> Self {
+        let names = Names::new(select::catalogue());
+        let mut derive = Derive::new(Box::new(move |attr| names.opened(attr)), host::exe_of);
+        derive.set_realtime_offset(clock::realtime_offset());
+        let (host, kernel, machine) = host::uname();
+        let header = Header {
+            time_ns: clock::now_ns(ClockId::Realtime),
+            version: env!("CARGO_PKG_VERSION"),
+            host,
+            kernel,
+            machine,
+            cpus: host::online_cpus().map_or(1, |c| c.len()) as u32,
+            events: EventSet::EMPTY,
+            counters: Table::default(),
+            rules: Vec::new(),
+            attached: audit.attached().to_vec(),
+            limits: audit.limits().to_vec(),
+            command: None,
+            repetition: None,
+        };
+        outputs.write(&[Record::Header(Box::new(header))]);
+        outputs.flush();
+        let now = Instant::now();
+        Self {
+            audit,
+            derive,
+            outputs,
+            by: args.by.clone(),
+            of: args.of.clone(),
+            cgroups: HashMap::new(),
+            began: now,
+            began_ns: clock::now_ns(ClockId::Monotonic),
+            looked: now,
+            checked: now,
+            told: BTreeMap::new(),
+            malformed: 0,
+            events: Vec::new(),
+        }
+    }
+
+    /// Waits, then passes on what there is; false if nobody listens any more.
+    fn step(&mut self, wait: Duration) -> Result<bool> {
+        {
+            let ring = self.audit.as_poll_fd();
+            let mut fds = [PollFd::from_borrowed_fd(ring, PollFlags::IN)];
+            let timeout = rustix::time::Timespec::try_from(wait)?;
+            match rustix::event::poll(&mut fds, Some(&timeout)) {
+                // A signal: the caller looks.
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e).context("waiting for records"),
+            }
+        }
+        if self.looked.elapsed() >= LOOK {
+            self.looked = Instant::now();
+            self.look()?;
+        } else {
+            self.drain()?;
+        }
+        if self.checked.elapsed() >= CHECK {
+            self.checked = Instant::now();
+            self.derive.set_realtime_offset(clock::realtime_offset());
+            self.check_losses()?;
+            if self.derive.is_idle() {
+                self.audit.forget();
+            }
+        }
+        self.emit();
+        self.outputs.flush();
+        Ok(self.outputs.any_open())
+    }
+
+    fn drain(&mut self) -> Result<()> {
+        loop {
+            let batch = self.audit.consume().context("ring buffer")?;
+            if batch.is_empty() {
+                return Ok(());
+            }
+            for raw in batch {
+                match raw {
+                    Ok(raw) => {
+                        // They may have been forgotten since.
+                        for pid in concerned(&raw) {
+                            self.audit.known(pid);
+                        }
+                        self.derive.hear(raw, &mut self.events);
+                    }
+                    Err(_) => self.malformed += 1,
+                }
+            }
+            self.emit();
+        }
+    }
+
+    /// Hears all, and finds what nobody told.
+    fn look(&mut self) -> Result<()> {
+        let asked = self.derive.to_look_at();
+        let links = self.derive.links();
+        let now = clock::now_ns(ClockId::Monotonic);
+        let looks = if asked.is_empty() { Vec::new() } else { self.audit.look(&asked)? };
+        let gone: Vec<_> = links.into_iter().filter(|l| !self.audit.has_link(*l)).collect();
+        self.drain()?;
+        self.derive.looked(now, &asked, &looks, &mut self.events);
+        self.derive.links_gone(now, &gone, &mut self.events);
+        Ok(())
+    }
+
+    fn emit(&mut self) {
+        let (by, of) = (&self.by, &self.of);
+        let wanted = |e: &AuditEvent| {
+            let is = |who: &[Who], p: &Process| who.is_empty() || who.iter().any(|w| w.is(p));
+            is(by, &e.by) && (of.is_empty() || e.target.process().is_some_and(|p| is(of, p)))
+        };
+        let mut records = Vec::new();
+        for mut e in self.events.drain(..).filter(wanted) {
+            if let Target::Cgroup { id, path, .. } = &mut e.target {
+                *path = self.cgroups.entry(*id).or_insert_with(|| host::cgroup_path(*id)).clone();
+            }
+            records.push(Record::Audit(Box::new(e)));
+        }
+        self.outputs.write(&records);
+    }
+
+    /// What was lost so far, by reason.
+    fn lost(&self) -> Result<Vec<(LossReason, u64)>> {
+        let counters = self.audit.counters()?;
+        let mut lost = vec![
+            (LossReason::HookSkipped, self.audit.skipped()),
+            (LossReason::RingFullAudit, counters[AuditCounter::LostRing as usize]),
+            (LossReason::AuditFull, self.derive.full),
+            (
+                LossReason::AuditUnknown,
+                self.derive.unknown + counters[AuditCounter::NotRead as usize],
+            ),
+            (LossReason::Malformed, self.malformed),
+        ];
+        lost.retain(|(_, n)| *n > 0);
+        Ok(lost)
+    }
+
+    fn check_losses(&mut self) -> Result<()> {
+        let time_ns = clock::now_ns(ClockId::Realtime);
+        let mut new = Vec::new();
+        for (reason, n) in self.lost()? {
+            let told = self.told.entry(reason).or_default();
+            if n > *told {
+                new.push(Record::Loss(Loss { time_ns, reason, count: n - *told }));
+                *told = n;
+            }
+        }
+        if !new.is_empty() {
+            self.outputs.write(&new);
+            let now = clock::now_ns(ClockId::Monotonic);
+            self.derive.check_processes(now, host::exists, &mut self.events);
+        }
+        Ok(())
+    }
+
+    /// The last records: totals, what was lost, and the reconciliation.
+    fn finish(mut self) -> Result<()> {
+        self.look()?;
+        self.check_losses()?;
+        self.emit();
+        let time_ns = clock::now_ns(ClockId::Realtime);
+        let now = clock::now_ns(ClockId::Monotonic);
+        let duration_ns = now.saturating_sub(self.began_ns);
+        let (by, of) = (&self.by, &self.of);
+        let is = |who: &[Who], p: &Process| who.is_empty() || who.iter().any(|w| w.is(p));
+        let mut totals = self.derive.totals(now);
+        totals.retain(|t| {
+            is(by, &t.by) && (of.is_empty() || t.target.process().is_some_and(|p| is(of, p)))
+        });
+        for t in &mut totals {
+            if let Target::Cgroup { id, path, .. } = &mut t.target {
+                *path = self.cgroups.get(id).cloned().flatten();
+            }
+        }
+        let without = self.derive.without_totals();
+        let totals = AuditTotals { time_ns, duration_ns, totals, without };
+        let end = End {
+            time_ns,
+            duration_ns: self.began.elapsed().as_nanos() as u64,
+            enabled: self.derive.enabled,
+            disabled: self.derive.disabled,
+            running: self.derive.running(),
+            lost: self.lost()?,
+            execs_seen: 0,
+            execs_kernel: None,
+            totals: Figures::absent("an audit measures no process"),
+            processes: 0,
+            bpf_ns: None,
+        };
+        self.outputs.write(&[Record::AuditTotals(Box::new(totals)), Record::End(Box::new(end))]);
+        self.outputs.finish()
+    }
+}
+
+/// Processes that hooks have to look at from now on.
+fn concerned(raw: &RawAudit) -> Vec<u32> {
+    match raw {
+        RawAudit::Opened { rec, .. } => vec![rec.by.pid, rec.event.target.pid],
+        RawAudit::Fork(rec) | RawAudit::Ptrace(rec) => vec![rec.parent.pid, rec.child.pid],
+        RawAudit::Link(rec) => vec![rec.by.pid],
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prof_model::record::Ident;
+
+    use super::*;
+
+    #[test]
+    fn who_is_named_by_what_is_known() {
+        let ident = Ident { pid: 7, uid: 1000, comm: b"perf".to_vec(), ..Ident::default() };
+        let p = Process { ident, exe: Some(b"/usr/bin/perf".to_vec()), ..Process::default() };
+        for (text, want) in [
+            ("comm=perf", true),
+            ("comm=gdb,pe*", true),
+            ("comm!=perf", false),
+            ("exe=*/perf", true),
+            ("exe=*bin*", true),
+            ("exe=perf", false),
+            ("uid=1000", true),
+            ("uid=0,7", false),
+            ("pid=7", true),
+        ] {
+            assert_eq!(Who::parse(text).map(|w| w.is(&p)), Ok(want), "{text}");
+        }
+    }
+
+    #[test]
+    fn who_has_to_be_well_formed() {
+        for text in ["perf", "comm=", "comm=a,,b", "uid=root", "gid=1", "pid=-1"] {
+            assert!(Who::parse(text).is_err(), "{text}");
+        }
+    }
+}
