@@ -217,6 +217,12 @@ int audit_learn(void *ctx)
 {
 	struct file *perf = file_of(audit_globals.perf_fd), *link = file_of(audit_globals.link_fd);
 
+	for (u32 i = 0; i < 2; i++) {
+		struct file *clock = file_of(audit_globals.clock_fd[i]);
+		struct perf_event___audit *e = clock ? private_of(clock) : 0;
+
+		audit_globals.clock_type[i] = e ? READ(e, attr.type) : 0;
+	}
 	audit_globals.self = bpf_get_current_pid_tgid() >> 32;
 	audit_globals.perf_fops = perf ? f_op_of(perf) : 0;
 	audit_globals.link_fops = link ? f_op_of(link) : 0;

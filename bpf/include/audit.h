@@ -78,6 +78,7 @@ struct perf_cgroup {
 };
 
 struct perf_event_attr {
+	u32 type;
 	u64 config3;
 };
 

@@ -130,6 +130,9 @@ struct audit_globals {
 	__u64 link_fops;
 	__s32 perf_fd; /* of prof's own, for audit_learn */
 	__s32 link_fd;
+	__s32 clock_fd[2]; /* cpu-clock and task-clock, of prof's own */
+	/* What the kernel makes of their type: it has PMUs of their own for them. */
+	__u32 clock_type[2];
 	__u32 self; /* prof's tgid */
 	__u32 pad;
 };
@@ -141,6 +144,6 @@ _Static_assert(sizeof(struct audit_task) == 112, "audit_task");
 _Static_assert(sizeof(struct audit_fork) == 176, "audit_fork");
 _Static_assert(sizeof(struct audit_link) == 152, "audit_link");
 _Static_assert(sizeof(struct audit_look) == 40, "audit_look");
-_Static_assert(sizeof(struct audit_globals) == 32, "audit_globals");
+_Static_assert(sizeof(struct audit_globals) == 48, "audit_globals");
 
 #endif /* PROF_AUDIT_ABI_H */

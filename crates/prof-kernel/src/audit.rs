@@ -80,6 +80,7 @@ pub struct Audit {
     attached: Vec<Attached>,
     limits: Vec<String>,
     cpus: usize,
+    clock_types: [u32; 2],
     /// Attached as long as these are.
     _links: Vec<OwnedFd>,
 }
@@ -118,6 +119,7 @@ impl Audit {
             attached: Vec::new(),
             limits: Vec::new(),
             cpus: host::possible_cpus()?,
+            clock_types: [0; 2],
             _links: Vec::new(),
         };
         audit.attach()?;
@@ -150,23 +152,29 @@ impl Audit {
     /// Shows the programs a file of a perf event and one of a link.
     fn learn(&mut self, link_fd: i32) -> Result<()> {
         const SOFTWARE: u32 = 1;
-        const DUMMY: u64 = 9;
-        let own = sys::perf_open(&PerfSpec {
-            kind: SOFTWARE,
-            config: DUMMY,
-            pid: 0,
-            cpu: -1,
-            inherit: false,
-            enable_on_exec: true,
-            exclude_kernel: true,
-        })
-        .context("an event of its own")?;
+        // cpu-clock and task-clock are their configs 0 and 1. They never go on.
+        let open = |config| {
+            sys::perf_open(&PerfSpec {
+                kind: SOFTWARE,
+                config,
+                pid: 0,
+                cpu: -1,
+                inherit: false,
+                enable_on_exec: true,
+                exclude_kernel: true,
+            })
+            .context("an event of its own")
+        };
+        let clocks = [open(0)?, open(1)?];
+        let clock_fd = clocks.each_ref().map(|fd| fd.as_fd().as_raw_fd());
         let map = self.loaded.map(".bss.audit")?;
         let globals = AuditGlobals {
             perf_fops: 0,
             link_fops: 0,
-            perf_fd: own.as_fd().as_raw_fd(),
+            perf_fd: clock_fd[0],
             link_fd,
+            clock_fd,
+            clock_type: [0; 2],
             own_tgid: 0,
             pad: 0,
         };
@@ -177,6 +185,7 @@ impl Audit {
         if learnt.perf_fops == 0 {
             return Err(anyhow!("the kernel's files of perf events could not be told from others"));
         }
+        self.clock_types = learnt.clock_type;
         if learnt.link_fops == 0 {
             let limit = "BPF programs are not seen when they are attached: the kernel has no links";
             self.limits.push(limit.into());
@@ -187,6 +196,12 @@ impl Audit {
     /// What is attached.
     pub fn attached(&self) -> &[Attached] {
         &self.attached
+    }
+
+    /// The types that the kernel gives cpu-clock and task-clock: to who opened them they
+    /// are software events.
+    pub fn clock_types(&self) -> [u32; 2] {
+        self.clock_types
     }
 
     /// What is not seen, one sentence each.

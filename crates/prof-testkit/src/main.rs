@@ -12,6 +12,7 @@ mod exit;
 mod file_io;
 mod memory;
 mod namespaces;
+mod perf;
 mod pingpong;
 mod regions;
 mod report;
@@ -134,6 +135,15 @@ const COMMANDS: &[(&str, &str, &str, Run)] = &[
         "the other side of `pingpong`, on standard input and output",
         pingpong::pong,
     ),
+    (
+        "perf",
+        "STEP...",
+        "open, open-off, member (of the last), enable, disable, reset, enable-group, disable-group, \
+         prctl-off, prctl-on, dup, close, sleep MS: perf events on itself",
+        perf::perf,
+    ),
+    ("perf-storm", "N SECONDS", "open and close N perf events in so many seconds", perf::storm),
+    ("syscalls", "N", "N calls each of ioctl, prctl and close: ns of one", perf::syscalls),
     ("now", "", "tell the time of the monotonic clock, before anything else", cpu::now),
 ];
 

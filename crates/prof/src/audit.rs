@@ -167,6 +167,7 @@ impl Stream {
         let names = Names::new(select::catalogue());
         let mut derive = Derive::new(Box::new(move |attr| names.opened(attr)), host::exe_of);
         derive.set_realtime_offset(clock::realtime_offset());
+        derive.set_clock_types(audit.clock_types());
         let (host, kernel, machine) = host::uname();
         let header = Header {
             time_ns: clock::now_ns(ClockId::Realtime),

@@ -60,8 +60,9 @@ plain! {
         addr: u64, id: u64, refs: i64, enabled_ns: u64, state: i32, prog: u32,
     }
     /// `struct audit_globals`.
-    AuditGlobals = 32 => {
-        perf_fops: u64, link_fops: u64, perf_fd: i32, link_fd: i32, own_tgid: u32, pad: u32,
+    AuditGlobals = 48 => {
+        perf_fops: u64, link_fops: u64, perf_fd: i32, link_fd: i32, clock_fd: [i32; 2],
+        clock_type: [u32; 2], own_tgid: u32, pad: u32,
     }
 }
 

@@ -135,6 +135,7 @@ pub struct Derive {
     pub(super) by_task: HashMap<u32, BTreeSet<Id>>,
     pub(super) people: People,
     pub(super) name: Name,
+    pub(super) clock_types: [u32; 2],
     totals: Totals,
     realtime_offset: i64,
     /// Times that something was switched on.
@@ -163,6 +164,7 @@ impl Derive {
             by_task: HashMap::new(),
             people: People::new(exe_of),
             name,
+            clock_types: [0; 2],
             totals: Totals::default(),
             realtime_offset: 0,
             enabled: 0,
@@ -170,6 +172,11 @@ impl Derive {
             full: 0,
             unknown: 0,
         }
+    }
+
+    /// What the kernel makes of the types of cpu-clock and task-clock.
+    pub fn set_clock_types(&mut self, types: [u32; 2]) {
+        self.clock_types = types;
     }
 
     /// What to add to CLOCK_MONOTONIC for the time of day, from now on.

@@ -130,7 +130,7 @@ impl Derive {
         let container = (rec.has_container != 0)
             .then(|| String::from_utf8_lossy(until_nul(&rec.container_id)).into_owned());
         let by = self.people.meet(Ident::from(&rec.by), Some(path), container);
-        let attr = attr_of(&e.attr);
+        let attr = self.as_asked(attr_of(&e.attr));
         let cpu = u32::try_from(e.cpu).ok();
         let (pid, tid) = (e.target.pid, e.target.tid);
         let place = if pid != 0 {
@@ -169,6 +169,16 @@ impl Derive {
             let through = if before { Interface::Found } else { Interface::PerfEventOpen };
             let notes: &[_] = if before { &[BEFORE] } else { &[] };
             self.settle(moment(&rec.head, through), &[id], notes, out);
+        }
+    }
+
+    /// The kernel has PMUs of their own for two of the software events.
+    fn as_asked(&self, attr: PerfAttr) -> PerfAttr {
+        const SOFTWARE: u32 = 1;
+        // With no type there is nothing to compare with.
+        match self.clock_types.iter().position(|t| *t == attr.kind && *t > SOFTWARE) {
+            Some(clock) => PerfAttr { kind: SOFTWARE, config: clock as u64, ..attr },
+            None => attr,
         }
     }
 

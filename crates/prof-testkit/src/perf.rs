@@ -1,0 +1,154 @@
+//! A profiler of itself: perf events opened, switched and closed in each of the ways.
+
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+
+use crate::args::Args;
+use crate::error::{Error, Result};
+use crate::report::Facts;
+use crate::sys;
+
+const SOFTWARE: u32 = 1;
+/// `PERF_COUNT_SW_PAGE_FAULTS`, `PERF_COUNT_SW_CONTEXT_SWITCHES`.
+const PAGE_FAULTS: u64 = 2;
+const CONTEXT_SWITCHES: u64 = 3;
+const DISABLED: u64 = 1;
+const EXCLUDE_KERNEL: u64 = 1 << 5;
+
+/// `PERF_EVENT_IOC_*`.
+const ENABLE: u64 = 0x2400;
+const DISABLE: u64 = 0x2401;
+const RESET: u64 = 0x2403;
+/// `PERF_IOC_FLAG_GROUP`.
+const GROUP: u64 = 1;
+
+/// `PR_TASK_PERF_EVENTS_*`.
+const PRCTL_DISABLE: i32 = 31;
+const PRCTL_ENABLE: i32 = 32;
+
+/// `perf_event_attr` as of its first version: 64 bytes.
+#[repr(C)]
+#[derive(Default)]
+struct Attr {
+    kind: u32,
+    size: u32,
+    config: u64,
+    period: u64,
+    sample_type: u64,
+    read_format: u64,
+    bits: u64,
+    wakeup: u32,
+    bp_type: u32,
+    config1: u64,
+}
+
+/// Opens an event on this thread.
+fn open(config: u64, bits: u64, leader: Option<&OwnedFd>) -> Result<OwnedFd> {
+    let attr = Attr { kind: SOFTWARE, size: 64, config, bits, ..Attr::default() };
+    let leader = leader.map_or(-1, |fd| fd.as_raw_fd());
+    // SAFETY: the attr says its own size; the rest are numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, 0, -1, leader, 0) };
+    match i32::try_from(fd) {
+        // SAFETY: a new descriptor that nobody else has.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(Error::last_os("perf_event_open")),
+    }
+}
+
+fn ioctl(fd: &OwnedFd, request: u64, arg: u64) -> Result<()> {
+    // SAFETY: these take a number.
+    sys::check("ioctl", unsafe { libc::ioctl(fd.as_raw_fd(), request, arg) }).map(drop)
+}
+
+fn prctl(option: i32) -> Result<()> {
+    // SAFETY: these take no argument.
+    sys::check("prctl", unsafe { libc::prctl(option, 0, 0, 0, 0) }).map(drop)
+}
+
+/// `perf STEP...`
+pub fn perf(args: Args) -> Result<()> {
+    let mut open_ones: Vec<OwnedFd> = Vec::new();
+    Facts::with_pid().print()?;
+    let mut steps = args.optional_command().into_iter();
+    while let Some(step) = steps.next() {
+        let last = open_ones.last().ok_or_else(|| Error::new("no event is open"));
+        match step.to_string_lossy().as_ref() {
+            "open" => open_ones.push(open(PAGE_FAULTS, EXCLUDE_KERNEL, None)?),
+            "open-off" => open_ones.push(open(PAGE_FAULTS, EXCLUDE_KERNEL | DISABLED, None)?),
+            "member" => {
+                let member = open(CONTEXT_SWITCHES, 0, Some(last?))?;
+                open_ones.push(member);
+            }
+            "enable" => ioctl(last?, ENABLE, 0)?,
+            "disable" => ioctl(last?, DISABLE, 0)?,
+            "reset" => ioctl(last?, RESET, 0)?,
+            "enable-group" => ioctl(last?, ENABLE, GROUP)?,
+            "disable-group" => ioctl(last?, DISABLE, GROUP)?,
+            "prctl-off" => prctl(PRCTL_DISABLE)?,
+            "prctl-on" => prctl(PRCTL_ENABLE)?,
+            // The event lives on in a copy of its descriptor.
+            "dup" => {
+                let copy = last?.try_clone().map_err(|e| Error::io("dup", &e))?;
+                open_ones.pop();
+                open_ones.push(copy);
+            }
+            "close" => drop(open_ones.pop()),
+            "sleep" => {
+                let ms = steps.next().and_then(|ms| ms.to_string_lossy().parse::<u64>().ok());
+                sys::sleep_ns(ms.ok_or_else(|| Error::new("sleep MS"))? * sys::NS_PER_MS);
+            }
+            other => return Err(Error::new(format!("unknown step {other}"))),
+        }
+    }
+    // What is still open ends with the process.
+    open_ones.into_iter().for_each(std::mem::forget);
+    Ok(())
+}
+
+/// `perf-storm N SECONDS`: opens and closes N events evenly over so many seconds.
+pub fn storm(mut args: Args) -> Result<()> {
+    let n = args.number("N")?;
+    let seconds = args.number("SECONDS")?;
+    args.finish()?;
+    let start = sys::clock_ns(libc::CLOCK_MONOTONIC)?;
+    for i in 0..n {
+        let due = start + seconds * 1_000_000_000 / n.max(1) * i;
+        let now = sys::clock_ns(libc::CLOCK_MONOTONIC)?;
+        if due > now + 1_000_000 {
+            sys::sleep_ns(due - now);
+        }
+        drop(open(PAGE_FAULTS, EXCLUDE_KERNEL, None)?);
+    }
+    let end = sys::clock_ns(libc::CLOCK_MONOTONIC)?;
+    let mut facts = Facts::with_pid();
+    facts.add("elapsed_ns", end.saturating_sub(start));
+    facts.add("opened", n);
+    facts.print()
+}
+
+/// `syscalls N`: rounds of ioctl, prctl and close that have nothing to do with perf.
+pub fn syscalls(mut args: Args) -> Result<()> {
+    let n = args.number("N")?;
+    args.finish()?;
+    let file = std::fs::File::open("/dev/null").map_err(|e| Error::io("/dev/null", &e))?;
+    let mut times = [0u64; 3];
+    for (i, time) in times.iter_mut().enumerate() {
+        let start = sys::clock_ns(libc::CLOCK_MONOTONIC)?;
+        for _ in 0..n {
+            // SAFETY: what is asked is not there, and nothing is written: the calls fail,
+            // or tell a number.
+            unsafe {
+                match i {
+                    0 => libc::ioctl(file.as_raw_fd(), 0x1234, 0),
+                    1 => libc::prctl(libc::PR_GET_DUMPABLE),
+                    _ => libc::close(-1),
+                }
+            };
+        }
+        *time = sys::clock_ns(libc::CLOCK_MONOTONIC)?.saturating_sub(start);
+    }
+    let mut facts = Facts::with_pid();
+    for (name, time) in ["ioctl_ns", "prctl_ns", "close_ns"].iter().zip(times) {
+        facts.add(name, time / n.max(1));
+    }
+    facts.print()
+}
