@@ -2,6 +2,7 @@
 //!
 //! - [`abi`]: layout of what crosses from the kernel half, and its decoder
 //! - [`audit`]: who profiles whom
+//! - [`audit_list`]: what is being profiled now, by whom
 //! - [`loader`], [`prepared`]: from the built object to loaded programs
 //! - [`sampler`]: stacks, taken and unwound in the kernel
 //! - [`session`]: a loaded, attached kernel half; its records, counters, ends
@@ -17,6 +18,7 @@
 
 pub mod abi;
 pub mod audit;
+pub mod audit_list;
 pub mod clock;
 pub mod collect;
 pub mod counters;

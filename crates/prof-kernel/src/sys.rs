@@ -196,10 +196,17 @@ pub fn prog_run(prog: BorrowedFd<'_>) -> io::Result<()> {
 
 /// An iterator over its program's objects: each read yields what it wrote.
 pub fn iter_open(prog: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    iter_of(iter_link(prog)?.as_fd())
+}
+
+/// The link of an iterator, from which it can be begun several times.
+pub fn iter_link(prog: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     // SAFETY: null options are the defaults.
-    let link = own(unsafe {
-        bpf::bpf_link_create(prog.as_raw_fd(), 0, bpf::BPF_TRACE_ITER, ptr::null())
-    })?;
+    own(unsafe { bpf::bpf_link_create(prog.as_raw_fd(), 0, bpf::BPF_TRACE_ITER, ptr::null()) })
+}
+
+/// Begins it.
+pub fn iter_of(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     // SAFETY: takes a descriptor only.
     own(unsafe { bpf::bpf_iter_create(link.as_raw_fd()) })
 }

@@ -4,6 +4,8 @@
 //! where it is attached, a tracer. It has a [`Target`], and somebody who asked. An
 //! [`AuditEvent`] says that one or several were switched on or off at one moment.
 
+pub mod list;
+
 use crate::record::Flags;
 use crate::record::Process;
 

@@ -17,8 +17,9 @@ use crate::command::status;
 
 const CLANG: &str = "clang-19";
 const STRIP: &str = "llvm-strip-19";
-/// Each makes an object: profiling, for kernels of today and for earlier ones; the audit.
-const SOURCES: [&str; 3] = ["lifecycle", "lifecycle_before_6_4", "audit"];
+/// Each makes an object: profiling, for kernels of today and for earlier ones; the audit;
+/// the list of what is being profiled.
+const SOURCES: [&str; 4] = ["lifecycle", "lifecycle_before_6_4", "audit", "audit_list"];
 
 /// Directories that hold sources.
 pub const SOURCE_DIRS: [&str; 2] = ["bpf", "bpf/include"];

@@ -3,6 +3,11 @@
 use prof_model::audit::PerfAttr;
 use prof_model::audit::Sampling;
 
+use crate::attr::perf_type;
+
+/// `PERF_COUNT_SW_DUMMY`.
+const DUMMY: u64 = 9;
+
 /// `PERF_SAMPLE_*`, by bit.
 const SAMPLE: [&str; 25] = [
     "ip",
@@ -34,7 +39,7 @@ const SAMPLE: [&str; 25] = [
 
 /// What a sample holds, by name; nothing of an event that only counts.
 pub fn sampled(attr: &PerfAttr) -> Vec<String> {
-    if attr.sampling() == Sampling::Counting {
+    if !samples(attr) {
         return Vec::new();
     }
     let bits = (0..u64::BITS).filter(|b| attr.sample_type >> b & 1 == 1);
@@ -45,9 +50,16 @@ pub fn sampled(attr: &PerfAttr) -> Vec<String> {
     bits.map(name).collect()
 }
 
+/// Whether there are samples at all: perf opens one event that counts nothing, ever, for
+/// what the kernel tells beside samples.
+fn samples(attr: &PerfAttr) -> bool {
+    let dummy = (attr.kind, attr.config) == (perf_type::SOFTWARE, DUMMY);
+    attr.sampling() != Sampling::Counting && !dummy
+}
+
 /// Whether samples hold call chains through the kernel.
 pub fn shows_kernel_stacks(attr: &PerfAttr) -> bool {
-    attr.sampling() != Sampling::Counting
+    samples(attr)
         && attr.samples(PerfAttr::SAMPLE_CALLCHAIN)
         // In a program's own code there is nothing of the kernel below it.
         && !attr.has(PerfAttr::EXCLUDE_KERNEL)
@@ -59,7 +71,7 @@ pub fn shows_user_stacks(attr: &PerfAttr) -> bool {
     let chains =
         attr.samples(PerfAttr::SAMPLE_CALLCHAIN) && !attr.has(PerfAttr::EXCLUDE_CALLCHAIN_USER);
     let memory = attr.samples(PerfAttr::SAMPLE_STACK_USER) && attr.sample_stack_user > 0;
-    attr.sampling() != Sampling::Counting && (chains || memory)
+    samples(attr) && (chains || memory)
 }
 
 #[cfg(test)]
@@ -81,6 +93,8 @@ mod tests {
             let user = PerfAttr { bits: record.bits | bit, ..record };
             assert!(!shows_kernel_stacks(&user) && shows_user_stacks(&user));
         }
+        let dummy = PerfAttr { kind: 1, config: 9, ..record };
+        assert!(!shows_kernel_stacks(&dummy) && !shows_user_stacks(&dummy));
         // Without a rate nothing is sampled, whatever a sample would hold.
         let stat = PerfAttr { rate: 0, ..record };
         assert!(!shows_kernel_stacks(&stat) && !shows_user_stacks(&stat));

@@ -1,0 +1,154 @@
+//! Who a number is: what /proc says of a process beyond what the kernel half read.
+
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+
+use prof_model::record::Ident;
+use prof_model::record::Process;
+
+use crate::abi::AbiIdent;
+use crate::host;
+
+/// Most folders of a cgroup hierarchy that are looked through.
+const MAX_CGROUPS: usize = 1 << 16;
+
+/// The process that the kernel half saw, with its path if it is still there.
+pub fn of_kernel(id: &AbiIdent) -> Process {
+    let end = id.comm.iter().position(|b| *b == 0).unwrap_or(id.comm.len());
+    let ident = Ident {
+        pid: id.pid,
+        tid: id.tid,
+        ppid: id.ppid,
+        start_ns: id.start_ns,
+        exec: id.exec,
+        comm: id.comm[..end].to_vec(),
+        uid: id.uid,
+        gid: id.gid,
+        cgroup_id: id.cgroup_id,
+        mntns: id.mntns,
+        pidns: id.pidns,
+    };
+    with_files(ident)
+}
+
+/// The process of a pid, as /proc has it; `None` if there is none.
+pub fn of_pid(pid: u32, tid: u32) -> Option<Process> {
+    let status = fs::read(format!("/proc/{pid}/status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    let field = |name: &str| {
+        let line = status.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
+        line.split_whitespace().next().map(str::to_owned)
+    };
+    let number = |name: &str| field(name).and_then(|v| v.parse().ok()).unwrap_or(0);
+    let mut comm = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    comm.pop();
+    let namespace = |kind: &str| {
+        use std::os::unix::fs::MetadataExt as _;
+        fs::metadata(format!("/proc/{pid}/ns/{kind}")).map_or(0, |m| m.ino() as u32)
+    };
+    Some(with_files(Ident {
+        pid,
+        tid,
+        ppid: number("PPid"),
+        start_ns: host::start_of(pid)?,
+        exec: 0,
+        comm,
+        uid: number("Uid"),
+        gid: number("Gid"),
+        cgroup_id: own_cgroup(pid).unwrap_or(0),
+        mntns: namespace("mnt"),
+        pidns: namespace("pid"),
+    }))
+}
+
+fn own_cgroup(pid: u32) -> Option<u64> {
+    let mount = host::cgroup_mounts().into_iter().find(|m| m.v2)?;
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let path = text.lines().find_map(|l| l.strip_prefix("0::"))?;
+    host::cgroup_id(&mount.path.join(path.trim_start_matches('/'))).ok()
+}
+
+fn with_files(ident: Ident) -> Process {
+    // The pid may be another's by now; /proc has the start to the tick.
+    let tick = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
+    let is_same = host::start_of(ident.pid).is_some_and(|s| s.abs_diff(ident.start_ns) <= tick);
+    let exe = host::exe_of(ident.pid).filter(|_| is_same);
+    let container_id = container_of(ident.pid).filter(|_| is_same);
+    Process { ident, exe, container_id, ..Process::default() }
+}
+
+/// 64 hex digits in the path of its cgroup.
+fn container_of(pid: u32) -> Option<String> {
+    container_in(&fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?)
+}
+
+fn container_in(cgroups: &str) -> Option<String> {
+    let mut parts = cgroups.split(|c: char| !c.is_ascii_hexdigit());
+    parts.rfind(|p| p.len() == 64).map(str::to_owned)
+}
+
+/// Path of a cgroup below the root of its hierarchy. Perf's are those of the
+/// hierarchy that its controller is in: v2, unless a v1 one has it.
+pub fn cgroup_path(id: u64) -> Option<Vec<u8>> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let mounts = host::cgroup_mounts();
+    let v1 = |m: &&host::CgroupMount| m.controllers.iter().any(|c| c == "perf_event");
+    let root = mounts.iter().find(v1).or_else(|| mounts.iter().find(|m| m.v2))?;
+    let found = find_below(&root.path, id)?;
+    let below = found.strip_prefix(&root.path).ok()?;
+    Some([b"/", below.as_os_str().as_bytes()].concat())
+}
+
+fn find_below(root: &Path, id: u64) -> Option<PathBuf> {
+    let mut waiting = vec![root.to_owned()];
+    let mut seen = 0;
+    while let Some(folder) = waiting.pop() {
+        if host::cgroup_id(&folder).is_ok_and(|i| i == id) {
+            return Some(folder);
+        }
+        seen += 1;
+        if seen > MAX_CGROUPS {
+            return None;
+        }
+        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+        let folders = entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+        waiting.extend(folders.map(|e| e.path()));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_is_in_the_path_of_its_cgroup() {
+        let id = "0123456789abcdef".repeat(4);
+        assert_eq!(container_in(&format!("0::/docker/{id}\n")), Some(id.clone()));
+        let scope = format!("1:name=systemd:/x\n0::/system.slice/docker-{id}.scope\n");
+        assert_eq!(container_in(&scope), Some(id.clone()));
+        assert_eq!(container_in(&format!("0::/docker/{id}f\n")), None);
+        assert_eq!(container_in("0::/user.slice\n"), None);
+    }
+
+    #[test]
+    fn a_folder_is_found_by_its_inode() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b/c");
+        fs::create_dir_all(&deep).unwrap();
+        fs::create_dir_all(dir.path().join("z/y")).unwrap();
+        let id = host::cgroup_id(&deep).unwrap();
+        assert_eq!(find_below(dir.path(), id), Some(deep));
+        assert_eq!(find_below(&dir.path().join("z"), id), None);
+    }
+
+    #[test]
+    fn this_process_is_told_as_the_kernel_has_it() {
+        let me = of_pid(std::process::id(), 1).unwrap();
+        assert_eq!(me.ident.ppid, std::os::unix::process::parent_id());
+        assert_eq!(me.ident.uid, rustix::process::getuid().as_raw());
+        assert!(me.exe.is_some() && me.ident.mntns != 0);
+        assert_eq!(of_pid(u32::MAX, 1), None);
+    }
+}
