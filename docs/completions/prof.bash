@@ -19,6 +19,9 @@ _prof() {
             prof,attach)
                 cmd="prof__subcmd__attach"
                 ;;
+            prof,audit)
+                cmd="prof__subcmd__audit"
+                ;;
             prof,doctor)
                 cmd="prof__subcmd__doctor"
                 ;;
@@ -42,6 +45,9 @@ _prof() {
                 ;;
             prof__subcmd__help,attach)
                 cmd="prof__subcmd__help__subcmd__attach"
+                ;;
+            prof__subcmd__help,audit)
+                cmd="prof__subcmd__help__subcmd__audit"
                 ;;
             prof__subcmd__help,doctor)
                 cmd="prof__subcmd__help__subcmd__doctor"
@@ -71,7 +77,7 @@ _prof() {
 
     case "${cmd}" in
         prof)
-            opts="-h -V --help --version run watch attach record report events doctor help"
+            opts="-h -V --help --version run watch attach record report audit events doctor help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -194,6 +200,52 @@ _prof() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        prof__subcmd__audit)
+            opts="-o -h -V --list --output --by --of --duration --btf --buffer --no-cache --color --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --output)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -o)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --by)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --of)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --duration)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --btf)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --buffer)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         prof__subcmd__doctor)
             opts="-h -V --format --btf --color --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -239,7 +291,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__help)
-            opts="run watch attach record report events doctor help"
+            opts="run watch attach record report audit events doctor help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -253,6 +305,20 @@ _prof() {
             return 0
             ;;
         prof__subcmd__help__subcmd__attach)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        prof__subcmd__help__subcmd__audit)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

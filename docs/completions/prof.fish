@@ -31,12 +31,13 @@ complete -c prof -n "__fish_prof_needs_command" -f -a "watch" -d 'Watch every pr
 complete -c prof -n "__fish_prof_needs_command" -f -a "attach" -d 'Profile processes that already run, from now on'
 complete -c prof -n "__fish_prof_needs_command" -f -a "record" -d 'Sample stacks and keep them in a file, to be shown later or elsewhere'
 complete -c prof -n "__fish_prof_needs_command" -f -a "report" -d 'Show the stacks that `prof record` has kept'
+complete -c prof -n "__fish_prof_needs_command" -f -a "audit" -d 'Tell whenever anyone switches profiling on or off: who, whom, what, how long'
 complete -c prof -n "__fish_prof_needs_command" -f -a "events" -d 'List the events that can be counted'
 complete -c prof -n "__fish_prof_needs_command" -f -a "doctor" -d 'Show what of this machine prof can use, and what would make the rest work'
 complete -c prof -n "__fish_prof_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c prof -n "__fish_prof_using_subcommand run" -s e -l events -d 'Events, in perf\'s syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`, `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`, `+cycles` and `-name` for changes to the default; see `prof events`' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l filter -d 'Count only hits of the tracepoints in the -e before it for which this holds, as in `prio < 100`' -r
-complete -c prof -n "__fish_prof_using_subcommand run" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; of stacks: text, folded, flamegraph (.svg or .html), pprof, firefox, speedscope, or raw for `prof report`; may be repeated' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; of stacks: text, folded, flamegraph (.svg or .html), pprof, firefox, speedscope, perfdata, or raw for `prof report`; may be repeated' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l hooks -d 'How to attach to the kernel' -r -f -a "auto\t'The cheapest that this kernel has'
 tp_btf\t'Tracepoints with typed arguments'
 raw_tp\t'Tracepoints with raw arguments'
@@ -62,7 +63,7 @@ complete -c prof -n "__fish_prof_using_subcommand run" -l rule -d 'One more rule
 complete -c prof -n "__fish_prof_using_subcommand run" -l rules -d 'Rules from a file, one a line, `#` for comments' -r -F
 complete -c prof -n "__fish_prof_using_subcommand run" -s r -l repeat -d 'Run the command N times and show how the totals of the runs spread' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l keep-going -d 'Leave out events that this machine does not have instead of stopping'
-complete -c prof -n "__fish_prof_using_subcommand run" -s g -l stacks -d 'Sample stacks: where the time went, in the functions of the programs and of the kernel. Implied by an output of stacks (text, folded, flamegraph, pprof, firefox, speedscope), and by the options that follow'
+complete -c prof -n "__fish_prof_using_subcommand run" -s g -l stacks -d 'Sample stacks: where the time went, in the functions of the programs and of the kernel. Implied by an output of stacks (text, folded, flamegraph, pprof, firefox, speedscope, perfdata), and by the options that follow'
 complete -c prof -n "__fish_prof_using_subcommand run" -l user -d 'Only the programs\' part of the stacks'
 complete -c prof -n "__fish_prof_using_subcommand run" -l kernel -d 'Only the kernel\'s part of the stacks'
 complete -c prof -n "__fish_prof_using_subcommand run" -l debuginfod -d 'Ask the servers in $DEBUGINFOD_URLS for debug files that are not here'
@@ -79,7 +80,7 @@ complete -c prof -n "__fish_prof_using_subcommand run" -s h -l help -d 'Print he
 complete -c prof -n "__fish_prof_using_subcommand run" -s V -l version -d 'Print version'
 complete -c prof -n "__fish_prof_using_subcommand watch" -s e -l events -d 'Events, in perf\'s syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`, `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`, `+cycles` and `-name` for changes to the default; see `prof events`' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l filter -d 'Count only hits of the tracepoints in the -e before it for which this holds, as in `prio < 100`' -r
-complete -c prof -n "__fish_prof_using_subcommand watch" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; of stacks: text, folded, flamegraph (.svg or .html), pprof, firefox, speedscope, or raw for `prof report`; may be repeated' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; of stacks: text, folded, flamegraph (.svg or .html), pprof, firefox, speedscope, perfdata, or raw for `prof report`; may be repeated' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l hooks -d 'How to attach to the kernel' -r -f -a "auto\t'The cheapest that this kernel has'
 tp_btf\t'Tracepoints with typed arguments'
 raw_tp\t'Tracepoints with raw arguments'
@@ -104,7 +105,7 @@ complete -c prof -n "__fish_prof_using_subcommand watch" -s s -l scope -d 'Only 
 complete -c prof -n "__fish_prof_using_subcommand watch" -l rule -d 'One more rule, `[NAME:] EXPR…`; each event tells which rules matched' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l rules -d 'Rules from a file, one a line, `#` for comments' -r -F
 complete -c prof -n "__fish_prof_using_subcommand watch" -l keep-going -d 'Leave out events that this machine does not have instead of stopping'
-complete -c prof -n "__fish_prof_using_subcommand watch" -s g -l stacks -d 'Sample stacks: where the time went, in the functions of the programs and of the kernel. Implied by an output of stacks (text, folded, flamegraph, pprof, firefox, speedscope), and by the options that follow'
+complete -c prof -n "__fish_prof_using_subcommand watch" -s g -l stacks -d 'Sample stacks: where the time went, in the functions of the programs and of the kernel. Implied by an output of stacks (text, folded, flamegraph, pprof, firefox, speedscope, perfdata), and by the options that follow'
 complete -c prof -n "__fish_prof_using_subcommand watch" -l user -d 'Only the programs\' part of the stacks'
 complete -c prof -n "__fish_prof_using_subcommand watch" -l kernel -d 'Only the kernel\'s part of the stacks'
 complete -c prof -n "__fish_prof_using_subcommand watch" -l debuginfod -d 'Ask the servers in $DEBUGINFOD_URLS for debug files that are not here'
@@ -118,7 +119,7 @@ complete -c prof -n "__fish_prof_using_subcommand watch" -s h -l help -d 'Print 
 complete -c prof -n "__fish_prof_using_subcommand watch" -s V -l version -d 'Print version'
 complete -c prof -n "__fish_prof_using_subcommand attach" -s e -l events -d 'Events, in perf\'s syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`, `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`, `+cycles` and `-name` for changes to the default; see `prof events`' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l filter -d 'Count only hits of the tracepoints in the -e before it for which this holds, as in `prio < 100`' -r
-complete -c prof -n "__fish_prof_using_subcommand attach" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; of stacks: text, folded, flamegraph (.svg or .html), pprof, firefox, speedscope, or raw for `prof report`; may be repeated' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; of stacks: text, folded, flamegraph (.svg or .html), pprof, firefox, speedscope, perfdata, or raw for `prof report`; may be repeated' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l hooks -d 'How to attach to the kernel' -r -f -a "auto\t'The cheapest that this kernel has'
 tp_btf\t'Tracepoints with typed arguments'
 raw_tp\t'Tracepoints with raw arguments'
@@ -140,7 +141,7 @@ never\t'Never'"
 complete -c prof -n "__fish_prof_using_subcommand attach" -l top -d 'Rows of a summary; 0 for all' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l sort -d 'Sort the processes of a summary by an event instead of showing the tree' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l keep-going -d 'Leave out events that this machine does not have instead of stopping'
-complete -c prof -n "__fish_prof_using_subcommand attach" -s g -l stacks -d 'Sample stacks: where the time went, in the functions of the programs and of the kernel. Implied by an output of stacks (text, folded, flamegraph, pprof, firefox, speedscope), and by the options that follow'
+complete -c prof -n "__fish_prof_using_subcommand attach" -s g -l stacks -d 'Sample stacks: where the time went, in the functions of the programs and of the kernel. Implied by an output of stacks (text, folded, flamegraph, pprof, firefox, speedscope, perfdata), and by the options that follow'
 complete -c prof -n "__fish_prof_using_subcommand attach" -l user -d 'Only the programs\' part of the stacks'
 complete -c prof -n "__fish_prof_using_subcommand attach" -l kernel -d 'Only the kernel\'s part of the stacks'
 complete -c prof -n "__fish_prof_using_subcommand attach" -l debuginfod -d 'Ask the servers in $DEBUGINFOD_URLS for debug files that are not here'
@@ -154,7 +155,7 @@ complete -c prof -n "__fish_prof_using_subcommand attach" -s h -l help -d 'Print
 complete -c prof -n "__fish_prof_using_subcommand attach" -s V -l version -d 'Print version'
 complete -c prof -n "__fish_prof_using_subcommand record" -s e -l events -d 'Events, in perf\'s syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`, `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`, `+cycles` and `-name` for changes to the default; see `prof events`' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l filter -d 'Count only hits of the tracepoints in the -e before it for which this holds, as in `prio < 100`' -r
-complete -c prof -n "__fish_prof_using_subcommand record" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; of stacks: text, folded, flamegraph (.svg or .html), pprof, firefox, speedscope, or raw for `prof report`; may be repeated' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; of stacks: text, folded, flamegraph (.svg or .html), pprof, firefox, speedscope, perfdata, or raw for `prof report`; may be repeated' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l hooks -d 'How to attach to the kernel' -r -f -a "auto\t'The cheapest that this kernel has'
 tp_btf\t'Tracepoints with typed arguments'
 raw_tp\t'Tracepoints with raw arguments'
@@ -179,7 +180,7 @@ complete -c prof -n "__fish_prof_using_subcommand record" -s s -l scope -d 'Only
 complete -c prof -n "__fish_prof_using_subcommand record" -l rule -d 'One more rule, `[NAME:] EXPR…`; each event tells which rules matched' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l rules -d 'Rules from a file, one a line, `#` for comments' -r -F
 complete -c prof -n "__fish_prof_using_subcommand record" -l keep-going -d 'Leave out events that this machine does not have instead of stopping'
-complete -c prof -n "__fish_prof_using_subcommand record" -s g -l stacks -d 'Sample stacks: where the time went, in the functions of the programs and of the kernel. Implied by an output of stacks (text, folded, flamegraph, pprof, firefox, speedscope), and by the options that follow'
+complete -c prof -n "__fish_prof_using_subcommand record" -s g -l stacks -d 'Sample stacks: where the time went, in the functions of the programs and of the kernel. Implied by an output of stacks (text, folded, flamegraph, pprof, firefox, speedscope, perfdata), and by the options that follow'
 complete -c prof -n "__fish_prof_using_subcommand record" -l user -d 'Only the programs\' part of the stacks'
 complete -c prof -n "__fish_prof_using_subcommand record" -l kernel -d 'Only the kernel\'s part of the stacks'
 complete -c prof -n "__fish_prof_using_subcommand record" -l debuginfod -d 'Ask the servers in $DEBUGINFOD_URLS for debug files that are not here'
@@ -192,7 +193,7 @@ complete -c prof -n "__fish_prof_using_subcommand record" -l no-follow -d 'Do no
 complete -c prof -n "__fish_prof_using_subcommand record" -l existing -d 'Without a command: sample the processes that run already and match, too'
 complete -c prof -n "__fish_prof_using_subcommand record" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c prof -n "__fish_prof_using_subcommand record" -s V -l version -d 'Print version'
-complete -c prof -n "__fish_prof_using_subcommand report" -s o -l output -d 'Output, FORMAT[:FILE]: text, folded, flamegraph (.svg or .html), pprof, firefox or speedscope; may be repeated [default: text]' -r
+complete -c prof -n "__fish_prof_using_subcommand report" -s o -l output -d 'Output, FORMAT[:FILE]: text, folded, flamegraph (.svg or .html), pprof, firefox, speedscope or perfdata; may be repeated [default: text]' -r
 complete -c prof -n "__fish_prof_using_subcommand report" -l symfs -d 'Where the programs and libraries are, as on the machine that recorded, and their debug files' -r -F
 complete -c prof -n "__fish_prof_using_subcommand report" -l top -d 'Rows of the heaviest functions' -r
 complete -c prof -n "__fish_prof_using_subcommand report" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
@@ -202,6 +203,19 @@ complete -c prof -n "__fish_prof_using_subcommand report" -l debuginfod -d 'Ask 
 complete -c prof -n "__fish_prof_using_subcommand report" -l no-cache -d 'Neither use nor keep names that were found (in /var/cache/prof, or $PROF_CACHE_DIR)'
 complete -c prof -n "__fish_prof_using_subcommand report" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c prof -n "__fish_prof_using_subcommand report" -s V -l version -d 'Print version'
+complete -c prof -n "__fish_prof_using_subcommand audit" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; may be repeated' -r
+complete -c prof -n "__fish_prof_using_subcommand audit" -l by -d 'Only what this one does who profiles: comm=, exe=, uid=, pid=; `!=`; a `*` at either end; commas and several options mean or' -r
+complete -c prof -n "__fish_prof_using_subcommand audit" -l of -d 'Only what is done to this one who is profiled, as --by has it; what is not of a single process is left out' -r
+complete -c prof -n "__fish_prof_using_subcommand audit" -l duration -d 'Stop after this time (10s, 2m, 500ms)' -r
+complete -c prof -n "__fish_prof_using_subcommand audit" -l btf -d 'BTF of the running kernel, if it is not at /sys/kernel/btf/vmlinux' -r -F
+complete -c prof -n "__fish_prof_using_subcommand audit" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M) [default: 4M, or 1M a CPU]' -r
+complete -c prof -n "__fish_prof_using_subcommand audit" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
+always\t'Always'
+never\t'Never'"
+complete -c prof -n "__fish_prof_using_subcommand audit" -l list -d 'List what is being profiled now, whoever began it and when, and end (table, json)'
+complete -c prof -n "__fish_prof_using_subcommand audit" -l no-cache -d 'Do not keep the programs prepared for this kernel for a faster next start'
+complete -c prof -n "__fish_prof_using_subcommand audit" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c prof -n "__fish_prof_using_subcommand audit" -s V -l version -d 'Print version'
 complete -c prof -n "__fish_prof_using_subcommand events" -l format -d 'How to print' -r -f -a "text\t'For people'
 json\t'For programs'"
 complete -c prof -n "__fish_prof_using_subcommand events" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -214,11 +228,12 @@ always\t'Always'
 never\t'Never'"
 complete -c prof -n "__fish_prof_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c prof -n "__fish_prof_using_subcommand doctor" -s V -l version -d 'Print version'
-complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report events doctor help" -f -a "run" -d 'Run a command and show what it, and each process it starts, cost'
-complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report events doctor help" -f -a "watch" -d 'Watch every process that a rule names, host-wide, however it was started'
-complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report events doctor help" -f -a "attach" -d 'Profile processes that already run, from now on'
-complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report events doctor help" -f -a "record" -d 'Sample stacks and keep them in a file, to be shown later or elsewhere'
-complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report events doctor help" -f -a "report" -d 'Show the stacks that `prof record` has kept'
-complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report events doctor help" -f -a "events" -d 'List the events that can be counted'
-complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report events doctor help" -f -a "doctor" -d 'Show what of this machine prof can use, and what would make the rest work'
-complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report events doctor help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report audit events doctor help" -f -a "run" -d 'Run a command and show what it, and each process it starts, cost'
+complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report audit events doctor help" -f -a "watch" -d 'Watch every process that a rule names, host-wide, however it was started'
+complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report audit events doctor help" -f -a "attach" -d 'Profile processes that already run, from now on'
+complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report audit events doctor help" -f -a "record" -d 'Sample stacks and keep them in a file, to be shown later or elsewhere'
+complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report audit events doctor help" -f -a "report" -d 'Show the stacks that `prof record` has kept'
+complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report audit events doctor help" -f -a "audit" -d 'Tell whenever anyone switches profiling on or off: who, whom, what, how long'
+complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report audit events doctor help" -f -a "events" -d 'List the events that can be counted'
+complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report audit events doctor help" -f -a "doctor" -d 'Show what of this machine prof can use, and what would make the rest work'
+complete -c prof -n "__fish_prof_using_subcommand help; and not __fish_seen_subcommand_from run watch attach record report audit events doctor help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

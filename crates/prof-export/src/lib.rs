@@ -14,6 +14,7 @@ mod audit;
 mod human;
 mod layout;
 
+pub mod audit_list;
 pub mod json;
 pub mod stacks;
 pub mod summary;

@@ -1,4 +1,8 @@
 //! `prof audit`: who profiles whom.
+//!
+//! - `list`: what is being profiled now
+
+mod list;
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -51,6 +55,9 @@ const CHECK: Duration = Duration::from_secs(1);
 
 /// Audits until told to stop.
 pub fn main(args: &AuditArgs) -> Result<ExitCode> {
+    if args.list {
+        return list::main(args);
+    }
     let specs = match args.output.as_slice() {
         [] => vec![OutputSpec { format: Format::Table, sink: Sink::Default }],
         some => some.to_vec(),

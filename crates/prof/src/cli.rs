@@ -505,13 +505,22 @@ pub struct ReportArgs {
   prof audit -o json:audit.json --duration 1h
   prof audit --by comm=perf --by comm=bpftrace  these two only
   prof audit --of uid=0 -o tracee | jq .args    profiling of root's processes
+  prof audit --list                             what is being profiled now, by whom
+  prof audit --list -o json | jq 'select(.attr.kernel_stacks)'
 
 A `prof` record, flagged `foreign`, for each switch: by perf_event_open, its ioctls and
 prctl, by an exec or fork that takes events along, by close, exit and exec; of BPF
 programs where they are attached by a link; of ptrace. prof's own are left out.
 While it runs, each close, ioctl, prctl, bpf and ptrace of any process costs a little
-more: docs/audit.md says how much.")]
+more: docs/audit.md says how much.
+
+With --list: perf events, BPF programs at tracepoints, functions and places in programs,
+ptrace and what is switched on in tracefs. Without root it lists what /proc shows.")]
 pub struct AuditArgs {
+    /// List what is being profiled now, whoever began it and when, and end (table, json)
+    #[arg(long, conflicts_with_all = ["by", "of", "duration", "buffer"])]
+    pub list: bool,
+
     /// Output, FORMAT[:FILE]: table, summary, json or tracee; may be repeated
     #[arg(short, long, value_name = "FORMAT[:FILE]")]
     pub output: Vec<OutputSpec>,

@@ -1,0 +1,52 @@
+//! `prof audit --list`: what is being profiled now.
+
+use std::fs::File;
+use std::io;
+use std::io::BufWriter;
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::bail;
+use prof_events::describe::Names;
+use prof_export::Format;
+use prof_export::OutputSpec;
+use prof_export::Sink;
+use prof_export::audit_list;
+use prof_kernel::audit_list as kernel;
+
+use crate::cli::AuditArgs;
+use crate::output::terminal_width;
+use crate::select;
+
+/// Lists it.
+pub fn main(args: &AuditArgs) -> Result<ExitCode> {
+    let table = [OutputSpec { format: Format::Table, sink: Sink::Default }];
+    let outputs = if args.output.is_empty() { &table[..] } else { &args.output };
+    if let Some(o) = outputs.iter().find(|o| !matches!(o.format, Format::Table | Format::Json)) {
+        bail!("a list has no output '{}': table and json are", o.format.name());
+    }
+    let list = kernel::list(&Names::new(select::catalogue()));
+    for output in outputs {
+        let (to, color, width): (Box<dyn Write>, _, _) = match &output.sink {
+            Sink::File(path) => {
+                let file = File::create(path);
+                let file = file.with_context(|| format!("output file {}", path.display()))?;
+                (Box::new(file), false, 120)
+            }
+            Sink::Default | Sink::Stdout => {
+                let to = io::stdout();
+                let (color, width) = (args.color.on(&to), terminal_width(&to));
+                (Box::new(to), color, width)
+            }
+        };
+        let mut to = BufWriter::new(to);
+        match output.format {
+            Format::Json => audit_list::json::write(&list, &mut to)?,
+            _ => audit_list::table::write(&list, color, width, &mut to)?,
+        }
+        to.flush()?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
