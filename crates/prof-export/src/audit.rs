@@ -29,14 +29,25 @@ pub fn subject(e: &AuditEvent) -> &Process {
     e.target.process().unwrap_or(&e.by)
 }
 
-/// `EVENTS`: ids, or where an attr does not fit one the place in the list.
+/// Those of the monitors that are the first of their name, with their places.
+fn first_of_name(e: &AuditEvent) -> impl Iterator<Item = (usize, &Monitor)> {
+    let is_first = |(i, m): &(usize, &Monitor)| !e.monitors[..*i].iter().any(|o| o.name == m.name);
+    e.monitors.iter().enumerate().filter(is_first)
+}
+
+/// `events`: each name once.
+pub fn event_names(e: &AuditEvent) -> Vec<String> {
+    first_of_name(e).map(|(_, m)| text::for_json(m.name.as_bytes())).collect()
+}
+
+/// `EVENTS`: ids of these, or where an attr does not fit one the place among the monitors.
 pub fn event_ids(e: &AuditEvent) -> Vec<u32> {
     const INDEX: u32 = 1 << 31;
     let id = |(i, m): (usize, &Monitor)| match &m.what {
         What::Perf { attr, .. } => attr.id().unwrap_or(INDEX | i as u32),
         _ => INDEX | i as u32,
     };
-    e.monitors.iter().enumerate().map(id).collect()
+    first_of_name(e).map(id).collect()
 }
 
 #[derive(Serialize)]
@@ -67,7 +78,7 @@ pub fn event(e: &AuditEvent) -> serde_json::Result<Vec<u8>> {
         time: rfc3339(e.time_ns),
         process: ProcessOut::new(subject(e)),
         flags: e.flags.names(),
-        events: e.monitors.iter().map(|m| text::for_json(m.name.as_bytes())).collect(),
+        events: event_names(e),
         flags_number: e.flags.0,
         event_ids: event_ids(e),
         rules: [],

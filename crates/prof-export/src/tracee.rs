@@ -78,7 +78,7 @@ impl Tracee {
     fn foreign(&mut self, e: &AuditEvent) -> io::Result<Vec<u8>> {
         const STRING: &str = "const char*";
         let (by, string) = (&e.by, |s: &[u8]| Arg::Text(text::for_json(s)));
-        let names: Vec<_> = e.monitors.iter().map(|m| m.name.as_str()).collect();
+        let names = audit::event_names(e).join(",");
         let mut args = vec![
             Argument { name: "FLAGS", r#type: "unsigned long", value: Arg::Flags(e.flags.0) },
             Argument {
@@ -95,7 +95,7 @@ impl Tracee {
                 value: string(by.exe.as_deref().unwrap_or_default()),
             },
             Argument { name: "target", r#type: STRING, value: string(e.target.kind().as_bytes()) },
-            Argument { name: "names", r#type: STRING, value: string(names.join(",").as_bytes()) },
+            Argument { name: "names", r#type: STRING, value: Arg::Text(names) },
             Argument {
                 name: "interface",
                 r#type: STRING,

@@ -142,6 +142,12 @@ const COMMANDS: &[(&str, &str, &str, Run)] = &[
          prctl-off, prctl-on, dup, close, sleep MS: perf events on itself",
         perf::perf,
     ),
+    (
+        "perf-hold",
+        "MS",
+        "exit at once; a child holds the descriptor of an event of the first CPU for MS ms",
+        perf::hold,
+    ),
     ("perf-storm", "N SECONDS", "open and close N perf events in so many seconds", perf::storm),
     ("syscalls", "N", "N calls each of ioctl, prctl and close: ns of one", perf::syscalls),
     ("now", "", "tell the time of the monotonic clock, before anything else", cpu::now),

@@ -43,10 +43,21 @@ struct Attr {
 
 /// Opens an event on this thread.
 fn open(config: u64, bits: u64, leader: Option<&OwnedFd>) -> Result<OwnedFd> {
+    open_on(0, -1, config, bits, leader)
+}
+
+fn open_on(
+    pid: i32,
+    cpu: i32,
+    config: u64,
+    bits: u64,
+    leader: Option<&OwnedFd>,
+) -> Result<OwnedFd> {
     let attr = Attr { kind: SOFTWARE, size: 64, config, bits, ..Attr::default() };
     let leader = leader.map_or(-1, |fd| fd.as_raw_fd());
     // SAFETY: the attr says its own size; the rest are numbers.
-    let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, 0, -1, leader, 0) };
+    let fd =
+        unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, pid, cpu, leader, 0) };
     match i32::try_from(fd) {
         // SAFETY: a new descriptor that nobody else has.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
@@ -101,6 +112,20 @@ pub fn perf(args: Args) -> Result<()> {
     }
     // What is still open ends with the process.
     open_ones.into_iter().for_each(std::mem::forget);
+    Ok(())
+}
+
+/// `perf-hold MS`
+pub fn hold(mut args: Args) -> Result<()> {
+    let ms = args.number("MS")?;
+    args.finish()?;
+    let held = open_on(-1, 0, PAGE_FAULTS, 0, None)?;
+    sys::fork_child(|| {
+        sys::sleep_ns(ms * sys::NS_PER_MS);
+        0
+    })?;
+    // It ends with the last copy.
+    drop(held);
     Ok(())
 }
 

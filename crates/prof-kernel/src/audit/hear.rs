@@ -45,9 +45,9 @@ const PRCTL_ENABLE: u64 = 32;
 /// `BPF_RAW_TRACEPOINT_OPEN`.
 const RAW_TRACEPOINT_OPEN: u32 = 17;
 
-/// Time that a process takes at most from its exit hook to the end of its files, in
-/// which an event that is still there may yet end because of it.
-const EXIT_TAKES_NS: u64 = 1_000_000_000;
+/// Time from a process's exit hook in which its descriptors are closed as a rule: an
+/// event that is still there after it is somebody else's as well.
+const EXIT_TAKES_NS: u64 = 50_000_000;
 
 fn moment(head: &RecHead, through: Interface) -> Moment {
     Moment { time_ns: head.time_ns, cpu: head.cpu, through }
@@ -459,11 +459,9 @@ impl Derive {
                 self.end(id, at, notes, out);
                 continue;
             }
-            k.alive = time_ns;
-            if let Some((since, how)) = k.left
-                && (how == Interface::Exec || since + EXIT_TAKES_NS < time_ns)
-            {
-                k.left = None;
+            match k.left {
+                Some((since, Interface::OwnerExit)) if time_ns < since + EXIT_TAKES_NS => {}
+                _ => (k.alive, k.left) = (time_ns, None),
             }
             if let What::Perf { bpf, .. } = &mut k.what {
                 *bpf = (look.prog != 0).then_some(look.prog);

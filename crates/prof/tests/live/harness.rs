@@ -113,7 +113,9 @@ pub fn command(verb: &str) -> Command {
             Ok(())
         });
     }
-    if let (Some(hooks), true) = (env::var_os("PROF_HOOKS"), verb != "events" && verb != "doctor") {
+    if let (Some(hooks), true) =
+        (env::var_os("PROF_HOOKS"), !["events", "doctor", "audit"].contains(&verb))
+    {
         c.arg("--hooks").arg(hooks);
     }
     c

@@ -8,6 +8,7 @@
 // A test that cannot go on is to fail on the spot.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod audit;
 mod audit_list;
 mod commands;
 mod control;

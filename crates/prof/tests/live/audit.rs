@@ -1,0 +1,577 @@
+//! `prof audit`: what profilers are known to do is what is told of them, all of it and
+//! nothing else. The lists are written by hand.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::harness::*;
+
+const SCHEMA: &str = include_str!("../../../../docs/schema/prof-records.schema.json");
+
+/// An audit from before the profiler's start to after its end.
+fn audit(options: &[&str]) -> Watch {
+    Watch::verb("audit", options)
+}
+
+/// A profiler, with nothing to read and nobody to read it.
+fn start(program: &str, args: &[&str]) -> Child {
+    Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// It ends by itself.
+fn run_it(program: &str, args: &[&str]) -> u32 {
+    let mut child = start(program, args);
+    let pid = child.id();
+    child.wait().unwrap();
+    pid
+}
+
+/// `WHETHER WHOM: WHAT by INTERFACE` of each switch by a process, in order.
+fn switches(records: &Records, by: u32) -> Vec<String> {
+    let told = |r: &&Value| r["by"]["pid"] == by;
+    records.of("prof").filter(told).map(switch).collect()
+}
+
+fn switch(r: &Value) -> String {
+    let whether = if has_flag(r, "enable") { "on" } else { "off" };
+    let target = &r["target"];
+    let whom = match target["kind"].as_str().unwrap() {
+        "process" => r["process"]["comm"].as_str().unwrap().to_owned(),
+        "cpu" => format!("cpu{}", target["cpu"]),
+        "cgroup" => {
+            let path = target["path"].as_str().unwrap_or("?");
+            format!("{} on cpu{}", path.rsplit('/').next().unwrap_or_default(), target["cpu"])
+        }
+        other => other.to_owned(),
+    };
+    let names: Vec<_> =
+        r["events"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
+    format!("{whether} {whom}: {} by {}", names.join(","), r["hook"].as_str().unwrap())
+}
+
+/// Ends the audit; its records are as the schema says, whole, and foreign.
+fn stop(watch: Watch) -> Records {
+    let own = watch.pid();
+    let records = watch.stop();
+    let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    for r in &records.0 {
+        let errors: Vec<_> = validator.iter_errors(r).map(|e| e.to_string()).collect();
+        assert!(errors.is_empty(), "{r:#}\n{errors:#?}");
+    }
+    for r in records.of("prof") {
+        assert!(has_flag(r, "foreign"), "{r}");
+        assert_ne!(r["by"]["pid"], own, "it told of itself: {r}");
+    }
+    let end = records.end();
+    assert_eq!(end["lost"], serde_json::json!({}), "{end}");
+    assert_eq!(end["unaccounted"], 0, "{end}");
+    // What is told is what is counted.
+    let of = |on: bool| {
+        let is = move |r: &&Value| has_flag(r, "enable") == on;
+        let n = |r: &Value| r["monitors"].as_array().unwrap().len() as u64;
+        records.of("prof").filter(is).map(n).sum::<u64>()
+    };
+    assert_eq!((of(true), of(false)), (count(end, "enabled"), count(end, "disabled")), "{end}");
+    records
+}
+
+fn count(r: &Value, key: &str) -> u64 {
+    r[key].as_u64().unwrap_or_else(|| panic!("{key} in {r}"))
+}
+
+/// The total of one who profiled a process of this name.
+fn total<'a>(records: &'a Records, by: u32, comm: &str) -> &'a Value {
+    let audit = records.of("audit").next().unwrap();
+    let all = audit["totals"].as_array().unwrap();
+    let is = |t: &&Value| t["by"]["pid"] == by && t["process"]["comm"] == comm;
+    all.iter().find(is).unwrap_or_else(|| panic!("no total of {comm} in {audit:#}"))
+}
+
+/// How long it was on is what the tool was asked for: not less than 90 %, since clocks of
+/// virtual machines lose time.
+fn lasted(ns: &Value, ms: u64) {
+    let ns = ns.as_u64().unwrap();
+    assert!(ns >= ms * 900_000, "{ns} ns, which should be at least {ms} ms");
+}
+
+const TWO: &str = "page-faults,context-switches";
+
+#[test]
+fn perf_stat_of_a_command() {
+    let Some(_turn) = live("audit") else { return };
+    if !has("perf", "linux-perf") {
+        return;
+    }
+    let watch = audit(&[]);
+    let by = run_it("perf", &["stat", "-e", TWO, "sleep", "0.2"]);
+    let records = stop(watch);
+    assert_eq!(
+        switches(&records, by),
+        [format!("on sleep: {TWO} by enable_on_exec"), format!("off sleep: {TWO} by target_exit"),]
+    );
+    let on = records.of("prof").find(|r| r["by"]["pid"] == by).unwrap();
+    assert_eq!(on["flags"], serde_json::json!(["enable", "exec", "inherit", "foreign"]));
+    assert_eq!(on["EVENTS"], serde_json::json!([0x0100_0002, 0x0100_0003]));
+    let by_exe = fs::canonicalize("/usr/bin/perf").unwrap();
+    assert!(by_exe.ends_with("perf") || on["by"]["exe"].is_string());
+    assert_eq!(on["by"]["comm"], "perf");
+    assert_eq!(on["process"]["ppid"], by);
+    assert!(on["process"]["exe"].as_str().unwrap().ends_with("sleep"), "{on}");
+    for m in on["monitors"].as_array().unwrap() {
+        let attr = &m["attr"];
+        assert_eq!((&attr["type"], &attr["sampling"]), (&1.into(), &false.into()), "{m}");
+        assert_eq!((&attr["inherit"], &attr["enable_on_exec"]), (&true.into(), &true.into()));
+    }
+    let t = total(&records, by, "sleep");
+    assert_eq!((count(t, "switched_on"), count(t, "still_on")), (2, 0));
+    lasted(&t["on_ns"], 200);
+    assert!(count(t, "monitors_ns") >= 2 * count(t, "on_ns") - 1_000_000, "{t}");
+}
+
+#[test]
+fn perf_stat_of_a_process_that_runs() {
+    let Some(_turn) = live("audit") else { return };
+    if !has("perf", "linux-perf") {
+        return;
+    }
+    let watch = audit(&[]);
+    let mut target = start("sleep", &["60"]);
+    let pid = target.id().to_string();
+    let by = run_it("perf", &["stat", "-e", TWO, "-p", &pid, "sleep", "0.2"]);
+    target.kill().unwrap();
+    target.wait().unwrap();
+    let records = stop(watch);
+    assert_eq!(
+        switches(&records, by),
+        [
+            "on sleep: page-faults by ioctl_enable",
+            "on sleep: context-switches by ioctl_enable",
+            "off sleep: page-faults by ioctl_disable",
+            "off sleep: context-switches by ioctl_disable",
+        ]
+    );
+    for r in records.of("prof").filter(|r| r["by"]["pid"] == by) {
+        assert_eq!(r["process"]["pid"].to_string(), pid);
+        assert_eq!(has_flag(r, "attach"), has_flag(r, "enable"), "{r}");
+        assert!(has_flag(r, "request"), "{r}");
+    }
+    lasted(&total(&records, by, "sleep")["on_ns"], 200);
+}
+
+/// The CPUs that are online.
+fn cpus() -> Vec<u32> {
+    let text = fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
+    let part = |p: &str| {
+        let (a, b) = p.split_once('-').unwrap_or((p, p));
+        a.parse::<u32>().unwrap()..=b.parse::<u32>().unwrap()
+    };
+    text.trim().split(',').flat_map(part).collect()
+}
+
+/// Of all CPUs, what is on and off on each.
+fn on_each_cpu(what: &str, how: &[&str]) -> Vec<String> {
+    let of = |h: &&str| {
+        cpus().into_iter().map(|c| h.replace("CPU", &format!("{what}cpu{c}"))).collect::<Vec<_>>()
+    };
+    how.iter().flat_map(of).collect()
+}
+
+#[test]
+fn perf_stat_of_all_cpus_and_of_a_cgroup() {
+    let Some(_turn) = live("audit") else { return };
+    if !has("perf", "linux-perf") {
+        return;
+    }
+    let watch = audit(&[]);
+    let all = run_it("perf", &["stat", "-a", "-e", "page-faults", "sleep", "0.2"]);
+    let cgroup = Cgroup::new("prof-audit-test");
+    let one = run_it(
+        "perf",
+        &["stat", "-a", "-e", "page-faults", "-G", "prof-audit-test", "sleep", "0.2"],
+    );
+    // Its path is looked for when it is told.
+    watch.until("the cgroup", |r| !switches(r, one).is_empty());
+    let records = stop(watch);
+    drop(cgroup);
+    let how = ["on CPU: page-faults by ioctl_enable", "off CPU: page-faults by ioctl_disable"];
+    assert_eq!(switches(&records, all), on_each_cpu("", &how));
+    assert_eq!(switches(&records, one), on_each_cpu("prof-audit-test on ", &how));
+    // Who profiles no process is the process that the record is of.
+    let r = records.of("prof").find(|r| r["by"]["pid"] == all).unwrap();
+    assert_eq!(r["process"], r["by"]);
+}
+
+/// A cgroup that perf can count, and where it had to be mounted for that.
+struct Cgroup {
+    dir: PathBuf,
+    mounted: Option<tempfile::TempDir>,
+}
+
+impl Cgroup {
+    fn new(name: &str) -> Self {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let has_it = |l: &&str| {
+            let mut f = l.split(' ').skip(2);
+            let (kind, options) = (f.next().unwrap_or(""), f.next().unwrap_or(""));
+            kind == "cgroup2" || kind == "cgroup" && options.split(',').any(|o| o == "perf_event")
+        };
+        let found = mounts.lines().find(has_it).map(|l| l.split(' ').nth(1).unwrap().into());
+        let (root, mounted): (PathBuf, _) = match found {
+            Some(root) => (root, None),
+            None => {
+                let dir = tempfile::tempdir().unwrap();
+                let status = Command::new("mount")
+                    .args(["-t", "cgroup2", "cgroup2"])
+                    .arg(dir.path())
+                    .status()
+                    .unwrap();
+                assert!(status.success(), "no cgroup hierarchy for perf");
+                (dir.path().into(), Some(dir))
+            }
+        };
+        let dir = root.join(name);
+        fs::create_dir_all(&dir).unwrap();
+        Self { dir, mounted }
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.dir);
+        if let Some(dir) = &self.mounted {
+            let _ = Command::new("umount").arg(dir.path()).status();
+        }
+    }
+}
+
+#[test]
+fn perf_record_samples() {
+    let Some(_turn) = live("audit") else { return };
+    if !has("perf", "linux-perf") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("perf.data");
+    let watch = audit(&["--by", "comm=perf"]);
+    let args = [
+        "record",
+        "-o",
+        data.to_str().unwrap(),
+        "-e",
+        "page-faults",
+        "-c",
+        "7",
+        "-g",
+        "sleep",
+        "0.2",
+    ];
+    let by = run_it("perf", &args);
+    let records = stop(watch);
+    let n = cpus().len();
+    let (probes, told): (Vec<_>, Vec<_>) = switches(&records, by)
+        .into_iter()
+        // What it tries the kernel with, and the events by which it learns of mappings.
+        .partition(|s| s.contains(" cpu") && !s.contains("page-faults"));
+    assert_eq!(
+        told,
+        [
+            "on sleep: page-faults by enable_on_exec".to_owned(),
+            "off sleep: page-faults by target_exit".to_owned(),
+        ]
+    );
+    let known = ["cpu-clock", "dummy"];
+    for p in &probes {
+        assert!(known.iter().any(|k| p.contains(&format!(": {k}"))), "{p}");
+    }
+    let on = records
+        .of("prof")
+        .find(|r| r["by"]["pid"] == by && r["process"]["comm"] == "sleep")
+        .unwrap();
+    assert!(has_flag(on, "sample"), "{on}");
+    let cpu: BTreeSet<_> =
+        on["monitors"].as_array().unwrap().iter().filter_map(|m| m["cpu"].as_u64()).collect();
+    assert_eq!(cpu.len(), n);
+    for m in on["monitors"].as_array().unwrap() {
+        assert_eq!(m["attr"]["period"], 7, "{m}");
+        assert_eq!(m["attr"]["kernel_callchain"], true, "{m}");
+    }
+}
+
+#[test]
+fn children_inherit_and_without_inheritance_do_not() {
+    let Some(_turn) = live("audit") else { return };
+    if !has("perf", "linux-perf") {
+        return;
+    }
+    let script = "sleep 0.1; sleep 0.1; exit 0";
+    let watch = audit(&[]);
+    let with = run_it("perf", &["stat", "-e", "page-faults", "sh", "-c", script]);
+    let without = run_it("perf", &["stat", "-i", "-e", "page-faults", "sh", "-c", script]);
+    let records = stop(watch);
+    let child = ["on sh: page-faults by inherit", "off sleep: page-faults by target_exit"];
+    let begin = ["on sh: page-faults by enable_on_exec"];
+    let end = ["off sh: page-faults by target_exit"];
+    assert_eq!(switches(&records, with), [&begin[..], &child, &child, &end].concat());
+    assert_eq!(switches(&records, without), [begin, end].concat());
+}
+
+#[test]
+fn killed_in_the_middle_it_is_off() {
+    let Some(_turn) = live("audit") else { return };
+    if !has("perf", "linux-perf") {
+        return;
+    }
+    let watch = audit(&[]);
+    let mut target = start("sleep", &["60"]);
+    let pid = target.id().to_string();
+    let mut perf = start("perf", &["stat", "-e", "page-faults", "-p", &pid]);
+    let by = perf.id();
+    watch.until("perf to begin", |r| !switches(r, by).is_empty());
+    perf.kill().unwrap();
+    perf.wait().unwrap();
+    watch.until("its end", |r| switches(r, by).len() > 1);
+    target.kill().unwrap();
+    target.wait().unwrap();
+    let records = stop(watch);
+    assert_eq!(
+        switches(&records, by),
+        ["on sleep: page-faults by ioctl_enable", "off sleep: page-faults by owner_exit"]
+    );
+}
+
+#[test]
+fn a_program_that_profiles_itself() {
+    let Some(_turn) = live("audit") else { return };
+    let run = |steps: &str| {
+        let steps: Vec<_> = steps.split(' ').collect();
+        let mut child = start(target().to_str().unwrap(), &[&["perf"], &steps[..]].concat());
+        let pid = child.id();
+        assert!(child.wait().unwrap().success(), "{steps:?}");
+        pid
+    };
+    let watch = audit(&[]);
+    let ioctls = run("open sleep 50 disable sleep 20 enable reset sleep 50 close sleep 50");
+    // A member of a group that is off is off, too, and goes on with it.
+    let group = run("open-off member enable-group disable-group close close");
+    let off = run("open-off member sleep 10 close close");
+    let prctls = run("open prctl-off prctl-on close");
+    // The last descriptor ends it, not the first.
+    let copied = run("open dup sleep 30 close sleep 10");
+    let left = run("open");
+    let records = stop(watch);
+    let all = |steps: &[&str]| -> Vec<String> {
+        let one = |s: &&str| {
+            let (whether, rest) = s.split_once(' ').unwrap();
+            format!("{whether} prof-target: {rest}")
+        };
+        steps.iter().map(one).collect()
+    };
+    let pf = "page-faults:uh";
+    assert_eq!(
+        switches(&records, ioctls),
+        all(&[
+            &format!("on {pf} by perf_event_open"),
+            &format!("off {pf} by ioctl_disable"),
+            &format!("on {pf} by ioctl_enable"),
+            &format!("off {pf} by close"),
+        ])
+    );
+    let last = records.of("prof").filter(|r| r["by"]["pid"] == ioctls).last().unwrap();
+    assert_eq!(last["monitors"][0]["changes"], serde_json::json!({ "reset": 1 }));
+    // Both times that it was on, and not the time between.
+    let on_ns = last["monitors"][0]["on_ns"].as_u64().unwrap();
+    lasted(&on_ns.into(), 100);
+    assert_eq!(total(&records, ioctls, "prof-target")["on_ns"], on_ns);
+    assert_eq!(
+        switches(&records, group),
+        all(&[
+            &format!("on {pf},context-switches by ioctl_enable"),
+            &format!("off {pf},context-switches by ioctl_disable"),
+        ])
+    );
+    assert_eq!(switches(&records, off), [""; 0]);
+    assert_eq!(
+        switches(&records, prctls),
+        all(&[
+            &format!("on {pf} by perf_event_open"),
+            &format!("off {pf} by prctl_disable"),
+            &format!("on {pf} by prctl_enable"),
+            &format!("off {pf} by close"),
+        ])
+    );
+    assert_eq!(
+        switches(&records, copied),
+        all(&[&format!("on {pf} by perf_event_open"), &format!("off {pf} by close")])
+    );
+    lasted(&total(&records, copied, "prof-target")["on_ns"], 30);
+    assert_eq!(
+        switches(&records, left),
+        all(&[&format!("on {pf} by perf_event_open"), &format!("off {pf} by target_exit")])
+    );
+}
+
+#[test]
+fn ten_thousand_in_a_second_are_all_told() {
+    let Some(_turn) = live("audit") else { return };
+    let watch = audit(&[]);
+    let by = run_it(target().to_str().unwrap(), &["perf-storm", "10000", "1"]);
+    // Nothing lost, and as many on as off: `stop` looks at that.
+    let records = stop(watch);
+    let all = switches(&records, by);
+    let on = all.iter().filter(|s| s.starts_with("on ")).count();
+    assert_eq!((on, all.len()), (10_000, 20_000));
+    assert!(all.iter().all(|s| s.ends_with(" by perf_event_open") || s.ends_with(" by close")));
+}
+
+#[test]
+fn a_buffer_that_is_too_small_is_told() {
+    let Some(_turn) = live("audit") else { return };
+    let mut watch = audit(&["--buffer", "4K", "--duration", "4s"]);
+    let by = run_it(target().to_str().unwrap(), &["perf-storm", "20000", "0"]);
+    let records = watch.wait();
+    let end = records.end();
+    let lost = end["lost"]["ring_full_audit"].as_u64().unwrap_or(0);
+    assert!(lost > 0, "{end}");
+    // What was told goes off all the same: the events themselves were looked at.
+    let all = switches(&records, by);
+    let on = all.iter().filter(|s| s.starts_with("on ")).count();
+    assert_eq!(all.len(), 2 * on, "{end}");
+    assert_eq!((count(end, "unaccounted"), count(end, "running")), (0, 0), "{end}");
+}
+
+#[test]
+fn debuggers_and_tracers() {
+    let Some(_turn) = live("audit") else { return };
+    if !has("strace", "strace") {
+        return;
+    }
+    let watch = audit(&[]);
+    let mut target = start("sleep", &["60"]);
+    let pid = target.id().to_string();
+    let mut strace = start("strace", &["-o", "/dev/null", "-p", &pid]);
+    let by = strace.id();
+    watch.until("strace to begin", |r| !switches(r, by).is_empty());
+    signal(by, libc::SIGINT);
+    strace.wait().unwrap();
+    target.kill().unwrap();
+    target.wait().unwrap();
+    let records = stop(watch);
+    assert_eq!(
+        switches(&records, by).into_iter().filter(|s| s.contains("sleep")).collect::<Vec<_>>(),
+        ["on sleep: ptrace by ptrace_seize", "off sleep: ptrace by ptrace_detach"]
+    );
+}
+
+#[test]
+fn bpftrace_samples_each_cpu() {
+    let Some(_turn) = live("audit") else { return };
+    if !has("bpftrace", "bpftrace") {
+        return;
+    }
+    let watch = audit(&[]);
+    let program = "profile:hz:99 { @ = count(); } interval:s:1 { exit(); }";
+    let by = run_it("bpftrace", &["-e", program]);
+    let records = stop(watch);
+    let mut told = switches(&records, by);
+    // One by one, in an order of its own: the timer of each CPU, that of the interval,
+    // which is on the first, and the buffers for what programs say.
+    let mut expected = Vec::new();
+    for (whether, how) in [("on", "perf_event_open"), ("off", "ioctl_disable")] {
+        expected.push(format!("{whether} cpu{}: cpu-clock by {how}", cpus()[0]));
+        for cpu in cpus() {
+            expected.push(format!("{whether} cpu{cpu}: cpu-clock by {how}"));
+            expected.push(format!("{whether} cpu{cpu}: bpf-output by {how}"));
+        }
+    }
+    told.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(told, expected);
+    let with_program = |r: &&Value| {
+        r["by"]["pid"] == by
+            && !has_flag(r, "enable")
+            && r["monitors"][0]["name"] == "cpu-clock"
+            && r["monitors"][0]["bpf_prog"].is_number()
+    };
+    assert_eq!(records.of("prof").filter(with_program).count(), cpus().len() + 1);
+}
+
+#[test]
+fn another_prof_is_somebody_else() {
+    let Some(_turn) = live("audit") else { return };
+    let watch = audit(&["--by", "comm=prof"]);
+    let run = run(&["-e", "page-faults"], &["true"]);
+    assert!(run.output.status.success());
+    let records = stop(watch);
+    assert!(records.of("prof").any(|r| r["by"]["comm"] == "prof"), "the other prof is told");
+}
+
+#[test]
+fn tracee_s_output_has_who_whom_and_what() {
+    let Some(_turn) = live("audit") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("tracee.json");
+    let watch = audit(&["-o", &format!("tracee:{}", out.display())]);
+    let by = run_it(target().to_str().unwrap(), &["perf", "open", "sleep", "20", "close"]);
+    stop(watch);
+    let events: Vec<Value> = fs::read_to_string(&out)
+        .unwrap()
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .filter(|e: &Value| arg(e, "by_pid") == by)
+        .collect();
+    assert_eq!(events.len(), 2);
+    for (e, interface) in events.iter().zip(["perf_event_open", "close"]) {
+        assert_eq!(e["eventName"], "prof");
+        assert_eq!(e["argsNum"], e["args"].as_array().unwrap().len());
+        assert_eq!(e["hostProcessId"], by);
+        assert_eq!(arg(e, "EVENTS"), serde_json::json!([0x0100_0002]));
+        assert_eq!(arg(e, "interface"), interface);
+        assert_eq!(arg(e, "target"), "process");
+        assert_eq!(arg(e, "names"), "page-faults:uh");
+        // foreign
+        assert_eq!(arg(e, "FLAGS").as_u64().unwrap() & 0x80, 0x80);
+    }
+    lasted(&arg(&events[1], "on_ns"), 20);
+}
+
+fn arg(event: &Value, name: &str) -> Value {
+    let args = event["args"].as_array().unwrap();
+    args.iter().find(|a| a["name"] == name).map_or(Value::Null, |a| a["value"].clone())
+}
+
+/// The rest is heard of late, or by nobody: a program that holds a descriptor for another.
+#[test]
+fn an_event_whose_descriptor_another_has_ends_when_that_ends() {
+    let Some(_turn) = live("audit") else { return };
+    let watch = audit(&[]);
+    // The shell's child inherits the descriptor over its exec, and outlives who opened.
+    let script = format!("{} perf-hold 300", target().display());
+    let mut child = start("sh", &["-c", &script]);
+    child.wait().unwrap();
+    thread::sleep(Duration::from_millis(600));
+    let records = stop(watch);
+    let told: Vec<_> = records
+        .of("prof")
+        .filter(|r| r["target"]["kind"] == "cpu" && r["by"]["comm"] == "prof-target")
+        .collect();
+    assert_eq!(told.iter().map(|r| has_flag(r, "enable")).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(told[1]["hook"], "found", "{:#}", told[1]);
+    assert_eq!(told[1]["notes"].as_array().map(Vec::len), Some(1), "{:#}", told[1]);
+    // It went on after its owner's exit, for as long as the other slept.
+    lasted(&told[1]["monitors"][0]["on_ns"], 300);
+}
