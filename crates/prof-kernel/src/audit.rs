@@ -6,7 +6,10 @@
 
 pub mod derive;
 mod hear;
+mod look;
 mod people;
+#[cfg(test)]
+mod tests;
 mod totals;
 
 use std::ffi::CStr;

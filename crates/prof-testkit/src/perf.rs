@@ -159,14 +159,13 @@ pub fn syscalls(mut args: Args) -> Result<()> {
     for (i, time) in times.iter_mut().enumerate() {
         let start = sys::clock_ns(libc::CLOCK_MONOTONIC)?;
         for _ in 0..n {
-            // SAFETY: what is asked is not there, and nothing is written: the calls fail,
-            // or tell a number.
-            unsafe {
-                match i {
-                    0 => libc::ioctl(file.as_raw_fd(), 0x1234, 0),
-                    1 => libc::prctl(libc::PR_GET_DUMPABLE),
-                    _ => libc::close(-1),
-                }
+            match i {
+                // SAFETY: a request that the file does not know: it fails.
+                0 => unsafe { libc::ioctl(file.as_raw_fd(), 0x1234, 0) },
+                // SAFETY: asks for a number.
+                1 => unsafe { libc::prctl(libc::PR_GET_DUMPABLE) },
+                // SAFETY: no descriptor has this number: it fails.
+                _ => unsafe { libc::close(-1) },
             };
         }
         *time = sys::clock_ns(libc::CLOCK_MONOTONIC)?.saturating_sub(start);

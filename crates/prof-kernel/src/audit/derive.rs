@@ -406,11 +406,9 @@ impl Derive {
                 flags.0 |= Flags::SAMPLE;
             }
             let Some(span) = k.spans.get_mut(&pid) else { continue };
-            if on {
-                span.since = Some(at.time_ns);
-            } else if let Some(since) = span.since.take() {
-                span.total += at.time_ns.saturating_sub(since);
-            }
+            let since = if on { span.since.replace(at.time_ns) } else { span.since.take() };
+            let off_after = (!on).then(|| at.time_ns.saturating_sub(since.unwrap_or(at.time_ns)));
+            span.total += off_after.unwrap_or(0);
             let on_ns = (!on).then_some(span.total);
             let monitor = Monitor {
                 id: id.number(),
@@ -421,7 +419,7 @@ impl Derive {
                 changes: k.changes,
                 on_ns,
             };
-            self.totals.switched(at.time_ns, &by, &target, &k.name, on);
+            self.totals.switched(at.time_ns, &by, &target, &k.name, off_after);
             monitors.push(monitor);
         }
         let switched = if on { &mut self.enabled } else { &mut self.disabled };

@@ -19,7 +19,6 @@ use super::derive::Moment;
 use super::derive::Place;
 use super::derive::Span;
 use crate::abi::RecHead;
-use crate::abi::audit::AbiLook;
 use crate::abi::audit::RawAudit;
 use crate::abi::audit::RecAct;
 use crate::abi::audit::RecFork;
@@ -28,12 +27,10 @@ use crate::abi::audit::RecOpened;
 use crate::abi::audit::RecTask;
 use crate::abi::until_nul;
 
-/// States of an event, as all kernels have them; beyond EXIT it is no more.
-const STATE_EXIT: i32 = -3;
-const STATE_OFF: i32 = -1;
+/// State of an event that is off, as all kernels have it; above it is on.
+pub(super) const STATE_OFF: i32 = -1;
 
 const BEFORE: &str = "it was there before the audit was";
-const ABOUT: &str = "nothing told of it: it was found by looking, so the time is some 100 ms late";
 
 /// `PTRACE_*`.
 const PTRACE_TRACEME: u32 = 0;
@@ -44,10 +41,6 @@ const PRCTL_ENABLE: u64 = 32;
 
 /// `BPF_RAW_TRACEPOINT_OPEN`.
 const RAW_TRACEPOINT_OPEN: u32 = 17;
-
-/// Time from a process's exit hook in which its descriptors are closed as a rule: an
-/// event that is still there after it is somebody else's as well.
-const EXIT_TAKES_NS: u64 = 50_000_000;
 
 fn moment(head: &RecHead, through: Interface) -> Moment {
     Moment { time_ns: head.time_ns, cpu: head.cpu, through }
@@ -439,78 +432,6 @@ impl Derive {
             self.end(id, at, &[], out);
         }
     }
-
-    /// How the events were at `time_ns` that [`Derive::to_look_at`] named. All records of
-    /// before have to be heard by now.
-    pub fn looked(
-        &mut self,
-        time_ns: u64,
-        asked: &[(u64, u64)],
-        looks: &[AbiLook],
-        out: &mut Vec<AuditEvent>,
-    ) {
-        let cpu = 0;
-        for ((_, number), look) in asked.iter().zip(looks) {
-            let id = Id::Perf(*number);
-            let Some(k) = self.known.get_mut(&id).filter(|k| k.touched < time_ns) else { continue };
-            let is_there = look.id == *number && look.refs > 0 && look.state >= STATE_EXIT;
-            if !is_there {
-                let (at, notes) = k.ended(time_ns);
-                self.end(id, at, notes, out);
-                continue;
-            }
-            match k.left {
-                Some((since, Interface::OwnerExit)) if time_ns < since + EXIT_TAKES_NS => {}
-                _ => (k.alive, k.left) = (time_ns, None),
-            }
-            if let What::Perf { bpf, .. } = &mut k.what {
-                *bpf = (look.prog != 0).then_some(look.prog);
-            }
-            let (pid, tid) = k.root;
-            let Some(span) = k.spans.get_mut(&pid).filter(|s| s.threads.contains(&tid)) else {
-                continue;
-            };
-            if look.state == STATE_EXIT {
-                self.part(id, tid);
-            } else if span.on != (look.state > STATE_OFF) {
-                span.on = !span.on;
-                span.waits &= !span.on;
-            } else {
-                continue;
-            }
-            let at = Moment { time_ns, cpu, through: Interface::Found };
-            self.settle(at, &[id], &[ABOUT], out);
-        }
-    }
-
-    /// Which of the links that [`Derive::links`] named are no more.
-    pub fn links_gone(&mut self, time_ns: u64, gone: &[u32], out: &mut Vec<AuditEvent>) {
-        for link in gone {
-            let id = Id::Link(*link);
-            if let Some(k) = self.known.get(&id) {
-                let (at, notes) = k.ended(time_ns);
-                self.end(id, at, notes, out);
-            }
-        }
-    }
-
-    /// After a loss: processes that are no more have nothing on them.
-    pub fn check_processes(
-        &mut self,
-        time_ns: u64,
-        exists: impl Fn(u32) -> bool,
-        out: &mut Vec<AuditEvent>,
-    ) {
-        let tids: Vec<_> = self.by_task.keys().copied().filter(|tid| !exists(*tid)).collect();
-        for tid in tids {
-            let ids: Vec<_> = self.by_task.get(&tid).into_iter().flatten().copied().collect();
-            for id in &ids {
-                self.part(*id, tid);
-            }
-            let at = Moment { time_ns, cpu: 0, through: Interface::Found };
-            self.settle(at, &ids, &[ABOUT], out);
-        }
-    }
 }
 
 /// What is on for one thread.
@@ -537,19 +458,5 @@ fn nothing(id: Id, by: prof_model::record::Process, head: &RecHead) -> Known {
         left: None,
         alive: head.time_ns,
         touched: head.time_ns,
-    }
-}
-
-impl Known {
-    /// When and by what it ended, that is found to be no more.
-    fn ended(&self, time_ns: u64) -> (Moment, &'static [&'static str]) {
-        let at = |time_ns, through| Moment { time_ns, cpu: 0, through };
-        match (self.left, self.closed) {
-            (Some((left, how)), _) => (at(left, how), &[]),
-            // The close that was not the last was it after all: others used the
-            // descriptor at that moment.
-            (None, Some(closed)) if closed > self.alive => (at(closed, Interface::Close), &[]),
-            _ => (at(time_ns, Interface::Found), &[ABOUT]),
-        }
     }
 }

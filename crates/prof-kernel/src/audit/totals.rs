@@ -50,8 +50,15 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// One was switched.
-    pub fn switched(&mut self, now: u64, by: &Process, target: &Target, name: &str, on: bool) {
+    /// One was switched: on, or off after so long.
+    pub fn switched(
+        &mut self,
+        now: u64,
+        by: &Process,
+        target: &Target,
+        name: &str,
+        off_after: Option<u64>,
+    ) {
         let key = ((by.ident.pid, by.ident.start_ns), Whom::from(target));
         if !self.pairs.contains_key(&key) && self.pairs.len() >= MAX_PAIRS {
             self.full += 1;
@@ -71,7 +78,7 @@ impl Totals {
             since_sum: 0,
         });
         let t = &mut pair.total;
-        if on {
+        let Some(was_ns) = off_after else {
             if t.still_on == 0 {
                 pair.since = now;
             }
@@ -83,16 +90,13 @@ impl Totals {
             if t.names.len() < MAX_NAMES && !t.names.iter().any(|n| n == name) {
                 t.names.push(name.to_owned());
             }
-        } else if t.still_on > 0 {
-            // Which of them it was does not matter to the sum once all are off: the
-            // mean leaves with it.
-            let mean = pair.since_sum / u128::from(t.still_on);
-            pair.since_sum -= mean;
-            t.still_on -= 1;
-            t.monitors_ns += now.saturating_sub(u64::try_from(mean).unwrap_or(u64::MAX));
-            if t.still_on == 0 {
-                t.on_ns += now.saturating_sub(pair.since);
-            }
+            return;
+        };
+        t.still_on = t.still_on.saturating_sub(1);
+        t.monitors_ns += was_ns;
+        pair.since_sum = pair.since_sum.saturating_sub(now.saturating_sub(was_ns).into());
+        if t.still_on == 0 {
+            t.on_ns += now.saturating_sub(pair.since);
         }
     }
 
@@ -124,12 +128,12 @@ mod tests {
     fn times_overlap_in_one_sum_and_add_up_in_the_other() {
         let mut totals = Totals::default();
         let by = Process::default();
-        let mut switch = |now, name, on| totals.switched(now, &by, &Target::Cpu(0), name, on);
-        switch(100, "a", true);
-        switch(150, "b", true);
-        switch(200, "a", false);
-        switch(300, "b", false);
-        switch(400, "a", true);
+        let mut switch = |now, name, was| totals.switched(now, &by, &Target::Cpu(0), name, was);
+        switch(100, "a", None);
+        switch(150, "b", None);
+        switch(200, "a", Some(100));
+        switch(300, "b", Some(150));
+        switch(400, "a", None);
         let all = totals.so_far(410);
         assert_eq!(all.len(), 1);
         let t = &all[0];

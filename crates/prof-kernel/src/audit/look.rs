@@ -1,0 +1,109 @@
+//! What no hook tells, found by looking at the events themselves.
+
+use prof_model::audit::AuditEvent;
+use prof_model::audit::Interface;
+use prof_model::audit::What;
+
+use super::derive::Derive;
+use super::derive::Id;
+use super::derive::Known;
+use super::derive::Moment;
+use super::hear::STATE_OFF;
+use crate::abi::audit::AbiLook;
+
+/// State of an event whose target has ended, as all kernels have it; below it is no more.
+const STATE_EXIT: i32 = -3;
+
+const ABOUT: &str = "nothing told of it: it was found by looking, so the time is some 100 ms late";
+
+/// Time from a process's exit hook in which its descriptors are closed as a rule: an
+/// event that is still there after it is somebody else's as well.
+const EXIT_TAKES_NS: u64 = 50_000_000;
+
+impl Derive {
+    /// How the events were at `time_ns` that [`Derive::to_look_at`] named. All records of
+    /// before have to be heard by now.
+    pub fn looked(
+        &mut self,
+        time_ns: u64,
+        asked: &[(u64, u64)],
+        looks: &[AbiLook],
+        out: &mut Vec<AuditEvent>,
+    ) {
+        let cpu = 0;
+        for ((_, number), look) in asked.iter().zip(looks) {
+            let id = Id::Perf(*number);
+            let Some(k) = self.known.get_mut(&id).filter(|k| k.touched < time_ns) else { continue };
+            let is_there = look.id == *number && look.refs > 0 && look.state >= STATE_EXIT;
+            if !is_there {
+                let (at, notes) = k.ended(time_ns);
+                self.end(id, at, notes, out);
+                continue;
+            }
+            match k.left {
+                Some((since, Interface::OwnerExit)) if time_ns < since + EXIT_TAKES_NS => {}
+                _ => (k.alive, k.left) = (time_ns, None),
+            }
+            if let What::Perf { bpf, .. } = &mut k.what {
+                *bpf = (look.prog != 0).then_some(look.prog);
+            }
+            let (pid, tid) = k.root;
+            let Some(span) = k.spans.get_mut(&pid).filter(|s| s.threads.contains(&tid)) else {
+                continue;
+            };
+            if look.state == STATE_EXIT {
+                self.part(id, tid);
+            } else if span.on != (look.state > STATE_OFF) {
+                span.on = !span.on;
+                span.waits &= !span.on;
+            } else {
+                continue;
+            }
+            let at = Moment { time_ns, cpu, through: Interface::Found };
+            self.settle(at, &[id], &[ABOUT], out);
+        }
+    }
+
+    /// Which of the links that [`Derive::links`] named are no more.
+    pub fn links_gone(&mut self, time_ns: u64, gone: &[u32], out: &mut Vec<AuditEvent>) {
+        for link in gone {
+            let id = Id::Link(*link);
+            if let Some(k) = self.known.get(&id) {
+                let (at, notes) = k.ended(time_ns);
+                self.end(id, at, notes, out);
+            }
+        }
+    }
+
+    /// After a loss: processes that are no more have nothing on them.
+    pub fn check_processes(
+        &mut self,
+        time_ns: u64,
+        exists: impl Fn(u32) -> bool,
+        out: &mut Vec<AuditEvent>,
+    ) {
+        let tids: Vec<_> = self.by_task.keys().copied().filter(|tid| !exists(*tid)).collect();
+        for tid in tids {
+            let ids: Vec<_> = self.by_task.get(&tid).into_iter().flatten().copied().collect();
+            for id in &ids {
+                self.part(*id, tid);
+            }
+            let at = Moment { time_ns, cpu: 0, through: Interface::Found };
+            self.settle(at, &ids, &[ABOUT], out);
+        }
+    }
+}
+
+impl Known {
+    /// When and by what it ended, that is found to be no more.
+    fn ended(&self, time_ns: u64) -> (Moment, &'static [&'static str]) {
+        let at = |time_ns, through| Moment { time_ns, cpu: 0, through };
+        match (self.left, self.closed) {
+            (Some((left, how)), _) => (at(left, how), &[]),
+            // The close that was not the last was it after all: others used the
+            // descriptor at that moment.
+            (None, Some(closed)) if closed > self.alive => (at(closed, Interface::Close), &[]),
+            _ => (at(time_ns, Interface::Found), &[ABOUT]),
+        }
+    }
+}

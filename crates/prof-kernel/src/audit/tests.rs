@@ -1,0 +1,258 @@
+//! What follows from records in an order that a live test cannot force.
+
+use prof_model::audit::AuditEvent;
+use prof_model::audit::PerfAttr;
+use prof_model::record::Flags;
+
+use super::derive::Derive;
+use crate::abi::AbiIdent;
+use crate::abi::RecHead;
+use crate::abi::audit::AbiLook;
+use crate::abi::audit::RawAudit;
+use crate::abi::audit::RecAct;
+use crate::abi::audit::RecFork;
+use crate::abi::audit::RecOpened;
+use crate::abi::audit::RecTask;
+
+const PROFILER: u32 = 10;
+const TARGET: u32 = 20;
+const CHILD: u32 = 30;
+
+/// All zeroes.
+macro_rules! zero {
+    () => {
+        // SAFETY: all zeroes is a value of a Plain type.
+        unsafe { std::mem::zeroed() }
+    };
+}
+
+/// Records with a clock that goes on by one with each.
+struct Audit {
+    derive: Derive,
+    now: u64,
+}
+
+impl Audit {
+    fn new() -> Self {
+        let name = |attr: &PerfAttr| format!("{}:{}", attr.kind, attr.config);
+        Self { derive: Derive::new(Box::new(name), |_| None), now: 100 }
+    }
+
+    fn head(&mut self) -> RecHead {
+        self.now += 1;
+        RecHead { time_ns: self.now, ..zero!() }
+    }
+
+    fn hear(&mut self, raw: RawAudit) -> Vec<String> {
+        let mut out = Vec::new();
+        self.derive.hear(raw, &mut out);
+        told(&out)
+    }
+
+    /// An event of number `id` on a thread.
+    fn open(
+        &mut self,
+        id: u64,
+        leader: u64,
+        bits: u64,
+        target: (u32, u32),
+        on: bool,
+    ) -> Vec<String> {
+        let mut rec: RecOpened = zero!();
+        rec.head = self.head();
+        rec.by = ident(PROFILER, PROFILER);
+        rec.event.id = id;
+        rec.event.addr = id << 8;
+        rec.event.leader = leader;
+        rec.event.target = ident(target.0, target.1);
+        rec.event.cpu = -1;
+        rec.event.state = if on { 0 } else { -1 };
+        rec.event.attr[0] = 1;
+        rec.event.attr[8] = id as u8;
+        rec.event.attr[40..48].copy_from_slice(&bits.to_ne_bytes());
+        self.hear(RawAudit::Opened { rec: Box::new(rec), path: Vec::new(), before: false })
+    }
+
+    fn exec(&mut self, pid: u32, before: u32) -> Vec<String> {
+        let rec = RecTask { head: self.head(), id: ident(pid, pid), arg: before.into(), ..zero!() };
+        self.hear(RawAudit::Exec { rec, path: b"/bin/it".to_vec() })
+    }
+
+    fn exit(&mut self, pid: u32, tid: u32, last: bool) -> Vec<String> {
+        let rec =
+            RecTask { head: self.head(), id: ident(pid, tid), group_dead: last.into(), ..zero!() };
+        self.hear(RawAudit::Exit(rec))
+    }
+
+    fn fork(&mut self, parent: (u32, u32), child: (u32, u32)) -> Vec<String> {
+        let rec = RecFork {
+            head: self.head(),
+            parent: ident(parent.0, parent.1),
+            child: ident(child.0, child.1),
+            has_events: 1,
+            ..zero!()
+        };
+        self.hear(RawAudit::Fork(Box::new(rec)))
+    }
+
+    fn act(&mut self, id: u64, cmd: u32, arg: u64) -> RecAct {
+        RecAct { head: self.head(), id, cmd, arg, pid: PROFILER, ..zero!() }
+    }
+
+    fn ioctl(&mut self, id: u64, cmd: u32) -> Vec<String> {
+        let rec = self.act(id, cmd, 0);
+        self.hear(RawAudit::Ioctl(rec))
+    }
+
+    fn close(&mut self, id: u64, left: u64) -> Vec<String> {
+        let rec = self.act(id, 0, left);
+        self.hear(RawAudit::Close(rec))
+    }
+
+    /// A look that finds an event in a state, or gone.
+    fn look(&mut self, id: u64, state: Option<i32>) -> Vec<String> {
+        self.now += 1;
+        let (refs, state) = state.map_or((0, -5), |s| (1, s));
+        let look = AbiLook { addr: id << 8, id, refs, enabled_ns: 0, state, prog: 0 };
+        let mut out = Vec::new();
+        self.derive.looked(self.now, &[(id << 8, id)], &[look], &mut out);
+        told(&out)
+    }
+}
+
+fn ident(pid: u32, tid: u32) -> AbiIdent {
+    AbiIdent { pid, tid, start_ns: u64::from(pid), ..zero!() }
+}
+
+fn told(events: &[AuditEvent]) -> Vec<String> {
+    let one = |e: &AuditEvent| {
+        let names: Vec<_> = e.monitors.iter().map(|m| m.id.to_string()).collect();
+        let whom = e.target.process().map_or(0, |p| p.ident.pid);
+        let whether = if e.flags.has(Flags::ENABLE) { "on" } else { "off" };
+        format!("{whether} {whom}: {} {}", names.join(","), e.interface.name())
+    };
+    events.iter().map(one).collect()
+}
+
+const WAITS: u64 = PerfAttr::DISABLED | PerfAttr::ENABLE_ON_EXEC | PerfAttr::INHERIT;
+const ENABLE: u32 = 0x2400;
+const DISABLE: u32 = 0x2401;
+
+#[test]
+fn an_exec_switches_on_what_waits_for_it_and_once() {
+    let mut a = Audit::new();
+    assert!(a.open(1, 1, WAITS, (TARGET, TARGET), false).is_empty());
+    assert!(a.open(2, 2, WAITS, (TARGET, TARGET), false).is_empty());
+    assert_eq!(a.exec(TARGET, TARGET), ["on 20: 1,2 enable_on_exec"]);
+    assert_eq!(a.ioctl(1, DISABLE), ["off 20: 1 ioctl_disable"]);
+    assert!(a.exec(TARGET, TARGET).is_empty());
+    assert_eq!(a.exit(TARGET, TARGET, true), ["off 20: 2 target_exit"]);
+    assert_eq!((a.derive.enabled, a.derive.disabled, a.derive.running()), (2, 2, 0));
+}
+
+#[test]
+fn a_child_that_executes_goes_on_and_its_parent_does_not() {
+    let mut a = Audit::new();
+    a.open(1, 1, WAITS, (TARGET, TARGET), false);
+    assert!(a.fork((TARGET, TARGET), (CHILD, CHILD)).is_empty());
+    assert_eq!(a.exec(CHILD, CHILD), ["on 30: 1 enable_on_exec"]);
+    // The ioctl is of all.
+    assert_eq!(a.ioctl(1, ENABLE), ["on 20: 1 ioctl_enable"]);
+    assert_eq!(a.ioctl(1, DISABLE), ["off 20: 1 ioctl_disable", "off 30: 1 ioctl_disable"]);
+}
+
+#[test]
+fn a_process_is_on_until_its_last_thread_ends() {
+    let mut a = Audit::new();
+    let on = ["on 20: 1 perf_event_open"];
+    assert_eq!(a.open(1, 1, PerfAttr::INHERIT, (TARGET, TARGET), true), on);
+    assert!(a.fork((TARGET, TARGET), (TARGET, TARGET + 1)).is_empty());
+    assert!(a.exit(TARGET, TARGET, false).is_empty());
+    assert_eq!(a.exit(TARGET, TARGET + 1, true), ["off 20: 1 target_exit"]);
+}
+
+#[test]
+fn threads_only_are_not_children() {
+    let mut a = Audit::new();
+    a.open(1, 1, PerfAttr::INHERIT | PerfAttr::INHERIT_THREAD, (TARGET, TARGET), true);
+    assert!(a.fork((TARGET, TARGET), (CHILD, CHILD)).is_empty());
+    assert!(a.fork((TARGET, TARGET), (TARGET, TARGET + 1)).is_empty());
+    assert!(a.exit(TARGET, TARGET, false).is_empty());
+}
+
+#[test]
+fn a_thread_that_executes_takes_its_leader_s_id_along() {
+    let mut a = Audit::new();
+    a.open(1, 1, 0, (TARGET, TARGET + 1), true);
+    // Its leader dies first; it then has the leader's id.
+    assert!(a.exit(TARGET, TARGET, false).is_empty());
+    assert!(a.exec(TARGET, TARGET + 1).is_empty());
+    assert_eq!(a.exit(TARGET, TARGET, true), ["off 20: 1 target_exit"]);
+}
+
+#[test]
+fn an_event_that_is_to_be_removed_ends_at_exec() {
+    let mut a = Audit::new();
+    a.open(1, 1, PerfAttr::REMOVE_ON_EXEC, (TARGET, TARGET), true);
+    assert_eq!(a.exec(TARGET, TARGET), ["off 20: 1 exec"]);
+    assert!(a.exit(TARGET, TARGET, true).is_empty());
+}
+
+#[test]
+fn a_group_goes_by_its_leader_and_outlives_it() {
+    let mut a = Audit::new();
+    a.open(1, 1, PerfAttr::DISABLED, (TARGET, TARGET), false);
+    assert!(a.open(2, 1, 0, (TARGET, TARGET), true).is_empty());
+    assert_eq!(a.ioctl(1, ENABLE), ["on 20: 1,2 ioctl_enable"]);
+    assert_eq!(a.ioctl(1, DISABLE), ["off 20: 1,2 ioctl_disable"]);
+    // Alone it is on: it was never switched off itself.
+    assert_eq!(a.close(1, 0), ["on 20: 2 close"]);
+    assert_eq!(a.close(2, 0), ["off 20: 2 close"]);
+}
+
+#[test]
+fn what_nobody_told_is_found() {
+    let mut a = Audit::new();
+    a.open(1, 1, 0, (TARGET, TARGET), true);
+    assert!(a.look(1, Some(1)).is_empty());
+    assert_eq!(a.look(1, Some(-1)), ["off 20: 1 found"]);
+    assert_eq!(a.look(1, Some(0)), ["on 20: 1 found"]);
+    assert_eq!(a.look(1, None), ["off 20: 1 found"]);
+    assert!(a.derive.is_idle());
+}
+
+#[test]
+fn a_look_from_before_a_record_says_nothing() {
+    let mut a = Audit::new();
+    a.open(1, 1, 0, (TARGET, TARGET), true);
+    let looked = a.now;
+    a.ioctl(1, DISABLE);
+    let look = AbiLook { addr: 1 << 8, id: 1, refs: 1, enabled_ns: 0, state: 1, prog: 0 };
+    let mut out = Vec::new();
+    a.derive.looked(looked, &[(1 << 8, 1)], &[look], &mut out);
+    assert!(out.is_empty());
+}
+
+#[test]
+fn an_end_is_by_what_came_last_before_it() {
+    let mut a = Audit::new();
+    a.open(1, 1, 0, (TARGET, TARGET), true);
+    // Another had the descriptor at that moment.
+    a.close(1, 1);
+    assert_eq!(a.look(1, None), ["off 20: 1 close"]);
+    a.open(2, 2, 0, (TARGET, TARGET), true);
+    a.exit(PROFILER, PROFILER, true);
+    assert_eq!(a.look(2, None), ["off 20: 2 owner_exit"]);
+    a.open(3, 3, 0, (TARGET, TARGET), true);
+    a.close(3, 1);
+    // It was there after that: mapped, or somebody else's.
+    assert!(a.look(3, Some(1)).is_empty());
+    assert_eq!(a.look(3, None), ["off 20: 3 found"]);
+}
+
+#[test]
+fn an_act_on_what_is_not_known_is_counted() {
+    let mut a = Audit::new();
+    assert!(a.ioctl(7, ENABLE).is_empty());
+    assert_eq!(a.derive.unknown, 1);
+}
