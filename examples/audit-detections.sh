@@ -1,0 +1,54 @@
+#!/bin/sh
+# Reads what is being profiled and prints a line of JSON for each thing that somebody
+# should look at:
+#   prof audit --list -o json | OPS="0 1001" examples/audit-detections.sh
+# OPS has the ids of the users who may profile others; 0 if it is not set. Exit status:
+# 0 if all is well, 1 if there is a finding.
+#
+#   foreign_samples           someone outside ops samples another user's process, or a
+#                             CPU or a cgroup, where everybody's processes run
+#   kernel_stacks             kernel stacks are read by an unprivileged user
+#   stack_memory              samples hold the memory of another process's stack: whatever
+#                             a program keeps there, keys and passwords too
+#   foreign_ptrace            someone outside ops traces another user's process
+#   foreign_bpf               a BPF program of someone outside ops watches what others do
+#   bpf_of_nobody             a BPF program runs that no process has open: whoever put it
+#                             there has ended
+#   not_all_seen              the list may be too short, and why
+command -v jq >/dev/null || { echo "$0: needs jq" >&2; exit 2; }
+jq -c --arg ops "${OPS:-0}" '
+  def is_ops: . as $uid | $ops | split(" ") | any(. == ($uid | tostring));
+  # Of a program that nobody holds, the one who loaded it.
+  def uid: .by.uid // .program.uid;
+  def of_others:
+    .by.uid as $own
+    | .target.kind != "process" or (.target.process.uid != $own);
+  def outside: uid != null and (uid | is_ops | not);
+  def samples: .attr.sampling != null and .attr.sampling != "no"
+    and (.attr.sampled | length) > 0;
+  def rules:
+    (select(outside and samples and of_others) | "foreign_samples"),
+    (select(uid != null and uid != 0 and .attr.kernel_stacks) | "kernel_stacks"),
+    (select(.attr.stack_bytes != null and .by.pid != .target.process.pid) | "stack_memory"),
+    (select(outside and .kind == "ptrace" and of_others) | "foreign_ptrace"),
+    (select(outside and .program != null) | "foreign_bpf"),
+    (select(.kind == "bpf" and (.holders | length) == 0) | "bpf_of_nobody");
+  if .record == "list" then
+    .time as $time | .limits[] | { rule: "not_all_seen", time: $time, why: . }
+  elif .record == "listed" then
+    rules as $rule
+    | { rule: $rule, time, name, state, uid: uid,
+        by: (if .by then { pid: .by.pid, comm: .by.comm, exe: .by.exe } else null end),
+        target: (.target.kind + (if .target.process then " \(.target.process.pid)"
+          elif .target.cgroup then " " + .target.cgroup
+          elif .target.cpu then " \(.target.cpu)" else "" end)),
+        target_uid: .target.process.uid }
+  else empty end' | {
+    # The lines as they come, and whether there were any.
+    found=0
+    while IFS= read -r line; do
+        printf '%s\n' "$line"
+        found=1
+    done
+    exit "$found"
+}
