@@ -577,7 +577,7 @@ struct prof_table {
 /* What tells files apart: a file that is replaced is another. */
 struct prof_file_key {
 	__u64 ino;
-	__u64 mtime_ns;
+	__u64 mtime_ns; /* 0 if it is written to while it is mapped, as jitdumps are */
 	__u32 dev; /* the super block's, which need not be what stat says */
 	__u32 generation;
 };

@@ -136,6 +136,16 @@ static __always_inline bool tell_file(struct file *file, struct vm_area_struct *
 	return !bpf_ringbuf_output(&samples, r, sizeof(*r) + len, BPF_RB_FORCE_WAKEUP);
 }
 
+/* A jitdump, of whose name this is the beginning, is written to while it is mapped. */
+static __always_inline bool is_jitdump(struct file *file)
+{
+	const unsigned char *name = READ(file, f_path.dentry, d_name.name);
+	char begin[4] = {};
+
+	bpf_probe_read_kernel(begin, sizeof(begin), name);
+	return begin[0] == 'j' && begin[1] == 'i' && begin[2] == 't' && begin[3] == '-';
+}
+
 /* The number of a mapped file; one that was never seen gets the next. */
 static __always_inline u32 file_of(struct vm_area_struct *vma, struct prof_sampler *s, u32 pid)
 {
@@ -151,6 +161,11 @@ static __always_inline u32 file_of(struct vm_area_struct *vma, struct prof_sampl
 	s->key.generation = READ(inode, i_generation);
 	s->key.mtime_ns = inode_mtime(inode);
 	known = bpf_map_lookup_elem(&files, &s->key);
+	/* Or each write would make another file of it. */
+	if (!known && is_jitdump(file)) {
+		s->key.mtime_ns = 0;
+		known = bpf_map_lookup_elem(&files, &s->key);
+	}
 	if (!known) {
 		s->file.id = PROF_FILE_FIRST + __sync_fetch_and_add(&next_file, 1);
 		s->file.told = 0;
