@@ -4,11 +4,13 @@
 //! - [`tables`]: unwind tables in the kernel's memory
 //! - [`files`]: from what the kernel half says of a file to the file
 //! - `finish`: stacks that the kernel half had to leave
+//! - [`generated`]: what processes tell of code that they make
 //! - [`gather`]: from samples to a [`StackProfile`](prof_model::stacks::StackProfile)
 
 pub mod files;
 mod finish;
 pub mod gather;
+pub mod generated;
 mod samples;
 pub mod tables;
 

@@ -5,7 +5,7 @@
 //! line come from DWARF, names alone from symbol tables: of the file itself, of its
 //! debug file (by build id or `.gnu_debuglink`), of its `.gnu_debugdata`. The kernel,
 //! its modules and BPF programs come from `/proc/kallsyms`, code that was made at run
-//! time from a perf map. An address without a name has the reason.
+//! time from a jitdump or a perf map. An address without a name has the reason.
 //!
 //! The files are anybody's, and the libraries that read them were not written against
 //! an enemy. So each module is read by a process of its own, forked for it, with bounds
@@ -32,11 +32,14 @@ pub mod debuginfod;
 mod demangle;
 mod dwarf;
 mod elf;
+mod generated;
 mod isolate;
+mod jitdump;
 mod kernel;
 mod module;
 pub mod perf_map;
 mod profile;
+mod ranges;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -111,6 +114,27 @@ pub enum Source<'a> {
     Image(&'a [u8]),
     /// Lines of `/tmp/perf-PID.map`, see [`perf_map`]; addresses are the process's.
     PerfMap(&'a [u8]),
+    /// A jitdump; addresses are the process's.
+    JitDump {
+        /// The file.
+        file: BorrowedFd<'a>,
+        /// Lines of a perf map for what the jitdump does not have.
+        perf_map: &'a [u8],
+        /// Monotonic time that stands for 0 in the profile, ns.
+        epoch_ns: u64,
+    },
+}
+
+impl<'a> Source<'a> {
+    /// What tells of generated code by time.
+    fn told(&self) -> Option<generated::Told<'a>> {
+        match *self {
+            Self::JitDump { file: dump, perf_map, epoch_ns } => {
+                Some(generated::Told { perf_map, dump, epoch_ns })
+            }
+            Self::File { .. } | Self::Image(_) | Self::PerfMap(_) => None,
+        }
+    }
 }
 
 /// An address to be named.
@@ -162,6 +186,9 @@ impl Symbolizer {
         if addresses.is_empty() {
             return Vec::new();
         }
+        if let Some(told) = source.told() {
+            return self.generated(told, addresses);
+        }
         match source {
             Source::PerfMap(lines) => {
                 let mut named = vec![None; addresses.len()];
@@ -173,7 +200,9 @@ impl Symbolizer {
                 });
                 fill(named, why.as_deref())
             }
-            Source::File { .. } | Source::Image(_) => self.module(source, addresses),
+            Source::File { .. } | Source::Image(_) | Source::JitDump { .. } => {
+                self.module(source, addresses)
+            }
         }
     }
 

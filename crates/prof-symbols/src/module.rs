@@ -81,7 +81,9 @@ fn try_name(
     let (file, path) = match source {
         Source::File { file, path, .. } => (elf::reopen(*file).map_err(cannot)?, Some(*path)),
         Source::Image(bytes) => (in_memory(&mut &bytes[..]).map_err(cannot)?, None),
-        Source::PerfMap(_) => return Err("a perf map is no ELF file".to_owned()),
+        Source::PerfMap(_) | Source::JitDump { .. } => {
+            return Err("names of generated code are in no ELF file".to_owned());
+        }
     };
     let elf = Elf::read(&file)?;
     if let Source::File { build_id, .. } = source

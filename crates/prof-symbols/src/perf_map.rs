@@ -5,20 +5,17 @@
 //! the later line is right. Whoever was profiled writes the file; a line that makes no
 //! sense is passed over.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::io::Read as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 
 use prof_model::stacks::Function;
-use rustix::fs::Mode;
-use rustix::fs::OFlags;
 
 use crate::Named;
 use crate::elf;
+use crate::ranges::Ranges;
 use crate::wire;
 
 /// Most that is read of a file. Node.js writes some 10 MB for a large program.
@@ -28,70 +25,53 @@ const MAX_BYTES: u64 = 256 << 20;
 /// looked up.
 const MAX_LINES: usize = 2_000_000;
 
-/// Reads a perf map, safely: a regular file, not a link, that belongs to `owner` or root.
-pub fn read(path: &Path, owner: u32) -> io::Result<Vec<u8>> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let place = rustix::fs::open(path, flags, Mode::empty())?;
-    let file: File = elf::reopen(place.as_fd())?;
-    let uid = file.metadata()?.uid();
-    if uid != owner && uid != 0 {
-        return Err(io::Error::other(format!("it belongs to user {uid}")));
+/// What `owner` or root has written about generated code; an error for what is of
+/// somebody else, or no regular file.
+pub fn check(file: &File, owner: u32) -> io::Result<()> {
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(io::Error::other("not a regular file"));
     }
+    match meta.uid() {
+        0 => Ok(()),
+        uid if uid == owner => Ok(()),
+        uid => Err(io::Error::other(format!("it belongs to user {uid}"))),
+    }
+}
+
+/// Reads a perf map that was opened, from its beginning, if [`check`] lets it.
+pub fn read(file: &File, owner: u32) -> io::Result<Vec<u8>> {
+    check(file, owner)?;
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
+    elf::reopen(file.as_fd())?.take(MAX_BYTES).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Ranges, none of which overlap.
+/// Lines, by what they are of.
 #[derive(Debug)]
 pub(crate) struct PerfMap<'a> {
-    /// From the start of each to its end and name.
-    ranges: BTreeMap<u64, (u64, &'a [u8])>,
+    ranges: Ranges<&'a [u8]>,
 }
 
 impl<'a> PerfMap<'a> {
     /// Takes what makes sense.
     pub fn parse(bytes: &'a [u8]) -> Self {
-        let mut this = Self { ranges: BTreeMap::new() };
+        let mut ranges = Ranges::default();
         for line in bytes.split(|b| *b == b'\n').take(MAX_LINES) {
             if let Some((start, end, name)) = range(line) {
-                this.insert(start, end, name);
+                ranges.insert(start, end, name);
             }
         }
-        this
-    }
-
-    /// Puts a range over what is there.
-    fn insert(&mut self, start: u64, end: u64, name: &'a [u8]) {
-        if let Some((_, (before_end, before_name))) = self.ranges.range_mut(..start).next_back()
-            && *before_end > start
-        {
-            let (rest_end, rest_name) = (*before_end, *before_name);
-            *before_end = start;
-            if rest_end > end {
-                self.ranges.insert(end, (rest_end, rest_name));
-            }
-        }
-        while let Some((at, (rest_end, rest_name))) =
-            self.ranges.range(start..end).next().map(|(at, rest)| (*at, *rest))
-        {
-            self.ranges.remove(&at);
-            if rest_end > end {
-                self.ranges.insert(end, (rest_end, rest_name));
-            }
-        }
-        self.ranges.insert(start, (end, name));
+        Self { ranges }
     }
 
     /// What an address is called.
     pub fn name(&self, address: u64) -> Named {
-        match self.ranges.range(..=address).next_back() {
-            Some((_, (end, name))) if address < *end => {
-                let name = wire::cut(&String::from_utf8_lossy(name));
-                Named { functions: vec![Function { name, file: None, line: None }], unnamed: None }
-            }
-            _ => Named::unnamed("no line of the perf map covers it"),
-        }
+        let Some(name) = self.ranges.get(address) else {
+            return Named::unnamed("no line of the perf map covers it");
+        };
+        let name = wire::cut(&String::from_utf8_lossy(name));
+        Named { functions: vec![Function { name, file: None, line: None }], unnamed: None }
     }
 }
 
@@ -153,19 +133,22 @@ mod tests {
     }
 
     #[test]
-    fn of_somebody_else_or_behind_a_link_it_is_not_read() {
+    fn of_somebody_else_it_is_not_read() {
         let dir = tempfile::tempdir().unwrap();
-        let (map, link) = (dir.path().join("map"), dir.path().join("link"));
-        std::fs::write(&map, "1 1 a\n").unwrap();
-        std::os::unix::fs::symlink(&map, &link).unwrap();
-        let me = std::fs::metadata(&map).unwrap().uid();
+        let path = dir.path().join("map");
+        std::fs::write(&path, "1 1 a\n").unwrap();
+        let me = std::fs::metadata(&path).unwrap().uid();
+        let map = File::open(&path).unwrap();
+        // Each time from its beginning.
         assert_eq!(read(&map, me).unwrap(), b"1 1 a\n");
-        assert!(read(&link, me).is_err());
+        assert_eq!(read(&map, me).unwrap(), b"1 1 a\n");
         assert_eq!(read(&map, me + 1).is_err(), me != 0);
-        let fifo = dir.path().join("fifo");
-        let mode = Mode::from_raw_mode(0o600);
-        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
-        assert!(read(&fifo, me).is_err());
+        if me == 0 {
+            std::os::unix::fs::chown(&path, Some(1234), None).unwrap();
+            assert!(read(&map, 1235).is_err());
+            assert!(read(&map, 1234).is_ok());
+        }
+        assert!(read(&File::open("/dev/null").unwrap(), 0).is_err());
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! Names for all frames of a profile.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::num::NonZero;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -9,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Instant;
 
+use prof_model::stacks::Frame;
 use prof_model::stacks::FrameId;
 use prof_model::stacks::FrameKind;
 use prof_model::stacks::ModuleId;
@@ -28,11 +30,11 @@ const MAX_AT_ONCE: usize = 4;
 
 /// How stacks use a node or a frame.
 #[derive(Debug, Clone, Copy, Default)]
-struct Uses {
+pub(crate) struct Uses {
     /// As the place where a CPU was: a leaf, or user code that entered the kernel.
-    place: bool,
+    pub place: bool,
     /// As the caller of the frame above it.
-    caller: bool,
+    pub caller: bool,
 }
 
 impl Symbolizer {
@@ -46,19 +48,49 @@ impl Symbolizer {
     pub fn name_profile<'m>(
         &self,
         profile: &mut StackProfile,
-        mut modules: impl FnMut(ModuleId) -> Option<Source<'m>>,
+        modules: impl FnMut(ModuleId) -> Option<Source<'m>>,
     ) {
-        let nodes = uses_of_nodes(profile);
-        let mut frames = vec![Uses::default(); profile.frames.len()];
-        for (node, uses) in profile.stacks.iter().zip(&nodes) {
-            let frame = &mut frames[node.frame.0 as usize];
-            frame.place |= uses.place;
-            frame.caller |= uses.caller;
+        self.name_frames(profile, modules, true);
+    }
+
+    /// The same for frames of modules that `modules` has something for; others are left
+    /// as they are, to be named another time.
+    pub fn name_modules<'m>(
+        &self,
+        profile: &mut StackProfile,
+        modules: impl FnMut(ModuleId) -> Option<Source<'m>>,
+    ) {
+        self.name_frames(profile, modules, false);
+    }
+
+    fn name_frames<'m>(
+        &self,
+        profile: &mut StackProfile,
+        mut modules: impl FnMut(ModuleId) -> Option<Source<'m>>,
+        all: bool,
+    ) {
+        let begin = Instant::now();
+        let is_wanted = |f: &Frame| f.functions.is_empty() && f.unnamed.is_none();
+        let with_module = profile.frames.iter().filter(|f| f.kind == FrameKind::User);
+        let met: BTreeSet<_> =
+            with_module.filter(|f| is_wanted(f)).filter_map(|f| f.module).collect();
+        let mut sources: BTreeMap<_, _> =
+            met.into_iter().filter_map(|m| Some((m, modules(m)?))).collect();
+        let mut uses = uses_of_nodes(profile);
+        for (module, source) in &sources {
+            if let Some(told) = source.told() {
+                let frames = uses_of_frames(profile, &uses);
+                self.limited(begin).name_generated(profile, *module, told, &frames);
+                uses = uses_of_nodes(profile);
+            }
         }
+        let nodes = uses;
+        let frames = uses_of_frames(profile, &nodes);
 
         let mut wanted: BTreeMap<_, Vec<(usize, Address)>> = BTreeMap::new();
         for (i, (frame, uses)) in profile.frames.iter().zip(&frames).enumerate() {
-            if !frame.functions.is_empty() || frame.unnamed.is_some() {
+            let has_source = || frame.module.is_some_and(|m| sources.contains_key(&m));
+            if !is_wanted(frame) || !all && (frame.kind == FrameKind::Kernel || !has_source()) {
                 continue;
             }
             let group = wanted.entry((frame.kind, frame.module)).or_default();
@@ -76,7 +108,8 @@ impl Symbolizer {
             .map(|((kind, module), group)| {
                 let place = match (kind, module) {
                     (FrameKind::Kernel, _) => Place::Kernel,
-                    (FrameKind::User, Some(module)) => modules(module)
+                    (FrameKind::User, Some(module)) => sources
+                        .remove(&module)
                         .map_or(Place::Nowhere("its file is not there"), Place::Module),
                     (FrameKind::User, None) => Place::Nowhere("not in a mapping of a file"),
                 };
@@ -86,7 +119,7 @@ impl Symbolizer {
 
         // Names of callers that are also leaves, and are called otherwise there.
         let mut others: BTreeMap<usize, Named> = BTreeMap::new();
-        for (job, named) in jobs.iter().zip(self.all(&jobs)) {
+        for (job, named) in jobs.iter().zip(self.all(&jobs, begin)) {
             let group = job.group.iter().copied();
             for ((i, address), named) in group.zip(named) {
                 let frame = &mut profile.frames[i];
@@ -105,8 +138,7 @@ impl Symbolizer {
     }
 
     /// The names of each job, a few at a time.
-    fn all(&self, jobs: &[Job<'_>]) -> Vec<Vec<Named>> {
-        let begin = Instant::now();
+    fn all(&self, jobs: &[Job<'_>], begin: Instant) -> Vec<Vec<Named>> {
         let next = AtomicUsize::new(0);
         let named = Mutex::new(vec![Vec::new(); jobs.len()]);
         let work = || {
@@ -128,10 +160,16 @@ impl Symbolizer {
         named.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn one(&self, job: &Job<'_>, begin: Instant) -> Vec<Named> {
+    /// With no more time than is left since the beginning.
+    fn limited(&self, begin: Instant) -> Self {
         let mut limited = self.clone();
         let left = self.options.total.saturating_sub(begin.elapsed());
         limited.options.time = self.options.time.min(left);
+        limited
+    }
+
+    fn one(&self, job: &Job<'_>, begin: Instant) -> Vec<Named> {
+        let limited = self.limited(begin);
         let addresses: Vec<Address> = job.group.iter().map(|(_, a)| *a).collect();
         match &job.place {
             Place::Kernel => limited.kernel(&addresses),
@@ -178,6 +216,17 @@ fn uses_of_nodes(profile: &StackProfile) -> Vec<Uses> {
         }
     }
     uses
+}
+
+/// How frames are used, by how nodes are.
+fn uses_of_frames(profile: &StackProfile, nodes: &[Uses]) -> Vec<Uses> {
+    let mut frames = vec![Uses::default(); profile.frames.len()];
+    for (node, uses) in profile.stacks.iter().zip(nodes) {
+        let frame = &mut frames[node.frame.0 as usize];
+        frame.place |= uses.place;
+        frame.caller |= uses.caller;
+    }
+    frames
 }
 
 /// Gives callers frames of their own where they are called otherwise.

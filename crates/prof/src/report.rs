@@ -34,7 +34,7 @@ pub fn main(args: &ReportArgs) -> Result<ExitCode> {
         cache: names_cache(args.no_cache),
     };
     let code: Vec<_> = profile.modules.iter().map(|m| code_of(m, args.symfs.as_deref())).collect();
-    show::name(&mut profile, &code, &how, |_| None);
+    show::name(&mut profile, &code, &how);
     let asked = match args.output.is_empty() {
         true => vec![StackOutputSpec { format: StackFormat::Text, sink: Sink::Default }],
         false => args.output.clone(),

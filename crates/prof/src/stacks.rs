@@ -159,11 +159,12 @@ impl Running {
     pub fn finish(self) -> Result<()> {
         let Stacks { outputs, how, processes, .. } = self.stacks;
         let mut taken = self.recording.end(&processes)?;
-        // What is kept for later is not named.
+        show::name_generated(&mut taken.profile, &taken.code, |pid| processes.owner(pid));
+        // What else is kept for later is not named.
         let (raw, shown): (Vec<_>, Vec<_>) = outputs.into_iter().partition(|o| !o.is_named());
         let kept = show::write(&taken.profile, &raw, &how);
         if !shown.is_empty() {
-            show::name(&mut taken.profile, &taken.code, &how, |pid| processes.owner(pid));
+            show::name(&mut taken.profile, &taken.code, &how);
         }
         let written = show::write(&taken.profile, &shown, &how);
         show::tell(&taken.profile, raw.iter().chain(&shown));

@@ -22,13 +22,13 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 /// Opens the file that a record tells of; an error if it is not there any more or is
-/// another by now.
-pub fn find(rec: &RecFile, path: &[u8]) -> io::Result<File> {
+/// another by now. One that `grows` may have become longer.
+pub fn find(rec: &RecFile, path: &[u8], grows: bool) -> io::Result<File> {
     let path = Path::new(OsStr::from_bytes(path));
     // The mapping itself: right whatever became of the name.
     let mapped = format!("/proc/{}/map_files/{:x}-{:x}", rec.pid, rec.start, rec.end);
     if let Ok(file) = open(Path::new(&mapped))
-        && is(&file, rec, false)
+        && is(&file, rec, false, grows)
     {
         return Ok(file);
     }
@@ -37,7 +37,7 @@ pub fn find(rec: &RecFile, path: &[u8]) -> io::Result<File> {
     let mut error = None;
     for candidate in [inside.as_path(), path] {
         match open(candidate) {
-            Ok(file) if is(&file, rec, true) => return Ok(file),
+            Ok(file) if is(&file, rec, true, grows) => return Ok(file),
             Ok(_) => error = Some(io::Error::other("another file has its name by now")),
             Err(e) => error = error.or(Some(e)),
         }
@@ -46,11 +46,11 @@ pub fn find(rec: &RecFile, path: &[u8]) -> io::Result<File> {
 }
 
 /// Whether it is the one: by what an overlay or a subvolume does not change.
-fn is(file: &File, rec: &RecFile, by_inode: bool) -> bool {
+fn is(file: &File, rec: &RecFile, by_inode: bool, grows: bool) -> bool {
     let Ok(meta) = file.metadata() else { return false };
     let mtime = (meta.mtime() as u64).wrapping_mul(1_000_000_000) + meta.mtime_nsec() as u64;
     meta.is_file()
-        && meta.len() == rec.size
+        && (meta.len() == rec.size || grows && meta.len() > rec.size)
         && (rec.key.mtime_ns == 0 || rec.key.mtime_ns == mtime)
         && (!by_inode || meta.ino() == rec.key.ino)
 }

@@ -7,7 +7,6 @@ use std::io::BufWriter;
 use std::io::IsTerminal as _;
 use std::io::Write;
 use std::os::fd::AsFd as _;
-use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -18,6 +17,7 @@ use prof_export::stacks::StackFormat;
 use prof_export::stacks::StackOptions;
 use prof_export::stacks::StackOutputSpec;
 use prof_kernel::sampler::gather::Code;
+use prof_kernel::sampler::generated::Generated;
 use prof_model::stacks::Function;
 use prof_model::stacks::ModuleId;
 use prof_model::stacks::StackProfile;
@@ -51,16 +51,9 @@ pub struct How {
     pub cache: Option<PathBuf>,
 }
 
-/// Names all frames: of code that was held since it was met.
-///
-/// `owner` says whose a process was: only what that user or root has written is believed
-/// to name its generated code.
-pub fn name(
-    profile: &mut StackProfile,
-    code: &[Code],
-    how: &How,
-    owner: impl Fn(u32) -> Option<u32>,
-) {
+/// Names all frames: of code that was held since it was met. What processes made has its
+/// names, or none, by [`name_generated`].
+pub fn name(profile: &mut StackProfile, code: &[Code], how: &How) {
     let mut options =
         Options { symfs: how.symfs.clone(), cache: how.cache.clone(), ..Options::default() };
     if how.debuginfod {
@@ -71,7 +64,6 @@ pub fn name(
         options.fetched = debuginfod::fetch(&ids, &options.debug_dirs);
     }
     let symbolizer = Symbolizer::new(options);
-    let generated: Vec<_> = code.iter().map(|c| perf_map_of(c, &owner)).collect();
     let modules = profile.modules.clone();
     symbolizer.name_profile(profile, |ModuleId(at)| {
         let module = modules.get(at as usize)?;
@@ -82,11 +74,80 @@ pub fn name(
                 build_id: &module.build_id,
             }),
             Code::Image(image) => Some(Source::Image(image)),
-            Code::Generated(_) => Some(Source::PerfMap(&generated[at as usize])),
-            Code::Gone(_) => None,
+            Code::Generated(_) | Code::Gone(_) => None,
         }
     });
     name_by_place(profile, code);
+}
+
+/// Names code that processes made, by what they have told of it: later there may be
+/// nothing of that.
+///
+/// `owner` says whose a process was: only what that user or root has written is believed.
+pub fn name_generated(
+    profile: &mut StackProfile,
+    code: &[Code],
+    owner: impl Fn(u32) -> Option<u32>,
+) {
+    let told: Vec<_> = code
+        .iter()
+        .map(|c| match c {
+            Code::Generated(generated) => Some(told(generated, owner(generated.pid()))),
+            Code::File(_) | Code::Image(_) | Code::Gone(_) => None,
+        })
+        .collect();
+    let of = |m: ModuleId| told.get(m.0 as usize).and_then(Option::as_ref);
+    Symbolizer::default().name_modules(profile, |m| of(m)?.as_ref().ok().map(Told::source));
+    for frame in &mut profile.frames {
+        if let Some(Err(why)) = frame.module.and_then(of) {
+            frame.unnamed.get_or_insert_with(|| why.clone());
+        }
+    }
+}
+
+/// What a process has told of the code that it made.
+struct Told<'a> {
+    perf_map: Vec<u8>,
+    jitdump: Option<&'a File>,
+    epoch_ns: u64,
+}
+
+impl Told<'_> {
+    fn source(&self) -> Source<'_> {
+        match self.jitdump {
+            Some(file) => Source::JitDump {
+                file: file.as_fd(),
+                perf_map: &self.perf_map,
+                epoch_ns: self.epoch_ns,
+            },
+            None => Source::PerfMap(&self.perf_map),
+        }
+    }
+}
+
+/// What is believed of it, or why nothing is.
+fn told(code: &Generated, owner: Option<u32>) -> Result<Told<'_>, String> {
+    let Some(owner) = owner else {
+        return Err("generated code of a process whose user is not known".into());
+    };
+    let mut refused = None;
+    let perf_map = code.perf_map().map(|f| perf_map::read(f, owner));
+    let perf_map = perf_map.and_then(|read| {
+        read.map_err(|e| refused = Some(format!("generated code; its perf map: {e}"))).ok()
+    });
+    let jitdump = code.jitdump().filter(|f| match perf_map::check(f, owner) {
+        Ok(()) => true,
+        Err(e) => {
+            refused = Some(format!("generated code; its jitdump: {e}"));
+            false
+        }
+    });
+    if perf_map.is_none() && jitdump.is_none() {
+        let none = || "generated code: the process wrote no perf map and no jitdump".into();
+        return Err(refused.unwrap_or_else(none));
+    }
+    let perf_map = perf_map.unwrap_or_default();
+    Ok(Told { perf_map, jitdump, epoch_ns: code.epoch_ns() })
 }
 
 /// What has no name is at least of some function: the file's unwind information says
@@ -117,17 +178,6 @@ fn name_by_place(profile: &mut StackProfile, code: &[Code]) {
             frame.functions.push(Function { name, file: None, line: None });
         }
     }
-}
-
-fn perf_map_of(code: &Code, owner: &impl Fn(u32) -> Option<u32>) -> Vec<u8> {
-    let Code::Generated(pid) = code else { return Vec::new() };
-    let Some(owner) = owner(*pid) else { return Vec::new() };
-    let inside = format!("/proc/{pid}/root/tmp/perf-{pid}.map");
-    let outside = format!("/tmp/perf-{pid}.map");
-    [inside, outside]
-        .iter()
-        .find_map(|p| perf_map::read(Path::new(p), owner).ok())
-        .unwrap_or_default()
 }
 
 /// Writes each output; the first error is told when all were tried.

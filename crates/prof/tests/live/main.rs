@@ -15,6 +15,7 @@ mod control;
 mod counters;
 mod doctor;
 mod figures;
+mod generated;
 mod harness;
 mod hotplug;
 mod interval;
