@@ -377,9 +377,21 @@ fn perf_names_functions_by_file_and_offset() {
 #[test]
 fn totals_of_perf_report_are_those_of_the_profile() {
     let Some(perf) = perf() else { return };
-    let p = stacks::full();
+    let mut p = stacks::full();
+    totals(&perf, &p);
+    // An event that perf has no number for.
+    p.events[1].name = "off-cpu".into();
+    totals(&perf, &p);
+    // The tree of callers is there, too.
+    let tree = run(&perf, &p, &["report", "--stdio", "-g", "caller", "--no-children"]);
+    assert!(tree.contains("--"), "{tree}");
+    let head = run(&perf, &p, &["report", "--header-only"]);
+    assert!(head.contains("hostname : here") && head.contains("cmdline : make -j2"), "{head}");
+}
+
+fn totals(perf: &Path, p: &StackProfile) {
     let options = ["--no-children", "--sort", "pid", "-F", "sample,period,pid", "-t", "\t"];
-    let text = run(&perf, &p, &[&["report", "--stdio", "-g", "none"], &options[..]].concat());
+    let text = run(perf, p, &[&["report", "--stdio", "-g", "none"], &options[..]].concat());
     let mut sums: BTreeMap<(String, String), (u64, u64)> = BTreeMap::new();
     let mut event = String::new();
     for line in text.lines() {
@@ -402,9 +414,4 @@ fn totals_of_perf_report_are_those_of_the_profile() {
         *sum = (sum.0 + 1, sum.1 + s.weight);
     }
     assert_eq!(sums, own, "{text}");
-    // The tree of callers is there, too.
-    let tree = run(&perf, &p, &["report", "--stdio", "-g", "caller", "--no-children"]);
-    assert!(tree.contains("--"), "{tree}");
-    let head = run(&perf, &p, &["report", "--header-only"]);
-    assert!(head.contains("hostname : here") && head.contains("cmdline : make -j2"), "{head}");
 }
