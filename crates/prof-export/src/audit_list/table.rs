@@ -262,6 +262,7 @@ mod tests {
                 id: 1,
                 what: What::Perf { attr: PerfAttr::default(), bpf: None },
                 name: name.into(),
+                cpu: None,
                 leader: None,
                 changes: Changes::default(),
                 on_ns: None,
