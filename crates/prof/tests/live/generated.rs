@@ -165,3 +165,33 @@ fn code_that_takes_the_place_of_other_code_has_its_own_name() {
     assert!(phases.iter().all(|(.., n)| *n > 50), "{phases:?}");
     assert!(profile.lost.is_empty(), "{:?}", profile.lost);
 }
+
+#[test]
+fn a_jitdump_is_met_once_however_often_it_is_written_to() {
+    let Some(_turn) = live("a jitdump that grows") else { return };
+    if !taken("a jitdump that grows") || !has("node", "nodejs") || !has("strace", "strace") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    fs::write(dir.path().join("hot.js"), SCRIPT).expect("a script");
+    let (calls, folded) = (dir.path().join("calls"), dir.path().join("x.folded"));
+    let traced = Command::new("strace")
+        .args(["-f", "-qq", "-e", "trace=openat", "-o"])
+        .arg(&calls)
+        .arg(prof())
+        .args(["run", "-F", "997", "-o", &format!("folded:{}", folded.display())])
+        .args(["--", "node", "--perf-prof", "hot.js"])
+        .current_dir(&dir)
+        .output()
+        .expect("strace");
+    assert!(traced.status.success(), "{}", String::from_utf8_lossy(&traced.stderr));
+    // A file that is met is opened by its mapping: the same one twice would be two files.
+    let calls = fs::read_to_string(&calls).expect("calls");
+    let mappings = calls.lines().filter_map(|l| l.split('"').nth(1));
+    let mut opened: Vec<_> = mappings.filter(|p| p.contains("/map_files/")).collect();
+    let all = opened.len();
+    opened.sort_unstable();
+    opened.dedup();
+    assert!(opened.len() > 5, "{calls}");
+    assert_eq!(opened.len(), all, "{opened:#?}");
+}
