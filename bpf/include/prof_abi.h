@@ -584,7 +584,18 @@ struct prof_file_key {
 
 struct prof_file {
 	__u32 id; /* index of `tables` */
-	__u32 told; /* its record was written */
+	__u32 pad;
+};
+
+/*
+ * Numbers of files that are free: taken by the kernel half, given by user space, each in
+ * the order of `ids`. One is given back when nothing can have it in hand any more.
+ */
+struct prof_free_files {
+	__u32 taken;
+	__u32 given;
+	__u32 ids[PROF_MAX_FILES];
+	__u32 told[PROF_MAX_FILES]; /* by number: its record was written */
 };
 
 #define PROF_FILE_NONE 0 /* mapping without a file: generated code */
@@ -703,6 +714,7 @@ _Static_assert(sizeof(struct prof_unwind_row) == 4, "unwind_row");
 _Static_assert(sizeof(struct prof_unwind_page) == 8, "unwind_page");
 _Static_assert(sizeof(struct prof_table) == 16, "table");
 _Static_assert(sizeof(struct prof_file_key) == 24, "file_key");
+_Static_assert(sizeof(struct prof_free_files) == 8 + 8 * PROF_MAX_FILES, "free_files");
 _Static_assert(sizeof(struct prof_vma) == 24, "vma");
 _Static_assert(sizeof(struct prof_space) == 40 + 24 * PROF_MAX_VMAS, "space");
 _Static_assert(sizeof(struct prof_space) <= 4000, "a hash takes values of up to a page");

@@ -66,7 +66,14 @@ struct {
 	__type(value, struct prof_scratch);
 } file_scratch SEC(".maps");
 
-u32 next_file SEC(".bss.next_file");
+/* Written by both halves, by user space through a mapping. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct prof_free_files);
+} free_files SEC(".maps");
 
 /* What is known of mappings serves this long although something was mapped meanwhile,
  * as long as the size of what is executable is the same. */
@@ -146,47 +153,91 @@ static __always_inline bool is_jitdump(struct file *file)
 	return begin[0] == 'j' && begin[1] == 'i' && begin[2] == 't' && begin[3] == '-';
 }
 
-/* The number of a mapped file; one that was never seen gets the next. */
+/* A number for a file, or PROF_FILE_NONE. */
+static __always_inline u32 take_number(struct prof_sampler *s, struct prof_free_files *f)
+{
+	u32 taken;
+
+	if (s->spare_file)
+		return s->spare_file;
+	/* As often as two CPUs may want one at the same time, and then the next sample's. */
+#pragma clang loop unroll(full)
+	for (int i = 0; i < 4; i++) {
+		taken = *(volatile u32 *)&f->taken;
+		if (taken == *(volatile u32 *)&f->given)
+			return PROF_FILE_NONE;
+		if (__sync_val_compare_and_swap(&f->taken, taken, taken + 1) == taken) {
+			s->spare_file = f->ids[taken & (PROF_MAX_FILES - 1)];
+			return s->spare_file;
+		}
+	}
+	return PROF_FILE_NONE;
+}
+
+/*
+ * The number that the file of `s->key` has. User space may take it away at any moment, and
+ * the entry may be another file's at once: so what was read counts only if it is there
+ * still. What is taken away is given to no other file before this hook has ended.
+ */
+static __always_inline u32 number_of(struct prof_sampler *s)
+{
+	struct prof_file *known = bpf_map_lookup_elem(&files, &s->key);
+	u32 id;
+
+	if (!known)
+		return PROF_FILE_NONE;
+	id = *(volatile u32 *)&known->id;
+	known = bpf_map_lookup_elem(&files, &s->key);
+	return known && *(volatile u32 *)&known->id == id ? id : PROF_FILE_NONE;
+}
+
+/* The number of a mapped file; one that was never seen gets a free one. */
 static __always_inline u32 file_of(struct vm_area_struct *vma, struct prof_sampler *s, u32 pid)
 {
 	struct file *file = READ(vma, vm_file);
-	struct prof_file *known;
+	struct prof_free_files *f;
+	u32 id, zero = 0, *told;
 	struct inode *inode;
 
 	if (!file)
+		return PROF_FILE_NONE;
+	f = bpf_map_lookup_elem(&free_files, &zero);
+	if (!f)
 		return PROF_FILE_NONE;
 	inode = READ(file, f_inode);
 	s->key.ino = READ(inode, i_ino);
 	s->key.dev = READ(inode, i_sb, s_dev);
 	s->key.generation = READ(inode, i_generation);
 	s->key.mtime_ns = inode_mtime(inode);
-	known = bpf_map_lookup_elem(&files, &s->key);
+	id = number_of(s);
 	/* Or each write would make another file of it. */
-	if (!known && is_jitdump(file)) {
+	if (!id && is_jitdump(file)) {
 		s->key.mtime_ns = 0;
-		known = bpf_map_lookup_elem(&files, &s->key);
+		id = number_of(s);
 	}
-	if (!known) {
-		s->file.id = PROF_FILE_FIRST + __sync_fetch_and_add(&next_file, 1);
-		s->file.told = 0;
-		/* Another CPU may have met it at the same time: then its number stands. */
-		if (s->file.id < PROF_MAX_FILES)
-			bpf_map_update_elem(&files, &s->key, &s->file, BPF_NOEXIST);
-		known = bpf_map_lookup_elem(&files, &s->key);
-		if (!known) {
+	if (!id) {
+		s->file.id = take_number(s, f);
+		s->file.pad = 0;
+		/* Another CPU may have met it at the same time: then its number stands, and
+		 * this one is for the next file. */
+		if (s->file.id && !bpf_map_update_elem(&files, &s->key, &s->file, BPF_NOEXIST))
+			s->spare_file = 0;
+		id = number_of(s);
+		if (!id) {
 			s->counters[PROF_SC_LOST_FILE]++;
 			return PROF_FILE_NONE;
 		}
 	}
-	if (!known->told) {
-		known->told = 1;
-		if (!tell_file(file, vma, &s->key, known->id, pid)) {
+	told = &f->told[id & (PROF_MAX_FILES - 1)];
+	if (!*(volatile u32 *)told) {
+		*(volatile u32 *)told = 1;
+		if (!tell_file(file, vma, &s->key, id, pid)) {
 			/* The next sample that meets it tries again. */
-			known->told = 0;
+			*(volatile u32 *)told = 0;
 			s->counters[PROF_SC_LOST_FILE]++;
 		}
 	}
-	return known->id;
+	return id;
 }
 
 static __always_inline u32 lock_seq_of(struct mm_struct *mm)

@@ -82,6 +82,8 @@ struct prof_sampler {
 	/* x86: where the rbx of the frame at hand is stored; 0 if it still is what it was when
 	 * the sample was taken, rec.lr. It is read when a rule needs it. */
 	u64 bx_at;
+	u32 spare_file; /* a number that was taken for a file and not used */
+	u32 pad;
 	struct prof_file_key key;
 	struct prof_file file;
 	/* Of the caller of the frame at hand. */

@@ -254,6 +254,29 @@ fn wholeness(profile: &StackProfile) -> Option<String> {
     (samples > 0).then(|| format!("stacks: {}", parts.join("; ")))
 }
 
+/// Files at which stacks end, as they have no unwind table, and why, a line each.
+pub fn without_table(profile: &StackProfile) -> Vec<String> {
+    let all = profile.ends_without_table();
+    let mut lines: Vec<String> = all
+        .iter()
+        .take(REASONS)
+        .map(|(module, why, samples)| {
+            let module = profile.modules.get(module.0 as usize);
+            let file = module.map(|m| names::path(&m.path)).unwrap_or_default();
+            let why = names::clean(why.unwrap_or("it was not there in time").as_bytes());
+            format!(
+                "no unwind table, {}: {file}: {why}",
+                human::plural(*samples, "sample", "samples")
+            )
+        })
+        .collect();
+    if all.len() > REASONS {
+        let more = human::plural((all.len() - REASONS) as u64, "more file", "more files");
+        lines.push(format!("no unwind table: {more}"));
+    }
+    lines
+}
+
 /// Why places have no names, a line each.
 fn unnamed(names: &Names<'_>) -> Vec<String> {
     let all = names.unnamed();

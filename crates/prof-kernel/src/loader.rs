@@ -315,7 +315,7 @@ fn is_needed(map: &str, spec: &Spec<'_>) -> bool {
         "segments",
         "unwind_rules",
         "tables",
-        ".bss.next_file",
+        "free_files",
     ];
     if map.starts_with(REGIONS) {
         return spec.programs.iter().any(|p| p.starts_with(REGIONS));

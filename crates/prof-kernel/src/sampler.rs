@@ -11,6 +11,8 @@ pub mod files;
 mod finish;
 pub mod gather;
 pub mod generated;
+mod known;
+mod room;
 mod samples;
 pub mod tables;
 

@@ -583,6 +583,11 @@ impl Words {
         }
     }
 
+    /// One word.
+    pub fn load(&self, at: usize) -> u32 {
+        self.words().get(at).map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
     /// Writes one word, behind all that was written before.
     pub fn store(&self, at: usize, word: u32) {
         if let Some(to) = self.words().get(at) {

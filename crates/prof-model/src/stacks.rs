@@ -286,6 +286,8 @@ pub struct StackProfile {
     pub samples: Vec<Sample>,
     /// Samples that were taken and lost, by reason.
     pub lost: Vec<(String, u64)>,
+    /// Modules that have no unwind table, and why.
+    pub no_tables: Vec<(ModuleId, String)>,
 }
 
 impl StackProfile {
@@ -320,6 +322,24 @@ impl StackProfile {
         counts
     }
 
+    /// Modules at which stacks end because they have no unwind table: why, and how many
+    /// samples, the most first.
+    pub fn ends_without_table(&self) -> Vec<(ModuleId, Option<&str>, u64)> {
+        let mut counts: HashMap<ModuleId, u64> = HashMap::new();
+        for s in self.samples.iter().filter(|s| s.whole == Whole::NoTable) {
+            let frames = self.frames_of(s.stack).map(|f| self.frame(f));
+            let outermost = frames.filter(|f| f.kind == FrameKind::User).last();
+            if let Some(module) = outermost.and_then(|f| f.module) {
+                *counts.entry(module).or_default() += 1;
+            }
+        }
+        let why: HashMap<_, _> = self.no_tables.iter().map(|(m, why)| (*m, why.as_str())).collect();
+        let mut ends: Vec<_> =
+            counts.into_iter().map(|(m, n)| (m, why.get(&m).copied(), n)).collect();
+        ends.sort_by_key(|(module, _, n)| (std::cmp::Reverse(*n), *module));
+        ends
+    }
+
     /// What points at nothing, or a caller that stands behind its callee: the first
     /// such place.
     pub fn check(&self) -> Result<(), String> {
@@ -336,6 +356,9 @@ impl StackProfile {
             if s.caller.is_some_and(|c| c.0 as usize >= i) {
                 return Err(format!("stack {i}: its caller does not stand before it"));
             }
+        }
+        if self.no_tables.iter().any(|(m, _)| !fits(m.0, self.modules.len())) {
+            return Err("a module without table is not there".into());
         }
         for (i, t) in self.threads.iter().enumerate() {
             if !fits(t.process.0, self.processes.len()) {

@@ -416,6 +416,7 @@ impl<'a> Writer<'a> {
             let samples = human::plural(*count, "sample", "samples");
             comments.push(format!("lost: {samples}: {}", names::clean(reason.as_bytes())));
         }
+        comments.extend(super::without_table(self.source));
         comments.extend(super::unnamed(&self.names));
         self.out.comment = comments.iter().map(|c| self.strings.add(c)).collect();
     }

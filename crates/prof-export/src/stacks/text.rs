@@ -237,6 +237,7 @@ fn end(
         let broken = profile.samples.iter().any(|s| !s.whole.is_whole());
         say(if broken { layout::PLAIN } else { layout::GOOD }, &line);
     }
+    super::without_table(profile).iter().for_each(|line| say(layout::PLAIN, line));
     super::unnamed(names).iter().for_each(|line| say(layout::DIM, line));
     let lost: Vec<_> = profile.lost.iter().filter(|(_, n)| *n > 0).collect();
     if lost.is_empty() {

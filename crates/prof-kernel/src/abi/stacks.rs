@@ -17,6 +17,10 @@ pub const MAX_SEGMENTS: u32 = 1024;
 pub const MAX_UNWIND_RULES: usize = 32768;
 /// `PROF_MAX_FILES`.
 pub const MAX_FILES: usize = 8192;
+/// `PROF_FILE_FIRST`.
+pub const FILE_FIRST: u32 = 2;
+/// Words of `struct prof_free_files`.
+pub const FREE_FILES_WORDS: usize = 2 + 2 * MAX_FILES;
 /// `PROF_MAX_FRAMES`.
 pub const MAX_FRAMES: u32 = 128;
 /// `PROF_MAX_VMAS`.
@@ -35,6 +39,7 @@ pub mod part {
 /// `enum prof_table_state`.
 pub mod table {
     #![allow(missing_docs)]
+    pub const PENDING: u32 = 0;
     pub const READY: u32 = 1;
     pub const FP: u32 = 2;
     pub const NONE: u32 = 3;

@@ -13,7 +13,8 @@ use std::path::PathBuf;
 use crate::abi::stacks::RecFile;
 use crate::sys;
 
-fn open(path: &Path) -> io::Result<File> {
+/// Opens what may be anything.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     std::fs::OpenOptions::new()
         .read(true)
         // What a hostile process has mapped may be anything: a pipe must not stop us.

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -19,11 +20,14 @@ use prof_model::stacks::StackProfile;
 use prof_model::stacks::Thread;
 use prof_model::stacks::ThreadId;
 use prof_model::stacks::Whole;
+use prof_unwind::Error;
 use prof_unwind::Limits;
 use prof_unwind::RuleSet;
 use prof_unwind::Table;
 
+use crate::abi::Plain as _;
 use crate::abi::stacks as abi;
+use crate::abi::stacks::AbiFileKey;
 use crate::abi::stacks::RecFile;
 use crate::abi::stacks::RecSample;
 use crate::abi::stacks::StackRecord;
@@ -36,7 +40,11 @@ use crate::sampler::finish::Left;
 use crate::sampler::generated;
 use crate::sampler::generated::Generated;
 use crate::sampler::generated::Told;
+use crate::sampler::known;
+use crate::sampler::known::Kept;
+use crate::sampler::known::Known;
 use crate::sampler::samples::Samples;
+use crate::sampler::tables::Most;
 use crate::sampler::tables::Tables;
 
 /// Where the code of a module can be read.
@@ -52,11 +60,9 @@ pub enum Code {
     Gone(String),
 }
 
-#[derive(Debug)]
-struct Known {
-    module: ModuleId,
-    table: Option<Table>,
-}
+/// Of the numbers that there are for files a quarter is kept free; as many files are given up
+/// at a time.
+const SHARE: usize = 4;
 
 /// A profile in the making.
 #[derive(Debug)]
@@ -66,7 +72,10 @@ pub struct Gatherer {
     limits: Limits,
     files: HashMap<u32, Known>,
     /// Files of this process that nobody has asked for, and that no sample has met.
-    deferred: HashMap<u32, (PathBuf, Code)>,
+    deferred: HashMap<u32, (AbiFileKey, PathBuf, Code)>,
+    most: Most,
+    /// Samples so far.
+    taken: u64,
     profile: StackProfile,
     samples: Samples,
     interner: Interner,
@@ -74,7 +83,7 @@ pub struct Gatherer {
     threads: HashMap<(ProcessId, u32), ThreadId>,
     generated: HashMap<u32, ModuleId>,
     told: Told,
-    code: Vec<Code>,
+    code: Vec<Kept>,
     wanted: HashSet<PathBuf>,
     /// CLOCK_MONOTONIC at the start of the profile.
     epoch: u64,
@@ -90,8 +99,11 @@ impl Gatherer {
         epoch: u64,
         wanted: &[PathBuf],
     ) -> Result<Self> {
+        let most = Most::from_environment();
         let mut new = Self {
-            tables: Tables::new(sampler)?,
+            tables: Tables::new(sampler, most)?,
+            most,
+            taken: 0,
             rules: RuleSet::new(),
             limits: Limits::default(),
             files: HashMap::new(),
@@ -110,7 +122,7 @@ impl Gatherer {
         };
         // All processes of this machine have the same one.
         if let Some(image) = prof_unwind::own_vdso() {
-            new.learn(abi::FILE_VDSO, PathBuf::from("[vdso]"), Code::Image(image));
+            new.learn(abi::FILE_VDSO, None, PathBuf::from("[vdso]"), Code::Image(image));
         }
         Ok(new)
     }
@@ -124,7 +136,10 @@ impl Gatherer {
             }
             for r in records {
                 match r {
-                    Ok(StackRecord::File { rec, path }) => self.file(&rec, &path),
+                    Ok(StackRecord::File { rec, path }) => {
+                        self.file(&rec, &path);
+                        self.make_room();
+                    }
                     Ok(StackRecord::Sample { rec, kernel, user, vmas, registers, stack }) => {
                         let left = Left { vmas: &vmas, registers, stack: &stack };
                         self.sample(&rec, &kernel, user, &left);
@@ -146,30 +161,38 @@ impl Gatherer {
             self.profile.lost.push(("sample-time-merged".into(), merged));
         }
         for code in &mut self.code {
-            if let Code::Generated(generated) = code {
+            if let Kept::Open(Code::Generated(generated)) = code {
                 self.told.complete(generated);
             }
         }
-        (self.profile, self.code)
+        let modules = self.profile.modules.iter();
+        let code = self.code.into_iter().zip(modules).map(|(code, m)| code.open(&m.path)).collect();
+        (self.profile, code)
     }
 
     fn module(&mut self, path: PathBuf, build_id: Vec<u8>, code: Code) -> ModuleId {
         self.profile.modules.push(Module { path, build_id });
-        self.code.push(code);
+        self.code.push(Kept::Open(code));
         ModuleId(self.profile.modules.len() as u32 - 1)
     }
 
     fn file(&mut self, rec: &RecFile, path: &[u8]) {
         use std::os::unix::ffi::OsStrExt as _;
-        if self.files.contains_key(&rec.id) {
+        // Two CPUs may tell of one at the same time. What has another key is another file,
+        // to which the number was given.
+        let deferred = self.deferred.get(&rec.id).map(|(key, ..)| *key);
+        let known = self.files.get(&rec.id).and_then(|k| k.key);
+        if deferred.or(known).is_some_and(|key| key.as_bytes() == rec.key.as_bytes()) {
             return;
         }
+        self.deferred.remove(&rec.id);
+        self.files.remove(&rec.id);
         let name = PathBuf::from(std::ffi::OsStr::from_bytes(path));
         if generated::is_jitdump(&name) {
             if let Ok(file) = files::find(rec, path, true) {
                 self.told.jitdump(rec.pid, file);
             }
-            self.tables.say(rec.id, abi::table::NONE);
+            self.learn(rec.id, Some(rec.key), name, Code::Gone("a jitdump".into()));
             return;
         }
         let code = match files::find(rec, path, false) {
@@ -177,39 +200,81 @@ impl Gatherer {
             Err(e) => Code::Gone(e.to_string()),
         };
         if rec.pid == std::process::id() && !self.wanted.contains(&name) {
-            self.deferred.insert(rec.id, (name, code));
+            self.deferred.insert(rec.id, (rec.key, name, code));
             return;
         }
-        self.learn(rec.id, name, code);
+        self.learn(rec.id, Some(rec.key), name, code);
     }
 
     /// A sample has met a file.
     fn met(&mut self, file: u32) {
-        if let Some((path, code)) = self.deferred.remove(&file) {
-            self.learn(file, path, code);
+        if let Some((key, path, code)) = self.deferred.remove(&file) {
+            self.learn(file, Some(key), path, code);
         }
     }
 
     /// Makes the table of a file, and tells the kernel half.
-    fn learn(&mut self, id: u32, path: PathBuf, code: Code) {
-        let table = match &code {
-            Code::File(file) => Table::from_file(file, &mut self.rules, &self.limits).ok(),
-            Code::Image(bytes) => Table::from_elf(bytes, &mut self.rules, &self.limits).ok(),
-            Code::Generated(_) | Code::Gone(_) => None,
+    fn learn(&mut self, id: u32, key: Option<AbiFileKey>, path: PathBuf, code: Code) {
+        let made = match &code {
+            Code::File(file) => Table::from_file(file, &mut self.rules, &self.limits),
+            Code::Image(bytes) => Table::from_elf(bytes, &mut self.rules, &self.limits),
+            Code::Generated(_) => Err(Error::NoCfi("its code is generated")),
+            Code::Gone(why) => Err(Error::Io(io::Error::other(why.clone()))),
         };
-        // Where there is no more room, stacks are finished here as long as there is a
-        // piece of them.
-        let given = table.as_ref().is_some_and(|t| self.tables.add(id, t, &self.rules).is_ok());
-        if !given {
+        let mut table = made.map_err(|e| e.to_string());
+        if let Ok(made) = &table {
+            let mut added = self.tables.add(id, made, &self.rules);
+            if added.is_err() {
+                self.give_up(abi::MAX_FILES);
+                added = self.tables.add(id, made, &self.rules);
+            }
+            if let Err(why) = added {
+                table = Err(format!("{why:#}"));
+            }
+        }
+        if table.is_err() {
             self.tables.say(id, abi::table::NONE);
         }
         let build_id = table.as_ref().map(|t| t.build_id.clone()).unwrap_or_default();
-        let module = self.module(path, build_id, code);
-        self.files.insert(id, Known { module, table });
+        let (code, used) = (Some(code), self.taken);
+        let known = Known { key, path, build_id, code, module: None, table, used };
+        self.files.insert(id, known);
+    }
+
+    /// When few numbers are left for files, some are taken back.
+    fn make_room(&mut self) {
+        let most = self.most.files as usize;
+        if (self.tables.numbers_left() as usize) < most / SHARE {
+            self.give_up(most);
+        }
+    }
+
+    /// Gives up a share of the files that are known, those that are of least use.
+    fn give_up(&mut self, most: usize) {
+        let n = (self.files.len().min(most) / SHARE).max(1);
+        let gone = known::least_used(&self.files, &self.tables.mapped(), n);
+        // What fails leaves them without a table.
+        let _ = self.tables.remove(&gone);
+        for (id, _) in gone {
+            let Some(known) = self.files.get_mut(&id) else { continue };
+            known.table = Err("its table made room for others".into());
+            // The number is not its own any more.
+            known.key = None;
+            // Samples that were taken before are still to come. A descriptor is not needed
+            // before the end.
+            match known.module {
+                Some(module) => {
+                    if let Some(kept) = self.code.get_mut(module.0 as usize) {
+                        kept.close();
+                    }
+                }
+                None => known.forget_code(),
+            }
+        }
     }
 
     pub(crate) fn table(&self, file: u32) -> Option<&Table> {
-        self.files.get(&file).and_then(|k| k.table.as_ref())
+        self.files.get(&file).and_then(|k| k.table.as_ref().ok())
     }
 
     pub(crate) fn rules(&self) -> &RuleSet {
@@ -223,6 +288,7 @@ impl Gatherer {
         mut user: Vec<UserFrame>,
         left: &Left<'_>,
     ) {
+        self.taken += 1;
         let mut whole = whole(rec.stop);
         if rec.stop == abi::stop::PENDING {
             // The file that it stopped at is among them.
@@ -256,12 +322,27 @@ impl Gatherer {
     }
 
     fn module_of(&mut self, file: u32, rec: &RecSample) -> ModuleId {
-        if let Some(known) = self.files.get(&file) {
-            return known.module;
+        if let Some(known) = self.files.get_mut(&file) {
+            known.used = self.taken;
+            if let Some(module) = known.module {
+                return module;
+            }
+            let path = known.path.clone();
+            let build_id = std::mem::take(&mut known.build_id);
+            let code = known.code.take().unwrap_or_else(|| Code::Gone("not kept".into()));
+            let why = known.table.as_ref().err().cloned();
+            let module = self.module(path, build_id, code);
+            self.profile.no_tables.extend(why.map(|why| (module, why)));
+            if let Some(known) = self.files.get_mut(&file) {
+                known.module = Some(module);
+            }
+            return module;
         }
         let pid = rec.pid;
         if let Some(module) = self.generated.get(&pid) {
-            if let Some(Code::Generated(generated)) = self.code.get_mut(module.0 as usize) {
+            if let Some(Kept::Open(Code::Generated(generated))) =
+                self.code.get_mut(module.0 as usize)
+            {
                 self.told.look(generated, rec.head.time_ns);
             }
             return *module;

@@ -16,6 +16,7 @@ use prof_export::stacks::Root;
 use prof_export::stacks::StackFormat;
 use prof_export::stacks::StackOptions;
 use prof_export::stacks::StackOutputSpec;
+use prof_export::stacks::without_table;
 use prof_kernel::sampler::gather::Code;
 use prof_kernel::sampler::generated::Generated;
 use prof_model::stacks::Function;
@@ -271,4 +272,7 @@ pub fn tell<'a>(profile: &StackProfile, outputs: impl Iterator<Item = &'a StackO
         profile.processes.len(),
         files.join(", ")
     );
+    for line in without_table(profile) {
+        eprintln!("prof: {line}");
+    }
 }

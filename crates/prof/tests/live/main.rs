@@ -31,4 +31,5 @@ mod repeat;
 mod rules;
 mod stacks;
 mod switch;
+mod tables;
 mod unprivileged;

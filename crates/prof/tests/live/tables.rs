@@ -1,0 +1,151 @@
+//! Unwind tables: that there is room for them however many files there are, and that one
+//! is told of that has none.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
+
+use prof::stacks::raw;
+use prof_model::stacks::FrameKind;
+use prof_model::stacks::StackProfile;
+
+use crate::harness::*;
+use crate::stacks::taken;
+
+/// C that is built; nothing without a compiler.
+fn built(source: &str, args: &[&str], dir: &std::path::Path) -> bool {
+    if !has("gcc", "gcc") {
+        return false;
+    }
+    fs::write(dir.join("x.c"), source).expect("a source");
+    let out = Command::new("gcc").args(args).current_dir(dir).output().expect("gcc");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    true
+}
+
+/// `prof run OPTIONS -o raw:… -- sh -c SCRIPT`, with few numbers and little room.
+fn with_little_room(files: u32, segments: u32, script: &str) -> (StackProfile, String) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("x.stacks");
+    let out = command("run")
+        .env("PROF_MAX_FILES", files.to_string())
+        .env("PROF_MAX_SEGMENTS", segments.to_string())
+        .args(["-F", "997", "-o", &format!("raw:{}", file.display()), "--", "sh", "-c", script])
+        .output()
+        .expect("prof run");
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    let profile = raw::read(&file).unwrap_or_else(|e| panic!("{e:#}: {said}"));
+    (profile, said)
+}
+
+/// Many more files than there are numbers for: each is met, and none is taken for another.
+#[test]
+fn there_is_room_for_tables_of_any_number_of_files() {
+    let Some(_turn) = live("many files") else { return };
+    if !taken("many files") || emulated("a compiler") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    // Each stays alone: its own file, and hundreds of functions.
+    let functions = (0..200).map(|i| {
+        format!("long f{i}(volatile long *a){{for(int i=0;i<20;i++)*a+=i*{i};return *a;}}\n")
+    });
+    let calls: String = (0..200).map(|i| format!("f{i}(&a);")).collect();
+    let source = format!(
+        "#include <time.h>\n{}int main(void){{volatile long a=0;while(clock()<5000){{{calls}}}return 0;}}",
+        functions.collect::<String>()
+    );
+    if !built(&source, &["-O1", "-o", "one", "x.c"], dir.path()) {
+        return;
+    }
+    let script = format!(
+        "cd {}; i=0; while [ $i -lt 600 ]; do cp one c$i; ./c$i; i=$((i+1)); done",
+        dir.path().display()
+    );
+    // Few numbers; little room.
+    for (files, segments) in [(160, 16), (8000, 1)] {
+        let (profile, said) = with_little_room(files, segments, &script);
+        check_many(&profile, &said);
+    }
+}
+
+/// Of 600 processes named by their files, each has frames of its own file and of no other.
+fn check_many(profile: &StackProfile, said: &str) {
+    assert!(profile.lost.is_empty(), "{:?}", profile.lost);
+    let (mut own, mut other, mut met) = (0, Vec::new(), BTreeMap::new());
+    for sample in &profile.samples {
+        let thread = &profile.threads[sample.thread.0 as usize];
+        let process = &profile.processes[thread.process.0 as usize];
+        let Some(number) = process.comm.strip_prefix('c').filter(|n| n.parse::<u32>().is_ok())
+        else {
+            continue;
+        };
+        *met.entry(number.to_owned()).or_insert(0) += 1;
+        for frame in profile.frames_of(sample.stack).map(|f| profile.frame(f)) {
+            let Some(module) = profile.module(frame).filter(|_| frame.kind == FrameKind::User)
+            else {
+                continue;
+            };
+            match module.path.file_name().and_then(|n| n.to_str()) {
+                Some(name) if name.starts_with('c') => match name == process.comm {
+                    true => own += 1,
+                    false => other.push((process.comm.clone(), name.to_owned())),
+                },
+                _ => {}
+            }
+        }
+    }
+    let (n, whole) =
+        (profile.samples.len(), profile.samples.iter().filter(|s| s.whole.is_whole()).count());
+    println!(
+        "{} of 600 met, {own} frames; {whole} of {n} whole: {:?}; {said}",
+        met.len(),
+        profile.wholeness()
+    );
+    assert!(
+        other.is_empty(),
+        "{} of {own} frames of another's file: {:?}",
+        other.len(),
+        &other[..4.min(other.len())]
+    );
+    assert!(met.len() >= 570 && own > 2000, "{} processes, {own} frames", met.len());
+    assert!(whole * 100 >= n * 99, "{whole} of {n}: {:?}", profile.wholeness());
+}
+
+#[test]
+fn a_file_without_table_is_named_with_the_reason() {
+    let Some(_turn) = live("a file without table") else { return };
+    if !taken("a file without table") || emulated("a compiler") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let spin = "long spin(long n) { volatile long a = 0; while (n--) a += n; return a; }";
+    let library = [
+        "-shared",
+        "-nostdlib",
+        "-fno-asynchronous-unwind-tables",
+        "-Wl,--no-eh-frame-hdr",
+        "-o",
+        "libspin.so",
+        "x.c",
+    ];
+    let main = "long spin(long); int main(void) { return spin(300000000) == 1; }";
+    let program = ["-o", "main", "x.c", "libspin.so", "-Wl,-rpath,$ORIGIN"];
+    if !built(spin, &library, dir.path()) || !built(main, &program, dir.path()) {
+        return;
+    }
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let out = command("run")
+        .args(["-F", "997", "-o", &format!("folded:{}", path("x.folded")), "-o"])
+        .args([format!("text:{}", path("x.txt")), "--".into(), path("main")])
+        .output()
+        .expect("prof run");
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    let text = fs::read_to_string(path("x.txt")).expect("text");
+    for told in [said, text] {
+        let one_line = told.split_whitespace().collect::<Vec<_>>().join(" ");
+        let at = one_line.find("no unwind table").unwrap_or_else(|| panic!("{told}"));
+        let rest = &one_line[at..];
+        assert!(rest.contains("libspin.so") && rest.contains(".eh_frame"), "{told}");
+    }
+}
