@@ -663,8 +663,9 @@ int sample_exit(struct bpf_raw_tracepoint_args *ctx)
 	struct task_struct *t = bpf_get_current_task_btf();
 	u32 tgid = t->tgid;
 
-	/* A thread of it that runs on reads them anew. */
-	if (t->pid == t->tgid && *(volatile u32 *)occupied_at(tgid))
+	/* The process is not armed any more if the exit hook came first. A leader may have
+	 * gone long before. Looked up first: a removal takes a lock, and most have none. */
+	if (!READ(t, signal, live.counter) && bpf_map_lookup_elem(&spaces, &tgid))
 		bpf_map_delete_elem(&spaces, &tgid);
 	return 0;
 }

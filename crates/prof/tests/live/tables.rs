@@ -149,3 +149,47 @@ fn a_file_without_table_is_named_with_the_reason() {
         assert!(rest.contains("libspin.so") && rest.contains(".eh_frame"), "{told}");
     }
 }
+
+/// Programs that come and go, each a file of its own, beside few numbers: what prof takes
+/// does not grow with them. `PROF_ROUNDS=100` is the long form.
+#[test]
+fn what_many_files_take_does_not_grow() {
+    let Some(_turn) = live("room for many files") else { return };
+    if !taken("room for many files") || emulated("a compiler") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let source = "#include <time.h>\nint main(void){while(clock()<1500);return 0;}";
+    if !built(source, &["-O1", "-o", "one", "x.c"], dir.path()) {
+        return;
+    }
+    let rounds = std::env::var("PROF_ROUNDS").map_or(4, |n| n.parse().expect("a number"));
+    // The parent of the shell is prof.
+    let script = format!(
+        "cd {}; r=0; while [ $r -lt {rounds} ]; do r=$((r+1))
+            i=0; while [ $i -lt 500 ]; do i=$((i+1)); cp one c$i; ./c$i; done; rm c*
+            echo rss=$(awk '/VmRSS/ {{ print $2 }}' /proc/$PPID/status) \\
+                locked=$(cat /proc/$PPID/fdinfo/* | awk '/^memlock/ {{ n += $2 }} END {{ print n }}') \\
+                fds=$(ls /proc/$PPID/fd | wc -l) >>took
+        done",
+        dir.path().display()
+    );
+    let (profile, said) = with_little_room(200, 1, &script);
+    let took = fs::read_to_string(dir.path().join("took")).expect("what it took");
+    println!("{took}{} samples; {said}", profile.samples.len());
+    let number = |line: &str, key: &str| -> u64 {
+        let word = line.split_whitespace().find_map(|w| w.strip_prefix(key));
+        word.and_then(|w| w.parse().ok()).unwrap_or_else(|| panic!("no {key} in {line}"))
+    };
+    let lines: Vec<_> = took.lines().collect();
+    let (first, last) = (lines[0], lines[lines.len() - 1]);
+    assert_eq!(lines.len(), rounds);
+    // But for entries of processes that run at that moment.
+    let locked = [first, last].map(|line| number(line, "locked="));
+    assert!(locked[0] > 0 && locked[0].abs_diff(locked[1]) < 100_000, "{took}");
+    assert!(number(last, "fds=") < 400, "{took}");
+    // The profile itself has samples, processes and frames.
+    let grown = number(last, "rss=").saturating_sub(number(first, "rss=")) * 1024;
+    let each = grown / (500 * (rounds as u64 - 1).max(1));
+    assert!(each < 8192, "{each} bytes for a process: {took}");
+}
