@@ -183,20 +183,30 @@ static __always_inline u32 pidns_of(struct task_struct *t)
 	return BPF_CORE_READ(ns, ns.inum);
 }
 
+/*
+ * Of a task that has ended and is only kept by an event, the leader and the parent may
+ * be gone: their memory can be another's by now. Then it is all that is told.
+ */
 static __always_inline void read_ident(struct task_struct *t, struct prof_ident *id, u32 subsys)
 {
-	id->start_ns = BPF_CORE_READ(t, group_leader, start_boottime);
+	struct task_struct *leader = t;
+
+	id->ppid = 0;
+	if (BPF_CORE_READ(t, thread_pid)) {
+		leader = BPF_CORE_READ(t, group_leader);
+		id->ppid = BPF_CORE_READ(t, real_parent, tgid);
+	}
+	id->start_ns = BPF_CORE_READ(leader, start_boottime);
 	id->cgroup_id = BPF_CORE_READ(cgroup_of(t, subsys), kn, id);
 	id->pid = BPF_CORE_READ(t, tgid);
 	id->tid = BPF_CORE_READ(t, pid);
-	id->ppid = BPF_CORE_READ(t, real_parent, tgid);
 	id->uid = BPF_CORE_READ(t, cred, uid.val);
 	id->gid = BPF_CORE_READ(t, cred, gid.val);
 	id->mntns = BPF_CORE_READ(t, nsproxy, mnt_ns, ns.inum);
 	id->pidns = pidns_of(t);
 	id->exec = (u32)(BPF_CORE_READ(t, self_exec_id) - BPF_CORE_READ(t, parent_exec_id));
 	/* That of the process, as everywhere else. */
-	BPF_CORE_READ_INTO(&id->comm, t, group_leader, comm);
+	BPF_CORE_READ_INTO(&id->comm, leader, comm);
 }
 
 /* How many inherited copies there are, and whose. */
