@@ -2,6 +2,7 @@
 //! every thread of a process, is one.
 
 use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::io;
 use std::io::Write;
 
@@ -11,6 +12,7 @@ use prof_model::audit::What;
 use prof_model::audit::list::List;
 use prof_model::audit::list::Listed;
 use prof_model::audit::list::State;
+use prof_model::audit::list::Through;
 use prof_model::record::Process;
 use prof_model::text;
 
@@ -96,20 +98,29 @@ fn line(
 struct Line<'a> {
     first: &'a Listed,
     /// CPU and thread of each.
-    places: Vec<(Option<u32>, Option<u32>)>,
+    places: Vec<Place>,
     copies: u64,
     enabled_ns: Option<u64>,
 }
 
 fn grouped(entries: &[Listed]) -> Vec<Line<'_>> {
     let mut lines: Vec<Line<'_>> = Vec::new();
-    for e in entries {
+    // By what they have in common, and how many of the same there were in the same place:
+    // two are two. There may be tens of thousands.
+    let mut of_kind: HashMap<(Kind<'_>, usize), usize> = HashMap::new();
+    let mut same: HashMap<(Kind<'_>, Place), usize> = HashMap::new();
+    for (i, e) in entries.iter().enumerate() {
         let place = (e.cpu, e.target.process().map(|p| p.ident.tid));
-        // Two of the same in one place are two.
-        let joins = |l: &Line<'_>| {
-            place != (None, None) && !l.places.contains(&place) && is_same(l.first, e)
+        let nth = match place {
+            // Nothing tells two such apart: each has a line.
+            (None, None) => i,
+            _ => {
+                let count = same.entry((kind(e), place)).or_default();
+                *count += 1;
+                *count
+            }
         };
-        let at = lines.iter().position(joins).unwrap_or_else(|| {
+        let at = *of_kind.entry((kind(e), nth)).or_insert_with(|| {
             lines.push(Line { first: e, places: Vec::new(), copies: 0, enabled_ns: None });
             lines.len() - 1
         });
@@ -121,22 +132,36 @@ fn grouped(entries: &[Listed]) -> Vec<Line<'_>> {
     lines
 }
 
-fn is_same(a: &Listed, b: &Listed) -> bool {
-    let target = match (&a.target, &b.target) {
-        (Target::Cpu(_), Target::Cpu(_)) => true,
-        (Target::Cgroup { id: a, .. }, Target::Cgroup { id: b, .. }) => a == b,
-        (Target::Process(a), Target::Process(b)) => {
-            (a.ident.pid, a.ident.start_ns) == (b.ident.pid, b.ident.start_ns)
-        }
-        (a, b) => a == b,
+/// CPU and thread.
+type Place = (Option<u32>, Option<u32>);
+
+/// What entries of a line have in common.
+#[derive(PartialEq, Eq, Hash)]
+struct Kind<'a> {
+    by: Option<(u32, u64)>,
+    target: (&'static str, u64, u64),
+    through: Through,
+    state: State,
+    name: &'a str,
+    how: String,
+    program: Option<u32>,
+}
+
+fn kind(l: &Listed) -> Kind<'_> {
+    let target = match &l.target {
+        Target::Process(p) => (u64::from(p.ident.pid), p.ident.start_ns),
+        Target::Cgroup { id, .. } => (*id, 0),
+        Target::Cpu(_) | Target::Host | Target::Unknown => (0, 0),
     };
-    let who = |l: &Listed| l.by.as_ref().map(|p| (p.ident.pid, p.ident.start_ns));
-    let program = |l: &Listed| l.program.as_ref().map(|p| p.id);
-    target
-        && who(a) == who(b)
-        && (a.through, a.state, &a.monitor.name) == (b.through, b.state, &b.monitor.name)
-        && how(a) == how(b)
-        && program(a) == program(b)
+    Kind {
+        by: l.by.as_ref().map(|p| (p.ident.pid, p.ident.start_ns)),
+        target: (l.target.kind(), target.0, target.1),
+        through: l.through,
+        state: l.state,
+        name: &l.monitor.name,
+        how: how(l),
+        program: l.program.as_ref().map(|p| p.id),
+    }
 }
 
 fn row(l: &Line<'_>) -> [String; 7] {
@@ -248,7 +273,6 @@ mod tests {
     use prof_model::audit::PerfAttr;
     use prof_model::audit::list::Copies;
     use prof_model::audit::list::Program;
-    use prof_model::audit::list::Through;
     use prof_model::record::Ident;
 
     fn of(pid: u32, tid: u32, comm: &[u8]) -> Process {
