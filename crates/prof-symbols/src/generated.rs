@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
+use prof_model::stacks::Frame;
 use prof_model::stacks::FrameId;
 use prof_model::stacks::FrameKind;
 use prof_model::stacks::ModuleId;
@@ -58,56 +60,25 @@ impl Symbolizer {
         (named, why)
     }
 
-    /// Names frames of a module that have neither name nor reason. One that was several
-    /// functions becomes several. `uses` is of frames; one that is a place as well as a
-    /// caller has the name of the place: compilers at run time end no function with a call.
+    /// Names frames of these modules that have neither name nor reason. One that was
+    /// several functions becomes several. `uses` is of frames; one that is a place as well
+    /// as a caller has the name of the place: compilers at run time end no function with a
+    /// call.
     pub(crate) fn name_generated(
         &self,
         profile: &mut StackProfile,
-        module: ModuleId,
-        told: Told<'_>,
+        modules: &BTreeMap<ModuleId, Told<'_>>,
         uses: &[Uses],
+        begin: Instant,
     ) {
-        let mut times = times_of_frames(profile, module);
-        let mut queries = Vec::new();
-        for (frame, times) in &mut times {
-            let of = &uses[*frame as usize];
-            let is_return = of.caller && !of.place;
-            let address = Address { offset: profile.frames[*frame as usize].offset, is_return };
-            times.sort_unstable();
-            times.dedup();
-            let step = times.len().div_ceil(MAX_TIMES).max(1);
-            queries.extend(times.iter().step_by(step).map(|t| Query {
-                frame: *frame,
-                time_ns: told.epoch_ns.saturating_add(*t),
-                address: address.of_instruction(),
-            }));
-        }
-        let (named, why) = self.ask(told, &queries);
-        let why = why.as_deref().unwrap_or("nothing was said about it");
-
         let mut later: HashMap<u32, Vec<(u64, FrameId)>> = HashMap::new();
-        let mut last = None;
-        for (query, named) in queries.iter().zip(named) {
-            let is_first = last.replace(query.frame) != Some(query.frame);
-            // Of the others, what is not told is as before.
-            let named = match named {
-                None if !is_first => continue,
-                named => named.unwrap_or_else(|| Named::unnamed(why)),
-            };
-            let first = query.frame as usize;
-            if is_first {
-                profile.frames[first].functions = named.functions;
-                profile.frames[first].unnamed = named.unnamed;
-                continue;
+        for (module, times) in times_of_frames(profile, modules) {
+            if let Some(told) = modules.get(&module) {
+                let queries = queries(profile, uses, *told, times);
+                let (named, why) = self.limited(begin).ask(*told, &queries);
+                let why = why.as_deref().unwrap_or("nothing was said about it");
+                take(profile, *told, &queries, named, why, &mut later);
             }
-            let mut frame = profile.frames[first].clone();
-            frame.functions = named.functions;
-            frame.unnamed = named.unnamed;
-            profile.frames.push(frame);
-            let from = query.time_ns.saturating_sub(told.epoch_ns);
-            let id = FrameId(profile.frames.len() as u32 - 1);
-            later.entry(query.frame).or_default().push((from, id));
         }
         if !later.is_empty() {
             replace(profile, &later);
@@ -115,26 +86,127 @@ impl Symbolizer {
     }
 }
 
-/// When each frame of a module was in a stack; those without a name yet.
-fn times_of_frames(profile: &StackProfile, module: ModuleId) -> BTreeMap<u32, Vec<u64>> {
-    let mut times: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
-    for (at, f) in (0..).zip(&profile.frames) {
-        let is_of = f.kind == FrameKind::User && f.module == Some(module);
-        if is_of && f.functions.is_empty() && f.unnamed.is_none() {
-            times.insert(at, Vec::new());
+/// Some of the times at which a frame was in a stack, evenly.
+#[derive(Debug, Clone)]
+struct Times {
+    times: Vec<u64>,
+    /// How many there were.
+    seen: usize,
+    /// Of so many, one is kept.
+    stride: usize,
+}
+
+impl Times {
+    fn new() -> Self {
+        Self { times: Vec::new(), seen: 0, stride: 1 }
+    }
+
+    fn add(&mut self, time_ns: u64) {
+        if self.seen.is_multiple_of(self.stride) {
+            self.times.push(time_ns);
+        }
+        self.seen += 1;
+        if self.times.len() >= 2 * MAX_TIMES {
+            let mut nth = 0;
+            self.times.retain(|_| {
+                nth += 1;
+                nth % 2 == 1
+            });
+            self.stride *= 2;
         }
     }
+
+    /// At most [`MAX_TIMES`], the first among them; one, if there was none.
+    fn some(mut self) -> Vec<u64> {
+        if self.times.is_empty() {
+            return vec![0];
+        }
+        self.times.sort_unstable();
+        self.times.dedup();
+        let step = self.times.len().div_ceil(MAX_TIMES);
+        self.times.into_iter().step_by(step).collect()
+    }
+}
+
+/// When frames of these modules were in stacks; those without a name yet.
+fn times_of_frames(
+    profile: &StackProfile,
+    modules: &BTreeMap<ModuleId, Told<'_>>,
+) -> BTreeMap<ModuleId, Vec<(u32, Times)>> {
+    let is_wanted = |f: &Frame| {
+        let of_these =
+            f.kind == FrameKind::User && f.module.is_some_and(|m| modules.contains_key(&m));
+        of_these && f.functions.is_empty() && f.unnamed.is_none()
+    };
+    let mut times: Vec<Option<Times>> =
+        profile.frames.iter().map(|f| is_wanted(f).then(Times::new)).collect();
     for sample in &profile.samples {
         for frame in profile.frames_of(sample.stack) {
-            if let Some(times) = times.get_mut(&frame.0) {
-                times.push(sample.time_ns);
+            if let Some(Some(times)) = times.get_mut(frame.0 as usize) {
+                times.add(sample.time_ns);
             }
         }
     }
-    for times in times.values_mut().filter(|t| t.is_empty()) {
-        times.push(0);
+    let mut by_module: BTreeMap<ModuleId, Vec<(u32, Times)>> = BTreeMap::new();
+    for ((at, frame), times) in (0..).zip(&profile.frames).zip(times) {
+        if let (Some(module), Some(times)) = (frame.module, times) {
+            by_module.entry(module).or_default().push((at, times));
+        }
     }
-    times
+    by_module
+}
+
+fn queries(
+    profile: &StackProfile,
+    uses: &[Uses],
+    told: Told<'_>,
+    times: Vec<(u32, Times)>,
+) -> Vec<Query> {
+    let mut queries = Vec::new();
+    for (frame, times) in times {
+        let of = &uses[frame as usize];
+        let is_return = of.caller && !of.place;
+        let address = Address { offset: profile.frames[frame as usize].offset, is_return };
+        queries.extend(times.some().into_iter().map(|time_ns| Query {
+            frame,
+            time_ns: told.epoch_ns.saturating_add(time_ns),
+            address: address.of_instruction(),
+        }));
+    }
+    queries
+}
+
+/// Puts names into frames; what a frame was later, and from when on, into `later`.
+fn take(
+    profile: &mut StackProfile,
+    told: Told<'_>,
+    queries: &[Query],
+    named: Vec<Option<Named>>,
+    why: &str,
+    later: &mut HashMap<u32, Vec<(u64, FrameId)>>,
+) {
+    let mut last = None;
+    for (query, named) in queries.iter().zip(named) {
+        let is_first = last.replace(query.frame) != Some(query.frame);
+        // Of the others, what is not told is as before.
+        let named = match named {
+            None if !is_first => continue,
+            named => named.unwrap_or_else(|| Named::unnamed(why)),
+        };
+        let first = query.frame as usize;
+        if is_first {
+            profile.frames[first].functions = named.functions;
+            profile.frames[first].unnamed = named.unnamed;
+            continue;
+        }
+        let mut frame = profile.frames[first].clone();
+        frame.functions = named.functions;
+        frame.unnamed = named.unnamed;
+        profile.frames.push(frame);
+        let from = query.time_ns.saturating_sub(told.epoch_ns);
+        let id = FrameId(profile.frames.len() as u32 - 1);
+        later.entry(query.frame).or_default().push((from, id));
+    }
 }
 
 /// Gives samples stacks with the frames that were there at their time.
@@ -273,6 +345,20 @@ mod tests {
         let named: Vec<_> = p.frames.iter().map(|f| f.functions.len()).collect();
         assert_eq!(named, [1, 0, 0], "{:?}", p.frames);
         assert!(p.frames.iter().all(|f| f.unnamed.is_none()));
+    }
+
+    #[test]
+    fn of_many_times_some_are_kept_evenly() {
+        for n in [0, 1, 255, 256, 257, 511, 512, 1000, 100_000] {
+            let mut times = Times::new();
+            (0..n).for_each(|t| times.add(t));
+            let some = times.some();
+            assert_eq!(some[0], 0);
+            assert!(some.len() <= MAX_TIMES, "{n}: {}", some.len());
+            let widest = some.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(1);
+            assert!(widest <= n / 64 + 1, "{n}: {widest}");
+            assert!(n.saturating_sub(*some.last().unwrap()) <= 2 * widest, "{n}");
+        }
     }
 
     #[test]

@@ -76,15 +76,13 @@ impl Symbolizer {
             with_module.filter(|f| is_wanted(f)).filter_map(|f| f.module).collect();
         let mut sources: BTreeMap<_, _> =
             met.into_iter().filter_map(|m| Some((m, modules(m)?))).collect();
-        let mut uses = uses_of_nodes(profile);
-        for (module, source) in &sources {
-            if let Some(told) = source.told() {
-                let frames = uses_of_frames(profile, &uses);
-                self.limited(begin).name_generated(profile, *module, told, &frames);
-                uses = uses_of_nodes(profile);
-            }
+        let generated: BTreeMap<_, _> =
+            sources.iter().filter_map(|(m, source)| Some((*m, source.told()?))).collect();
+        if !generated.is_empty() {
+            let frames = uses_of_frames(profile, &uses_of_nodes(profile));
+            self.name_generated(profile, &generated, &frames, begin);
         }
-        let nodes = uses;
+        let nodes = uses_of_nodes(profile);
         let frames = uses_of_frames(profile, &nodes);
 
         let mut wanted: BTreeMap<_, Vec<(usize, Address)>> = BTreeMap::new();
@@ -161,7 +159,7 @@ impl Symbolizer {
     }
 
     /// With no more time than is left since the beginning.
-    fn limited(&self, begin: Instant) -> Self {
+    pub(crate) fn limited(&self, begin: Instant) -> Self {
         let mut limited = self.clone();
         let left = self.options.total.saturating_sub(begin.elapsed());
         limited.options.time = self.options.time.min(left);
