@@ -1,5 +1,7 @@
 //! What may be given any bytes: for a fuzzer, and for `tests/hostile.rs`.
 
+use std::io::Write as _;
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use prof_symbols::Address;
@@ -43,4 +45,12 @@ pub fn image(data: &[u8]) {
 /// Lines of a perf map.
 pub fn perf_map(data: &[u8]) {
     all_answered(&Source::PerfMap(data));
+}
+
+/// A jitdump.
+pub fn jitdump(data: &[u8]) {
+    let Ok(mut file) = tempfile::tempfile() else { return };
+    if file.write_all(data).is_ok() {
+        all_answered(&Source::JitDump { file: file.as_fd(), perf_map: b"", epoch_ns: 0 });
+    }
 }

@@ -222,8 +222,8 @@ impl Dump {
     }
 
     fn named(&self, code: Code, address: u64) -> Named {
-        let Some(load) = self.loads.get(code.load as usize) else {
-            return Named::unnamed("the jitdump has no code there");
+        let Some(load) = self.loads.get(code.load as usize).filter(|l| !l.name.is_empty()) else {
+            return Named::unnamed("the jitdump has no name for it");
         };
         let lines = &self.lines[load.lines.start as usize..load.lines.end as usize];
         let into = address.saturating_sub(code.start);
@@ -427,6 +427,9 @@ pub(crate) mod tests {
         assert_eq!(asked(&dump.0, 0x9000).functions[0].name, "by_map");
         let none = asked(&dump.0, 0x5000).unnamed;
         assert_eq!(none.as_deref(), Some("the jitdump has no code there"));
+        let nameless = Written::new(0).load(1, 0x1000, 0x100, 1, "");
+        let nameless = asked(&nameless.0, 0x1000).unnamed;
+        assert_eq!(nameless.as_deref(), Some("the jitdump has no name for it"));
         let junk = asked(b"ELF? no", 0x5000).unnamed.unwrap();
         assert!(junk.contains("the jitdump cannot be read"), "{junk}");
         assert_eq!(asked(b"ELF? no", 0x9000).functions[0].name, "by_map");

@@ -176,6 +176,14 @@ proptest! {
     fn any_bytes_are_answered(mut bytes: Vec<u8>) {
         targets::image(&bytes);
         targets::perf_map(&bytes);
+        targets::jitdump(&bytes);
+        // A head, and code loaded at 0.
+        let mut dump = b"DTiJ\x01\0\0\0\x28\0\0\0".to_vec();
+        dump.resize(40, 0);
+        dump.extend([0, 0, 0, 0, 80, 0, 0, 0]);
+        dump.resize(40 + 16 + 24, 0);
+        dump.extend(&bytes);
+        targets::jitdump(&dump);
         bytes.splice(..0, *b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x03\0\x3e\0\x01\0\0\0");
         targets::image(&bytes);
     }
