@@ -39,6 +39,7 @@
 #ifndef PROF_BEFORE_6_4
 #include "include/unwind.h"
 #include "include/sample.h"
+#include "include/offcpu.h"
 #endif
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

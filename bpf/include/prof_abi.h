@@ -83,6 +83,9 @@ enum prof_record_kind {
 	PROF_REC_THREAD = 3, /* struct prof_rec_thread */
 	PROF_REC_SAMPLE = 16, /* struct prof_rec_sample; in the ring `samples`, as the next */
 	PROF_REC_FILE = 17, /* struct prof_rec_file, its path behind it */
+	PROF_REC_OFF = 20, /* struct prof_rec_sample; in the ring `off_samples`, as the next */
+	PROF_REC_ON = 21, /* struct prof_rec_on */
+	PROF_REC_WAKER = 22, /* struct prof_rec_sample */
 	PROF_REC_REGION = 7, /* struct prof_rec_region */
 };
 
@@ -338,6 +341,9 @@ struct prof_config {
 	__u32 max_depth; /* frames of a stack, kernel and user each */
 	__u32 samples_wakeup; /* wake the reader of samples when this many bytes wait */
 	__u32 sample_shares; /* of `sample_shares` in use; 0: every sample is taken */
+	__u32 off_cpu_event; /* number of the event that stands for time off the CPU */
+	__u32 pad;
+	__u64 off_cpu_min_ns; /* shorter times are left out */
 };
 
 /* The one writable global. */
@@ -464,7 +470,7 @@ _Static_assert(sizeof(struct prof_rec_thread) == 32 + 8 + 16 + 8 + 16 + 112, "th
 _Static_assert(sizeof(struct prof_proc) == 64 + 12 * 8 + 24 + 3 * 112, "proc");
 _Static_assert(sizeof(struct prof_live) == 64 + 32 + 112, "live");
 _Static_assert(sizeof(struct prof_str_key) == 260, "str_key");
-_Static_assert(sizeof(struct prof_config) == 16 + 8 * PROF_NR_DIMS + 80, "config");
+_Static_assert(sizeof(struct prof_config) == 16 + 8 * PROF_NR_DIMS + 96, "config");
 
 _Static_assert(sizeof(struct prof_cpu) == 8 * PROF_NR_COUNTERS + 48 + 64 + 24 * PROF_MAX_COUNTERS, "cpu");
 _Static_assert(sizeof(struct prof_globals) == 8 * PROF_MAX_CPUS + 32, "globals");
@@ -622,9 +628,6 @@ struct prof_space {
 	struct prof_vma v[PROF_MAX_VMAS];
 };
 
-/* Samples of a CPU that can be in the making: the second interrupts the first. */
-#define PROF_SAMPLERS 2
-
 /* Why the user stack ends where it does. */
 enum prof_stop {
 	PROF_STOP_END = 0, /* it is whole */
@@ -652,7 +655,7 @@ enum prof_stop {
 struct prof_rec_sample {
 	struct prof_rec_head head;
 	__u64 start_ns; /* of the process, since boot */
-	__u64 weight; /* the event's period */
+	__u64 weight; /* the event's period; of PROF_REC_WAKER: the thread that is woken */
 	__u32 pid;
 	__u32 tid;
 	__u32 exec;
@@ -663,13 +666,42 @@ struct prof_rec_sample {
 	__u16 vmas;
 	__u16 exact; /* `ip` is no return address */
 	__u32 stack_bytes;
-	__u32 registers;
+	__u16 registers;
+	__u16 off_state; /* of PROF_REC_OFF: enum prof_off_state, else 0 */
 	char comm[PROF_COMM_LEN];
 	/* The registers of the frame where the user stack ends. */
 	__u64 ip;
 	__u64 sp;
 	__u64 fp;
 	__u64 lr; /* x86: rbx, with PROF_STOP_PENDING */
+};
+
+/* Why a thread left its CPU. */
+enum prof_off_state {
+	PROF_OFF_RUNNABLE = 0, /* it would have gone on */
+	PROF_OFF_SLEEP = 1, /* blocked, signals end it */
+	PROF_OFF_UNINTERRUPTIBLE = 2,
+	PROF_OFF_STOPPED = 3, /* by a signal, a debugger, a freezer */
+};
+
+/* A thread is back on a CPU: what PROF_REC_OFF has begun is over. */
+struct prof_rec_on {
+	struct prof_rec_head head;
+	__u64 off_ns; /* time of its PROF_REC_OFF */
+	__u64 woken_ns; /* time of the PROF_REC_WAKER that ended it; 0: none was seen */
+	__u32 pid;
+	__u32 tid;
+};
+
+/* A thread that has left a CPU. */
+struct prof_off_thread {
+	__u64 off_ns; /* when; 0: it is on one */
+	__u64 on_ns; /* when it last came back */
+	__u64 woken_ns; /* when it was last woken */
+	__u32 pid;
+	__u32 tid;
+	__u32 state; /* enum prof_off_state */
+	__u32 pad;
 };
 
 /* A file was seen for the first time, mapped at [start, end) in a process. */
@@ -696,7 +728,9 @@ enum prof_sample_counter {
 	PROF_SC_LOST_FILE = 6, /* no room for a file, or for its record */
 	PROF_SC_IDLE = 7, /* fired where no armed process ran */
 	PROF_SC_LEFT_OUT = 8, /* the rules of the process ask for fewer samples */
-	PROF_NR_SAMPLE_COUNTERS = 9,
+	PROF_SC_LOST_THREAD = 9, /* no room for a thread that leaves its CPU */
+	PROF_SC_MISSED_SWITCH = 10, /* a switch that the kernel did not tell of */
+	PROF_NR_SAMPLE_COUNTERS = 11,
 };
 
 /* Rules that ask for the same number of samples a second, and how many that is of those
@@ -720,6 +754,8 @@ _Static_assert(sizeof(struct prof_space) == 40 + 24 * PROF_MAX_VMAS, "space");
 _Static_assert(sizeof(struct prof_space) <= 4000, "a hash takes values of up to a page");
 _Static_assert(sizeof(struct prof_share) == 16, "share");
 _Static_assert(sizeof(struct prof_rec_sample) == 128, "sample");
+_Static_assert(sizeof(struct prof_rec_on) == 32 + 16 + 8, "on");
+_Static_assert(sizeof(struct prof_off_thread) == 40, "off_thread");
 _Static_assert(sizeof(struct prof_rec_file) == 32 + 24 + 24 + 16, "file");
 _Static_assert(sizeof(struct prof_region_key) == 80, "region_key");
 _Static_assert(sizeof(struct prof_region_sum) == 48 + 112 + 24 * PROF_MAX_COUNTERS, "region_sum");

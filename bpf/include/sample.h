@@ -42,10 +42,19 @@ struct {
 	__type(value, struct prof_space);
 } spaces SEC(".maps");
 
-/* One for a sample that is taken while another is, by an event that interrupts it. */
+/* Events interrupt hooks, so each has what it works on; user space cuts it to those that
+ * there are. Known when a program is built. */
+enum prof_sampler_user {
+	PROF_SAMPLER_EVENTS = 0,
+	PROF_SAMPLER_OFF_CPU = 1,
+	/* An event that interrupts another. */
+	PROF_SAMPLER_NESTED = 2,
+	PROF_NR_SAMPLERS = 3,
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, PROF_SAMPLERS);
+	__uint(max_entries, PROF_NR_SAMPLERS);
 	__type(key, u32);
 	__type(value, struct prof_sampler);
 } samplers SEC(".maps");
@@ -61,7 +70,7 @@ struct {
 /* Paths of files are built here. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, PROF_NR_SAMPLERS);
 	__type(key, u32);
 	__type(value, struct prof_scratch);
 } file_scratch SEC(".maps");
@@ -75,25 +84,47 @@ struct {
 	__type(value, struct prof_free_files);
 } free_files SEC(".maps");
 
+/* What hooks write: not from interrupts that cannot be masked, as `samples` is. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 8 * 1024 * 1024);
+} off_samples SEC(".maps");
+
 /* What is known of mappings serves this long although something was mapped meanwhile,
  * as long as the size of what is executable is the same. */
 #define PROF_SPACE_SERVES_NS 100000000ULL
 
-/* The one that nobody uses at the moment. */
-static __always_inline struct prof_sampler *this_sampler(void)
+static __always_inline struct prof_sampler *sampler_of(u32 user)
 {
-	struct prof_sampler *s;
-	u32 level = 0;
+	struct prof_sampler *s = bpf_map_lookup_elem(&samplers, &user);
 
-	s = bpf_map_lookup_elem(&samplers, &level);
-	level = s && s->busy;
-	return bpf_map_lookup_elem(&samplers, &level);
+	if (s)
+		s->user = user;
+	return s;
+}
+
+/* For an event: the one that no other event uses at the moment, if there is one. */
+static __always_inline struct prof_sampler *sampler_of_event(void)
+{
+	struct prof_sampler *s = sampler_of(PROF_SAMPLER_EVENTS), *nested;
+	u32 user = PROF_SAMPLER_EVENTS;
+
+	if (s && s->busy)
+		user = PROF_SAMPLER_NESTED;
+	nested = sampler_of(user);
+	if (s && (!nested || nested->busy))
+		s->counters[PROF_SC_LOST_NESTED]++;
+	return nested && !nested->busy ? nested : 0;
 }
 
 /* How many samples the rules of a process ask for, of those that could be taken. */
-static __always_inline u32 share_of(struct prof_proc *p)
+static __always_inline u32 share_of(u32 tgid)
 {
+	struct prof_proc *p = find_entry(tgid);
 	struct prof_share *share;
+
+	if (!p)
+		return 1 << PROF_SHARE_BITS;
 
 	for (u32 i = 0; i < PROF_MAX_SHARES; i++) {
 		u32 key = i;
@@ -120,13 +151,14 @@ static __always_inline u64 inode_mtime(struct inode *inode)
 
 /* Tells user space of a file; false if there was no room. */
 static __always_inline bool tell_file(struct file *file, struct vm_area_struct *vma,
-				      struct prof_file_key *key, u32 id, u32 pid)
+				      struct prof_file_key *key, u32 id, u32 pid, u32 user,
+				      u32 of_user)
 {
 	struct prof_scratch *s;
 	struct prof_rec_file *r;
-	u32 zero = 0, len;
+	u32 len;
 
-	s = bpf_map_lookup_elem(&file_scratch, &zero);
+	s = bpf_map_lookup_elem(&file_scratch, &of_user);
 	if (!s)
 		return 0;
 	r = (void *)&s->enable;
@@ -140,6 +172,8 @@ static __always_inline bool tell_file(struct file *file, struct vm_area_struct *
 	r->path_len = len;
 	r->pad = 0;
 	fill_head(&r->head, PROF_REC_FILE, sizeof(*r) + len, bpf_ktime_get_ns(), 0, 0, 0);
+	if (user == PROF_SAMPLER_OFF_CPU)
+		return !bpf_ringbuf_output(&off_samples, r, sizeof(*r) + len, BPF_RB_FORCE_WAKEUP);
 	return !bpf_ringbuf_output(&samples, r, sizeof(*r) + len, BPF_RB_FORCE_WAKEUP);
 }
 
@@ -192,7 +226,8 @@ static __always_inline u32 number_of(struct prof_sampler *s)
 }
 
 /* The number of a mapped file; one that was never seen gets a free one. */
-static __always_inline u32 file_of(struct vm_area_struct *vma, struct prof_sampler *s, u32 pid)
+static __always_inline u32 file_of(struct vm_area_struct *vma, struct prof_sampler *s, u32 pid,
+				   u32 user)
 {
 	struct file *file = READ(vma, vm_file);
 	struct prof_free_files *f;
@@ -231,7 +266,7 @@ static __always_inline u32 file_of(struct vm_area_struct *vma, struct prof_sampl
 	told = &f->told[id & (PROF_MAX_FILES - 1)];
 	if (!*(volatile u32 *)told) {
 		*(volatile u32 *)told = 1;
-		if (!tell_file(file, vma, &s->key, id, pid)) {
+		if (!tell_file(file, vma, &s->key, id, pid, user, s->user)) {
 			/* The next sample that meets it tries again. */
 			*(volatile u32 *)told = 0;
 			s->counters[PROF_SC_LOST_FILE]++;
@@ -268,7 +303,7 @@ static __always_inline bool note_vma(struct prof_sampler *s, struct vm_area_stru
 }
 
 /* Completes it; true behind the last. */
-static __always_inline bool describe_vma(struct prof_sampler *s, u32 i, u64 vdso, u32 pid)
+static __always_inline bool describe_vma(struct prof_sampler *s, u32 i, u64 vdso, u32 pid, u32 user)
 {
 	struct vm_area_struct *vma;
 	struct prof_vma *to;
@@ -282,7 +317,7 @@ static __always_inline bool describe_vma(struct prof_sampler *s, u32 i, u64 vdso
 	to->start = start;
 	to->pages = (READ(vma, vm_end) - start) >> 12;
 	to->offset = start == vdso ? 0 : READ(vma, vm_pgoff) << 12;
-	to->file = start == vdso ? PROF_FILE_VDSO : file_of(vma, s, pid);
+	to->file = start == vdso ? PROF_FILE_VDSO : file_of(vma, s, pid, user);
 	return 0;
 }
 
@@ -358,7 +393,8 @@ static __always_inline bool maple_step(struct prof_sampler *s)
 
 /* Reads the executable mappings of the running process into the sampler's own copy;
  * false if that could not be done. */
-static __always_inline bool scan(struct prof_sampler *s, struct task_struct *t, struct mm_struct *mm)
+static __always_inline bool scan(struct prof_sampler *s, struct task_struct *t, struct mm_struct *mm,
+				 u32 user)
 {
 	u64 vdso = (u64)READ(mm, context.vdso), root = (u64)READ(mm, mm_mt.ma_root);
 	u32 pid = t->tgid;
@@ -383,7 +419,7 @@ static __always_inline bool scan(struct prof_sampler *s, struct task_struct *t, 
 	if (!(*(volatile u32 *)&s->maple.walked || s->scan.more))
 		return 0;
 	bpf_for(i, 0, PROF_MAX_VMAS) {
-		if (describe_vma(s, i, vdso, pid))
+		if (describe_vma(s, i, vdso, pid, user))
 			break;
 		SETTLE();
 	}
@@ -420,7 +456,7 @@ static __always_inline bool take_known(struct prof_sampler *s, u32 tgid, struct 
 /* What is mapped where in the running process, as of now, into the sampler's own copy,
  * which nobody else changes. */
 static __always_inline bool take_space(struct prof_sampler *s, struct task_struct *t,
-				       struct mm_struct *mm, u64 now)
+				       struct mm_struct *mm, u64 now, u32 user)
 {
 	u32 tgid = t->tgid;
 	struct prof_space *known = bpf_map_lookup_elem(&spaces, &tgid);
@@ -429,7 +465,7 @@ static __always_inline bool take_space(struct prof_sampler *s, struct task_struc
 	if (known && known->mm == (u64)mm)
 		SCAN_NEEDED(s) = !still_stands(known, mm, now);
 	if (SCAN_NEEDED(s)) {
-		if (scan(s, t, mm)) {
+		if (scan(s, t, mm, user)) {
 			if (bpf_map_update_elem(&spaces, &tgid, &s->scan, BPF_ANY))
 				s->counters[PROF_SC_LOST_SPACE]++;
 			return 1;
@@ -439,29 +475,18 @@ static __always_inline bool take_space(struct prof_sampler *s, struct task_struc
 	return take_known(s, tgid, mm);
 }
 
-/* Where user space left off when it entered the kernel, or was interrupted. */
-static __always_inline bool user_registers(struct bpf_perf_event_data *ctx, struct task_struct *t,
-					   struct prof_sampler *s)
+/* Where user space left off when it entered the kernel. */
+static __always_inline bool entry_registers(struct task_struct *t, struct prof_sampler *s)
 {
 #if defined(__TARGET_ARCH_x86)
 	struct pt_regs *regs = (void *)bpf_task_pt_regs(t);
 	u64 cs = 0;
 
-	if (IN_USER(s)) {
-		s->rec.ip = ctx->regs.ip;
-		s->rec.sp = ctx->regs.sp;
-		s->rec.fp = ctx->regs.bp;
-		s->rec.lr = ctx->regs.bx;
-		cs = ctx->regs.cs;
-		/* Or the compiler takes both ways' addresses first. */
-		barrier_var(cs);
-	} else {
-		bpf_probe_read_kernel(&s->rec.ip, 8, &regs->ip);
-		bpf_probe_read_kernel(&s->rec.sp, 8, &regs->sp);
-		bpf_probe_read_kernel(&s->rec.fp, 8, &regs->bp);
-		bpf_probe_read_kernel(&s->rec.lr, 8, &regs->bx);
-		bpf_probe_read_kernel(&cs, 8, &regs->cs);
-	}
+	bpf_probe_read_kernel(&s->rec.ip, 8, &regs->ip);
+	bpf_probe_read_kernel(&s->rec.sp, 8, &regs->sp);
+	bpf_probe_read_kernel(&s->rec.fp, 8, &regs->bp);
+	bpf_probe_read_kernel(&s->rec.lr, 8, &regs->bx);
+	bpf_probe_read_kernel(&cs, 8, &regs->cs);
 	s->bx_at = 0;
 	s->others = 1;
 	/* __USER_CS: not that of 32-bit code. */
@@ -470,21 +495,46 @@ static __always_inline bool user_registers(struct bpf_perf_event_data *ctx, stru
 	struct pt_regs *regs = (void *)bpf_task_pt_regs(t);
 	u64 pstate = 0;
 
-	if (IN_USER(s)) {
-		s->rec.ip = ctx->regs.pc;
-		s->rec.sp = ctx->regs.sp;
-		s->rec.fp = ctx->regs.regs[29];
-		s->rec.lr = ctx->regs.regs[30];
-		pstate = ctx->regs.pstate;
-		barrier_var(pstate);
-	} else {
-		bpf_probe_read_kernel(&s->rec.ip, 8, &regs->user_regs.pc);
-		bpf_probe_read_kernel(&s->rec.sp, 8, &regs->user_regs.sp);
-		bpf_probe_read_kernel(&s->rec.fp, 8, &regs->user_regs.regs[29]);
-		bpf_probe_read_kernel(&s->rec.lr, 8, &regs->user_regs.regs[30]);
-		bpf_probe_read_kernel(&pstate, 8, &regs->user_regs.pstate);
-	}
+	bpf_probe_read_kernel(&s->rec.ip, 8, &regs->user_regs.pc);
+	bpf_probe_read_kernel(&s->rec.sp, 8, &regs->user_regs.sp);
+	bpf_probe_read_kernel(&s->rec.fp, 8, &regs->user_regs.regs[29]);
+	bpf_probe_read_kernel(&s->rec.lr, 8, &regs->user_regs.regs[30]);
+	bpf_probe_read_kernel(&pstate, 8, &regs->user_regs.pstate);
 	/* PSR_MODE32_BIT, and a mode other than EL0. */
+	return !(pstate & 0x1f);
+#endif
+}
+
+/* The same, or where it was interrupted. */
+static __always_inline bool user_registers(struct bpf_perf_event_data *ctx, struct task_struct *t,
+					   struct prof_sampler *s)
+{
+#if defined(__TARGET_ARCH_x86)
+	u64 cs;
+
+	if (!IN_USER(s))
+		return entry_registers(t, s);
+	s->rec.ip = ctx->regs.ip;
+	s->rec.sp = ctx->regs.sp;
+	s->rec.fp = ctx->regs.bp;
+	s->rec.lr = ctx->regs.bx;
+	s->bx_at = 0;
+	s->others = 1;
+	cs = ctx->regs.cs;
+	/* Or the compiler takes both ways' addresses first. */
+	barrier_var(cs);
+	return cs == 0x33;
+#elif defined(__TARGET_ARCH_arm64)
+	u64 pstate;
+
+	if (!IN_USER(s))
+		return entry_registers(t, s);
+	s->rec.ip = ctx->regs.pc;
+	s->rec.sp = ctx->regs.sp;
+	s->rec.fp = ctx->regs.regs[29];
+	s->rec.lr = ctx->regs.regs[30];
+	pstate = ctx->regs.pstate;
+	barrier_var(pstate);
 	return !(pstate & 0x1f);
 #endif
 }
@@ -498,18 +548,20 @@ static __always_inline bool struck_user(struct bpf_perf_event_data *ctx)
 #endif
 }
 
-/* The user part of the stack. */
-static __always_inline u16 unwind_user(struct bpf_perf_event_data *ctx, struct task_struct *t,
-				       struct prof_sampler *s, u64 now)
+/* Whether it has a user part. */
+static __always_inline bool has_user(struct task_struct *t)
 {
-	struct mm_struct *mm = READ(t, mm);
+	return READ(t, mm) && !(t->flags & PROF_PF_KTHREAD);
+}
+
+/* The user part of the stack, from the registers that are in the record. */
+static __always_inline u16 unwind_user(struct task_struct *t, struct prof_sampler *s, u64 now, u32 user)
+{
 	u32 stepped = 0;
 	u32 i;
 
-	if (!mm || (t->flags & PROF_PF_KTHREAD) || !user_registers(ctx, t, s))
-		return PROF_STOP_NO_REGS;
 	s->rec.exact = 1;
-	if (!take_space(s, t, mm, now))
+	if (!take_space(s, t, READ(t, mm), now, user))
 		return PROF_STOP_NO_SPACE;
 	bpf_for(i, 0, PROF_MAX_FRAMES + 1) {
 		stepped = unwind_step(s, i);
@@ -528,7 +580,7 @@ static __always_inline u16 unwind_user(struct bpf_perf_event_data *ctx, struct t
  * is. Returns the end of what is in `data`, in words. */
 static __always_inline u32 take_stack(struct prof_sampler *s)
 {
-	u32 n = s->scan.vmas, at = s->frames, bytes;
+	u32 n = s->scan.vmas, at = s->frames, bytes, got;
 
 	if (n > PROF_MAX_VMAS || at + n * 3 > PROF_SAMPLE_FRAMES)
 		return at;
@@ -553,64 +605,37 @@ static __always_inline u32 take_stack(struct prof_sampler *s)
 		at &= PROF_SAMPLE_FRAMES - 1;
 	}
 #endif
-	/* To where the stack ends, which is not known: half as much until it can be read. */
+	/* To where the stack ends, which is not known: what cannot be read as a whole is read
+	 * as far as its half, and so on. */
 #pragma clang loop unroll(full)
-	for (bytes = PROF_MAX_STACK; bytes >= 256; bytes >>= 1) {
-		if (!bpf_probe_read_user(&s->data[at], bytes, (void *)s->rec.sp)) {
-			s->rec.stack_bytes = bytes;
-			return at + bytes / 8;
-		}
+	for (bytes = PROF_MAX_STACK; bytes >= 128; bytes >>= 1) {
+		got = *(volatile u32 *)&s->rec.stack_bytes;
+		if (got > PROF_MAX_STACK - bytes)
+			break;
+		if (!bpf_probe_read_user(&s->data[at + got / 8], bytes, (void *)(s->rec.sp + got)))
+			*(volatile u32 *)&s->rec.stack_bytes = got + bytes;
 	}
-	return at;
+	got = *(volatile u32 *)&s->rec.stack_bytes;
+	if (got > PROF_MAX_STACK)
+		return at;
+	return at + got / 8;
 }
 
 /* The reader polls; what it is to hear at once wakes it, and a ring that fills. */
-static __always_inline u64 sample_wakeup(struct prof_sampler *s)
+static __always_inline u64 ring_wakeup(struct prof_sampler *s, void *ring)
 {
 	if (s->rec.stop == PROF_STOP_PENDING ||
-	    bpf_ringbuf_query(&samples, BPF_RB_AVAIL_DATA) > config.samples_wakeup)
+	    bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) > config.samples_wakeup)
 		return BPF_RB_FORCE_WAKEUP;
 	return BPF_RB_NO_WAKEUP;
 }
 
-static __always_inline int take_sample(struct bpf_perf_event_data *ctx, u16 event)
+/* A record of the running task, without its stack. */
+static __always_inline void begin_record(struct prof_sampler *s, struct task_struct *t, u64 start,
+					 u16 event)
 {
-	struct task_struct *t = bpf_get_current_task_btf();
-	u64 now, start = process_start(t);
-	u32 end, share = 1 << PROF_SHARE_BITS;
-	struct prof_sampler *s;
-	struct prof_proc *p;
-	long got;
-
-	s = this_sampler();
-	if (!s)
-		return 0;
-	p = find_entry(t->tgid);
-	if (!p || !(p->state & PROF_S_ARMED) || (p->id.start_ns && p->id.start_ns != start)) {
-		s->counters[PROF_SC_IDLE]++;
-		return 0;
-	}
-	if (s->busy) {
-		s->counters[PROF_SC_LOST_NESTED]++;
-		return 0;
-	}
-	if (config.sample_shares) {
-		/* By chance: what is counted off would fall in step with processes that
-		 * take turns. */
-		share = share_of(p);
-		if ((bpf_get_prandom_u32() & ((1 << PROF_SHARE_BITS) - 1)) >= share) {
-			s->counters[PROF_SC_LEFT_OUT]++;
-			return 0;
-		}
-	}
-	s->busy = 1;
-	s->counters[PROF_SC_TAKEN]++;
-	now = bpf_ktime_get_ns();
 	s->frames = 0;
 	s->rec.start_ns = start;
-	s->rec.weight = ctx->sample_period;
-	if (share < 1 << PROF_SHARE_BITS && share)
-		s->rec.weight = (s->rec.weight << PROF_SHARE_BITS) / share;
 	s->rec.pid = t->tgid;
 	s->rec.tid = t->pid;
 	s->rec.exec = exec_number(t);
@@ -620,29 +645,90 @@ static __always_inline int take_sample(struct bpf_perf_event_data *ctx, u16 even
 	s->rec.vmas = 0;
 	s->rec.stack_bytes = 0;
 	s->rec.registers = 0;
+	s->rec.off_state = 0;
+	s->rec.stop = PROF_STOP_NOT_ASKED;
 	s->rec.ip = s->rec.sp = s->rec.fp = s->rec.lr = 0;
 	bpf_probe_read_kernel(s->rec.comm, sizeof(s->rec.comm), t->comm);
-	IN_USER(s) = struck_user(ctx);
-	if (!IN_USER(s) && (config.stacks & PROF_STACKS_KERNEL)) {
-		got = bpf_get_stack(ctx, s->data, (PROF_MAX_FRAMES - 1) * 8, 0);
-		if (got > 0) {
-			s->frames = (u32)got / 8;
-			if (s->frames > config.max_depth)
-				s->frames = config.max_depth;
-			s->rec.kernel_frames = s->frames;
-		}
-	}
-	s->rec.stop = PROF_STOP_NOT_ASKED;
-	if (config.stacks & PROF_STACKS_USER)
-		s->rec.stop = unwind_user(ctx, t, s, now);
-	end = s->frames;
+}
+
+/* The kernel's part of the stack. */
+static __always_inline void take_kernel(void *ctx, struct prof_sampler *s)
+{
+	long got = bpf_get_stack(ctx, s->data, (PROF_MAX_FRAMES - 1) * 8, 0);
+
+	if (got <= 0)
+		return;
+	s->frames = (u32)got / 8;
+	if (s->frames > config.max_depth)
+		s->frames = config.max_depth;
+	s->rec.kernel_frames = s->frames;
+}
+
+/* Completes the record; its size. */
+static __always_inline u32 end_record(struct prof_sampler *s, u32 kind, u64 now)
+{
+	u32 end = s->frames;
+
 	if (s->rec.stop == PROF_STOP_PENDING)
 		end = take_stack(s);
 	barrier_var(end);
 	if (end > PROF_SAMPLE_DATA)
 		end = PROF_SAMPLE_DATA;
-	fill_head(&s->rec.head, PROF_REC_SAMPLE, sizeof(s->rec) + end * 8, now, 0, 0, 0);
-	if (bpf_ringbuf_output(&samples, &s->rec, sizeof(s->rec) + end * 8, sample_wakeup(s)))
+	fill_head(&s->rec.head, kind, sizeof(s->rec) + end * 8, now, 0, 0, 0);
+	return sizeof(s->rec) + end * 8;
+}
+
+/* Whether the process is profiled now. */
+static __always_inline bool is_armed(struct task_struct *t, u64 start)
+{
+	struct prof_proc *p = find_entry(t->tgid);
+
+	return p && (p->state & PROF_S_ARMED) && (!p->id.start_ns || p->id.start_ns == start);
+}
+
+static __always_inline int take_sample(struct bpf_perf_event_data *ctx, u16 event)
+{
+	struct task_struct *t = bpf_get_current_task_btf();
+	u64 now, start = process_start(t);
+	u32 size, share = 1 << PROF_SHARE_BITS;
+	struct prof_sampler *s;
+
+	s = sampler_of(PROF_SAMPLER_EVENTS);
+	if (!s)
+		return 0;
+	if (!is_armed(t, start)) {
+		s->counters[PROF_SC_IDLE]++;
+		return 0;
+	}
+	s = sampler_of_event();
+	if (!s)
+		return 0;
+	if (config.sample_shares) {
+		/* By chance: what is counted off would fall in step with processes that
+		 * take turns. */
+		share = share_of(t->tgid);
+		if ((bpf_get_prandom_u32() & ((1 << PROF_SHARE_BITS) - 1)) >= share) {
+			s->counters[PROF_SC_LEFT_OUT]++;
+			return 0;
+		}
+	}
+	s->busy = 1;
+	s->counters[PROF_SC_TAKEN]++;
+	now = bpf_ktime_get_ns();
+	begin_record(s, t, start, event);
+	s->rec.weight = ctx->sample_period;
+	if (share < 1 << PROF_SHARE_BITS && share)
+		s->rec.weight = (s->rec.weight << PROF_SHARE_BITS) / share;
+	IN_USER(s) = struck_user(ctx);
+	if (!IN_USER(s) && (config.stacks & PROF_STACKS_KERNEL))
+		take_kernel(ctx, s);
+	if (config.stacks & PROF_STACKS_USER) {
+		s->rec.stop = PROF_STOP_NO_REGS;
+		if (has_user(t) && user_registers(ctx, t, s))
+			s->rec.stop = unwind_user(t, s, now, PROF_SAMPLER_EVENTS);
+	}
+	size = end_record(s, PROF_REC_SAMPLE, now);
+	if (bpf_ringbuf_output(&samples, &s->rec, size, ring_wakeup(s, &samples)))
 		s->counters[PROF_SC_LOST_RING]++;
 	s->busy = 0;
 	return 0;
@@ -656,7 +742,8 @@ int sample(struct bpf_perf_event_data *ctx)
 	return take_sample(ctx, bpf_get_attach_cookie(ctx));
 }
 
-/* Beside the exit hook, where stacks are sampled. */
+/* Beside the exit hook, where stacks are sampled; it may have run before, so that whether
+ * the process was profiled is not known any more. */
 SEC("raw_tp/sched_process_exit")
 int sample_exit(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -677,12 +764,12 @@ int sample_prepare(void *ctx)
 {
 	struct task_struct *t = bpf_get_current_task_btf();
 	struct mm_struct *mm = READ(t, mm);
-	struct prof_sampler *s = this_sampler();
+	struct prof_sampler *s = sampler_of(PROF_SAMPLER_EVENTS);
 
 	if (!s || !mm || s->busy)
 		return 0;
 	s->busy = 1;
-	scan(s, t, mm);
+	scan(s, t, mm, PROF_SAMPLER_EVENTS);
 	s->busy = 0;
 	return 0;
 }

@@ -83,7 +83,7 @@ struct prof_sampler {
 	 * the sample was taken, rec.lr. It is read when a rule needs it. */
 	u64 bx_at;
 	u32 spare_file; /* a number that was taken for a file and not used */
-	u32 pad;
+	u32 user; /* enum prof_sampler_user: whose this is */
 	struct prof_file_key key;
 	struct prof_file file;
 	/* Of the caller of the frame at hand. */

@@ -91,7 +91,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__attach)
-            opts="-e -o -I -D -g -F -c -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --max-depth --user --kernel --debuginfod --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --follow --help --version"
+            opts="-e -o -I -D -g -F -c -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --off-cpu --off-cpu-min --max-depth --user --kernel --debuginfod --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --follow --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -166,6 +166,14 @@ _prof() {
                     return 0
                     ;;
                 --by)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --off-cpu)
+                    COMPREPLY=($(compgen -W "too only" -- "${cur}"))
+                    return 0
+                    ;;
+                --off-cpu-min)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -431,7 +439,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__record)
-            opts="-e -o -I -D -g -F -c -s -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --max-depth --user --kernel --debuginfod --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --no-follow --existing --help --version"
+            opts="-e -o -I -D -g -F -c -s -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --off-cpu --off-cpu-min --max-depth --user --kernel --debuginfod --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --no-follow --existing --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -506,6 +514,14 @@ _prof() {
                     return 0
                     ;;
                 --by)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --off-cpu)
+                    COMPREPLY=($(compgen -W "too only" -- "${cur}"))
+                    return 0
+                    ;;
+                --off-cpu-min)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -591,7 +607,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__run)
-            opts="-e -o -I -D -g -F -c -s -r -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --max-depth --user --kernel --debuginfod --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --repeat --ignore-failure --no-follow --follow --unprivileged --help --version"
+            opts="-e -o -I -D -g -F -c -s -r -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --off-cpu --off-cpu-min --max-depth --user --kernel --debuginfod --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --repeat --ignore-failure --no-follow --follow --unprivileged --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -666,6 +682,14 @@ _prof() {
                     return 0
                     ;;
                 --by)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --off-cpu)
+                    COMPREPLY=($(compgen -W "too only" -- "${cur}"))
+                    return 0
+                    ;;
+                --off-cpu-min)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -725,7 +749,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__watch)
-            opts="-e -o -I -D -g -F -c -s -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --max-depth --user --kernel --debuginfod --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --existing --help --version"
+            opts="-e -o -I -D -g -F -c -s -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --off-cpu --off-cpu-min --max-depth --user --kernel --debuginfod --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --existing --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -800,6 +824,14 @@ _prof() {
                     return 0
                     ;;
                 --by)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --off-cpu)
+                    COMPREPLY=($(compgen -W "too only" -- "${cur}"))
+                    return 0
+                    ;;
+                --off-cpu-min)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

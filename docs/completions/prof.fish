@@ -50,6 +50,9 @@ complete -c prof -n "__fish_prof_using_subcommand run" -s D -l delay -d 'Begin s
 complete -c prof -n "__fish_prof_using_subcommand run" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -s c -l count -d 'A sample for each N events, or nanoseconds of a clock, instead of --freq' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `sched:sched_wakeup`, `cpu-clock,page-faults`; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -l off-cpu -d 'Time off the CPU, too: blocked or waiting for a CPU, with the stack that left it, for how long, and who ended it; `only`: without samples of the time on it' -r -f -a "too\t'Beside samples'
+only\t'Nothing else'"
+complete -c prof -n "__fish_prof_using_subcommand run" -l off-cpu-min -d 'With --off-cpu, leave out shorter times (10us, 1ms)' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l max-depth -d 'Frames of a stack, of the program and of the kernel each' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l max-processes -d 'Most processes profiled at once' -r
@@ -93,6 +96,9 @@ complete -c prof -n "__fish_prof_using_subcommand watch" -s D -l delay -d 'Begin
 complete -c prof -n "__fish_prof_using_subcommand watch" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -s c -l count -d 'A sample for each N events, or nanoseconds of a clock, instead of --freq' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `sched:sched_wakeup`, `cpu-clock,page-faults`; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -l off-cpu -d 'Time off the CPU, too: blocked or waiting for a CPU, with the stack that left it, for how long, and who ended it; `only`: without samples of the time on it' -r -f -a "too\t'Beside samples'
+only\t'Nothing else'"
+complete -c prof -n "__fish_prof_using_subcommand watch" -l off-cpu-min -d 'With --off-cpu, leave out shorter times (10us, 1ms)' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l max-depth -d 'Frames of a stack, of the program and of the kernel each' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l max-processes -d 'Most processes profiled at once' -r
@@ -132,6 +138,9 @@ complete -c prof -n "__fish_prof_using_subcommand attach" -s D -l delay -d 'Begi
 complete -c prof -n "__fish_prof_using_subcommand attach" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -s c -l count -d 'A sample for each N events, or nanoseconds of a clock, instead of --freq' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `sched:sched_wakeup`, `cpu-clock,page-faults`; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -l off-cpu -d 'Time off the CPU, too: blocked or waiting for a CPU, with the stack that left it, for how long, and who ended it; `only`: without samples of the time on it' -r -f -a "too\t'Beside samples'
+only\t'Nothing else'"
+complete -c prof -n "__fish_prof_using_subcommand attach" -l off-cpu-min -d 'With --off-cpu, leave out shorter times (10us, 1ms)' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l max-depth -d 'Frames of a stack, of the program and of the kernel each' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l max-processes -d 'Most processes profiled at once' -r
@@ -168,6 +177,9 @@ complete -c prof -n "__fish_prof_using_subcommand record" -s D -l delay -d 'Begi
 complete -c prof -n "__fish_prof_using_subcommand record" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -s c -l count -d 'A sample for each N events, or nanoseconds of a clock, instead of --freq' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `sched:sched_wakeup`, `cpu-clock,page-faults`; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -l off-cpu -d 'Time off the CPU, too: blocked or waiting for a CPU, with the stack that left it, for how long, and who ended it; `only`: without samples of the time on it' -r -f -a "too\t'Beside samples'
+only\t'Nothing else'"
+complete -c prof -n "__fish_prof_using_subcommand record" -l off-cpu-min -d 'With --off-cpu, leave out shorter times (10us, 1ms)' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l max-depth -d 'Frames of a stack, of the program and of the kernel each' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l max-processes -d 'Most processes profiled at once' -r

@@ -165,7 +165,8 @@ pub enum Root {
 #[derive(Debug, Clone)]
 pub struct StackOptions {
     /// Which event, by its place in the profile: formats that hold one take the first
-    /// that has samples if it is not said, those that hold several take all.
+    /// that has samples if it is not said, and time off the CPU with it if it is a time;
+    /// those that hold several take all.
     pub event: Option<u32>,
     /// What stands at the root of stacks; of `text`, `folded` and `flamegraph`.
     pub root: Root,
@@ -205,6 +206,20 @@ impl StackOptions {
         self.event
             .or_else(|| profile.samples.iter().map(|s| s.event).min())
             .filter(|e| (*e as usize) < profile.events.len())
+    }
+
+    /// Those that are drawn as one: time off the CPU goes with time on it.
+    fn drawn(&self, profile: &StackProfile) -> Vec<u32> {
+        let Some(first) = self.event_of(profile) else { return Vec::new() };
+        let event = &profile.events[first as usize];
+        if self.event.is_some() || !is_time(event) || is_off_cpu(event) {
+            return vec![first];
+        }
+        let has_samples = |e: u32| profile.samples.iter().any(|s| s.event == e);
+        let off = (0..)
+            .zip(&profile.events)
+            .filter(|(e, event)| is_off_cpu(event) && is_time(event) && has_samples(*e));
+        std::iter::once(first).chain(off.map(|(e, _)| e)).collect()
     }
 
     /// Those that are shown where there is room for several.

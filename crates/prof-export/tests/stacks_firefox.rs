@@ -160,6 +160,29 @@ fn time_off_the_cpu_is_markers_with_stacks() {
 }
 
 #[test]
+fn markers_of_time_off_the_cpu_say_why_and_who_ended_it() {
+    let file = read(&stacks::off_cpu());
+    check(&file);
+    let worker = thread(&file, "worker 7");
+    let text = |value: &Value| worker["stringArray"][value.as_u64().unwrap() as usize].clone();
+    let of = |data: &Value| {
+        let (state, waker) = (text(&data["state"]), text(&data["waker"]));
+        (data["blocked"].as_f64().unwrap(), data["wait"].as_f64().unwrap(), state, waker)
+    };
+    let data = list(&worker["markers"], "data");
+    let off: Vec<_> = data.iter().filter(|d| d["type"] == "OffCpu").map(of).collect();
+    assert_eq!(
+        off,
+        [
+            (30.0, 5.0, "sleep".into(), "app 100/100".into()),
+            (20.0, 0.0, "sleep".into(), "app 100/100".into()),
+            (25.0, 0.0, "sleep".into(), "[interrupt]".into()),
+            (4.0, 4.0, "runnable".into(), "".into()),
+        ]
+    );
+}
+
+#[test]
 fn a_name_that_ends_so_is_compressed() {
     let options = StackOptions { file: Some("x.json.gz".into()), ..StackOptions::default() };
     let gz = stacks::render(StackFormat::Firefox, &stacks::full(), &options);

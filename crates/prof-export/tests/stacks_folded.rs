@@ -185,6 +185,42 @@ fn weights_that_no_page_can_count_are_scaled_down() {
     assert!(boxes(&svg).iter().any(|b| b.starts_with("main (") && b.contains('%')));
 }
 
+#[test]
+fn time_off_the_cpu_stands_beside_time_on_it_with_who_ended_it() {
+    let p = stacks::off_cpu();
+    let lines = folded(&p, &StackOptions::default());
+    let off: Vec<&str> = lines.lines().filter(|l| l.starts_with("[off-cpu];")).collect();
+    assert_eq!(
+        off,
+        [
+            "[off-cpu];app;read;pipe_read_[k];--;kworker/0:1 11000000",
+            "[off-cpu];ev\\x0ail\\x3b\\x1b;read;pipe_read_[k] 10000000",
+            "[off-cpu];worker\\x207;read;pipe_read_[k] 4000000",
+            "[off-cpu];worker\\x207;read;pipe_read_[k];--;try_to_wake_up_[k];hrtimer_wakeup_[k];\
+             asm_sysvec_apic_timer_interrupt_[k];[interrupt] 25000000",
+            "[off-cpu];worker\\x207;read;pipe_read_[k];--;try_to_wake_up_[k];pipe_write_[k];write;\
+             app 50000000",
+        ]
+    );
+    assert!(lines.lines().any(|l| l == "[cpu-clock];app;main;work;inner_[i] 40000000"), "{lines}");
+    assert_eq!(weight(&lines), stacks::total(&p, 0) + stacks::total(&p, 1));
+    let (_, warnings) = read_by_inferno(&lines);
+    assert_eq!(warnings, Vec::<String>::new());
+    let svg = stacks::text(StackFormat::Flamegraph, &p, &StackOptions::default());
+    assert!(svg.contains("102 samples of cpu-clock and off-cpu"));
+    let boxes = boxes(&svg);
+    for want in ["[off-cpu] (100,000 µs, 50.00%)", "-- (75,000 µs, 37.50%)"] {
+        assert!(boxes.iter().any(|b| b == want), "{want} is not in {boxes:#?}");
+    }
+    // One of them, if it is asked for, or if the other is not a time.
+    let only = StackOptions { event: Some(1), ..StackOptions::default() };
+    assert_eq!(weight(&folded(&p, &only)), stacks::total(&p, 1));
+    assert!(!folded(&p, &only).contains("[off-cpu]"));
+    let mut p = p;
+    p.events[0].unit = String::new();
+    assert_eq!(weight(&folded(&p, &StackOptions::default())), stacks::total(&p, 0));
+}
+
 proptest! {
     #[test]
     fn any_profile_is_read_whole(p in stacks::any_profile()) {
@@ -200,7 +236,7 @@ proptest! {
             // What is at each depth: readers split lines as they were put together.
             let mut leaves: BTreeMap<usize, usize> = BTreeMap::new();
             lines.lines().for_each(|l| *leaves.entry(l.split(';').count()).or_default() += 1);
-            let deepest = p.stacks.len() * 3 + 2;
+            let deepest = 2 * (p.stacks.len() * 3 + 2) + 1;
             prop_assert!(leaves.keys().all(|d| *d <= deepest), "{}", lines);
             let svg = stacks::text(StackFormat::Flamegraph, &p, &options);
             let xml = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };

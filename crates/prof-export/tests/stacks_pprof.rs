@@ -168,6 +168,21 @@ fn stacks_have_inlined_lines_and_labels() {
 }
 
 #[test]
+fn time_off_the_cpu_is_a_sample_type_with_wakers_as_labels() {
+    let Some(pprof) = go_pprof() else { return };
+    let total = |arguments: &[&str]| {
+        let all = [&["-top", "-sample_index=off-cpu"], arguments].concat();
+        let text = read(&pprof, &stacks::off_cpu(), &all);
+        top(&text).first().map(|(flat, ..)| flat.clone())
+    };
+    assert_eq!(total(&[]).as_deref(), Some("100ms"));
+    assert_eq!(total(&["-tagfocus=waker=^app$"]).as_deref(), Some("50ms"));
+    assert_eq!(total(&["-tagfocus=waker=interrupt"]).as_deref(), Some("25ms"));
+    assert_eq!(total(&["-tagfocus=off_cpu=runnable"]).as_deref(), Some("4ms"));
+    assert_eq!(total(&["-tagfocus=off_cpu=uninterruptible"]).as_deref(), Some("11ms"));
+}
+
+#[test]
 fn what_is_in_the_file_is_right_in_detail() {
     let Some(pprof) = go_pprof() else { return };
     let text = read(&pprof, &stacks::full(), &["-raw"]);

@@ -55,6 +55,20 @@ fn depth_threshold_root_and_event_are_what_is_asked_for() {
 }
 
 #[test]
+fn time_off_the_cpu_has_its_kinds_and_its_wakers() {
+    let p = stacks::off_cpu();
+    for width in [60, 80] {
+        let options = StackOptions { event: Some(1), width, ..StackOptions::default() };
+        let text = stacks::text(StackFormat::Text, &p, &options);
+        assert!(widest(&text) <= width, "{text}");
+        common::snapshot(&format!("stacks-off-cpu-{width}"), &text);
+    }
+    let options = StackOptions { event: Some(1), top: 1, ..StackOptions::default() };
+    let text = stacks::text(StackFormat::Text, &p, &options);
+    assert!(text.contains("… 2 more wakers, 36.0 %"), "{text}");
+}
+
+#[test]
 fn colours_only_if_asked_for_and_they_change_nothing_else() {
     let colored = text(&StackOptions { color: true, ..StackOptions::default() });
     let plain = text(&StackOptions::default());
@@ -82,8 +96,16 @@ fn a_function_counts_once_for_each_stack_and_a_callee_with_less_is_indented() {
     });
     for root_first in [vec![main], vec![main, f, f, f]] {
         let stack = i.stack(&mut p, root_first);
-        let (thread, whole) = (ThreadId(0), Whole::Whole);
-        p.samples.push(Sample { time_ns: 0, thread, cpu: 0, event: 0, weight: 1000, stack, whole });
+        p.samples.push(Sample {
+            time_ns: 0,
+            thread: ThreadId(0),
+            cpu: 0,
+            event: 0,
+            weight: 1000,
+            stack,
+            whole: Whole::Whole,
+            off_cpu: None,
+        });
     }
     let text = stacks::text(StackFormat::Text, &p, &StackOptions::default());
     assert_eq!(

@@ -305,20 +305,25 @@ fn put_config(rodata: &mut [u8], config: &Config) -> Result<()> {
 /// What a session does not need is not made: maps of regions, and of stacks.
 fn is_needed(map: &str, spec: &Spec<'_>) -> bool {
     const REGIONS: &str = "region_";
+    /// What only those use that take time off the CPU.
+    const OFF_CPU: &str = "off_";
     /// What only the programs that take stacks use.
-    const STACKS: [&str; 9] = [
+    const STACKS: [&str; 10] = [
         "samples",
         "files",
         "spaces",
         "samplers",
+        "sample_shares",
         "file_scratch",
         "segments",
         "unwind_rules",
         "tables",
         "free_files",
     ];
-    if map.starts_with(REGIONS) {
-        return spec.programs.iter().any(|p| p.starts_with(REGIONS));
+    for part in [REGIONS, OFF_CPU] {
+        if map.starts_with(part) {
+            return spec.programs.iter().any(|p| p.starts_with(part));
+        }
     }
     !STACKS.contains(&map) || spec.programs.contains(&"sample")
 }

@@ -5,18 +5,23 @@
 //! - [`files`]: from what the kernel half says of a file to the file
 //! - `finish`: stacks that the kernel half had to leave
 //! - [`generated`]: what processes tell of code that they make
+//! - [`off_cpu`]: what is attached for time off the CPU
+//! - `blocked`: from a thread that left its CPU and came back to a sample
 //! - [`gather`]: from samples to a [`StackProfile`](prof_model::stacks::StackProfile)
 
+mod blocked;
 pub mod files;
 mod finish;
 pub mod gather;
 pub mod generated;
 mod known;
+pub mod off_cpu;
 mod room;
 mod samples;
 pub mod tables;
 
 use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::collections::btree_map::Entry;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -32,11 +37,12 @@ use crate::abi;
 use crate::abi::stacks::AbiShare;
 use crate::abi::stacks::MAX_SHARES;
 use crate::abi::stacks::NR_SAMPLE_COUNTERS;
-use crate::abi::stacks::SAMPLERS;
 use crate::abi::stacks::StackRecord;
 use crate::host;
 use crate::loader::Loaded;
 use crate::sampler::files::Mapped;
+use crate::sampler::off_cpu::OffCpu;
+use crate::sampler::off_cpu::OffHooks;
 use crate::sys;
 
 /// Bytes of the ring of samples: a second of 20,000 samples of 50 frames.
@@ -99,6 +105,8 @@ pub struct StackPlan {
     pub no_kernel: bool,
     /// Without the program's frames.
     pub no_user: bool,
+    /// Time off the CPU, too.
+    pub off_cpu: Option<OffCpu>,
     /// Files whose tables are to be there before the first sample.
     pub prepare: Vec<PathBuf>,
 }
@@ -112,8 +120,19 @@ impl StackPlan {
             max_depth: abi::stacks::MAX_FRAMES,
             no_kernel: false,
             no_user: false,
+            off_cpu: None,
             prepare: Vec::new(),
         }
+    }
+
+    /// Whether the event fires: not if time off the CPU is all that is wanted.
+    pub fn samples_events(&self) -> bool {
+        self.off_cpu.is_none_or(|o| !o.only)
+    }
+
+    /// The number that time off the CPU has among the events of the profile: the last.
+    pub fn off_cpu_event(&self) -> u32 {
+        if self.samples_events() { self.events.len() as u32 } else { 0 }
     }
 
     /// `enum prof_stacks`.
@@ -130,9 +149,12 @@ pub struct Sampler {
     loaded: Loaded,
     ring: sys::Ring,
     cpus: usize,
+    samplers: u32,
     sampled: Vec<Sampling>,
     /// By CPU.
     events: BTreeMap<u32, Vec<OwnedFd>>,
+    no_kernel: bool,
+    off: Option<OffHooks>,
     _exit: OwnedFd,
 }
 
@@ -141,8 +163,31 @@ pub struct Sampler {
 pub type SampleCounts = [u64; NR_SAMPLE_COUNTERS];
 
 impl Sampler {
-    pub(crate) const PROGRAMS: [&'static str; 3] = ["sample", "sample_exit", "sample_prepare"];
-    pub(crate) const SIZES: [(&'static str, u32); 1] = [("samples", RING_BYTES)];
+    const PROGRAMS: [&'static str; 3] = ["sample", "sample_exit", "sample_prepare"];
+
+    /// What a plan needs.
+    pub(crate) fn programs(plan: &StackPlan) -> Vec<&'static str> {
+        let off = if plan.off_cpu.is_some() { &OffHooks::PROGRAMS[..] } else { &[] };
+        [&Self::PROGRAMS, off].concat()
+    }
+
+    /// Of `enum prof_sampler_user`, those up to the last one that a plan needs.
+    fn samplers(plan: &StackPlan) -> u32 {
+        let last = match (plan.events.len() > 1 && plan.samples_events(), plan.off_cpu) {
+            (true, _) => abi::stacks::sampler::NESTED,
+            (false, Some(_)) => abi::stacks::sampler::OFF_CPU,
+            (false, None) => abi::stacks::sampler::EVENTS,
+        };
+        last + 1
+    }
+
+    /// Sizes of its maps, with room for so many threads.
+    pub(crate) fn sizes(plan: &StackPlan, threads: u32) -> Vec<(&'static str, u32)> {
+        let samplers = Self::samplers(plan);
+        let own = [("samplers", samplers), ("file_scratch", samplers)];
+        let rings = [("samples", RING_BYTES), ("off_samples", RING_BYTES)];
+        [&rings[..], &own, &[("off_threads", threads.max(1))]].concat()
+    }
 
     /// Of these programs, loaded on the maps of the session whose processes are sampled,
     /// which was opened with the same plan. Nothing fires until [`start`](Self::start).
@@ -156,8 +201,19 @@ impl Sampler {
             let share = AbiShare { rules: s.rules, share: s.share, pad: 0 };
             sys::map_update(shares, &at, &share).context("shares of rules")?;
         }
-        let sampled = plan.events.clone();
-        Ok(Self { loaded, ring, cpus, sampled, events: BTreeMap::new(), _exit: exit })
+        let off = plan.off_cpu.is_some().then(|| OffHooks::new(&loaded)).transpose()?;
+        let sampled = if plan.samples_events() { plan.events.clone() } else { Vec::new() };
+        Ok(Self {
+            loaded,
+            ring,
+            cpus,
+            samplers: Self::samplers(plan),
+            sampled,
+            events: BTreeMap::new(),
+            no_kernel: plan.no_kernel,
+            off,
+            _exit: exit,
+        })
     }
 
     /// A map of the kernel half.
@@ -176,6 +232,9 @@ impl Sampler {
 
     /// From now on samples are taken.
     pub fn start(&mut self) -> Result<()> {
+        if let Some(off) = &mut self.off {
+            off.attach(&self.loaded)?;
+        }
         self.follow_cpus()
     }
 
@@ -195,29 +254,68 @@ impl Sampler {
     /// No more samples; what was taken can still be consumed.
     pub fn stop(&mut self) {
         self.events.clear();
+        if let Some(off) = &mut self.off {
+            off.detach();
+        }
     }
 
     /// Readable when the kernel half asks for attention.
-    pub fn as_poll_fd(&self) -> BorrowedFd<'_> {
-        self.ring.as_epoll_fd()
+    pub fn as_poll_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let off = self.off.as_ref().map(|o| o.ring.as_epoll_fd());
+        std::iter::once(self.ring.as_epoll_fd()).chain(off)
     }
 
-    /// Records that wait, at most a batch.
+    /// Records that wait, at most a batch of each ring. Files come before the stacks that
+    /// have met them.
     pub fn consume(&mut self) -> io::Result<Vec<Result<StackRecord, abi::DecodeError>>> {
-        Ok(self.ring.consume()?.iter().map(|b| abi::stacks::decode(b)).collect())
+        // A file is told in the ring of whoever meets it first, before his stack: what
+        // others have of it is in what is fetched before.
+        let mut waiting = match &mut self.off {
+            Some(off) => off.ring.consume()?,
+            None => Vec::new(),
+        };
+        waiting.extend(self.ring.consume()?);
+        let mut records: Vec<_> = waiting.iter().map(|b| abi::stacks::decode(b)).collect();
+        if self.off.is_some() {
+            records.sort_by_key(|r| !matches!(r, Ok(StackRecord::File { .. })));
+        }
+        Ok(records)
     }
 
-    /// What the kernel half counted.
+    /// What the kernel half counted where events fired.
     pub fn counts(&self) -> Result<SampleCounts> {
         let mut sums = SampleCounts::default();
-        for level in 0..SAMPLERS {
-            let counts: SampleCounts = self
-                .loaded
-                .counters("samplers", level, self.cpus)
-                .context("counters of samples")?;
+        for user in [abi::stacks::sampler::EVENTS, abi::stacks::sampler::NESTED] {
+            if user >= self.samplers {
+                continue;
+            }
+            let counts: SampleCounts =
+                self.loaded.counters("samplers", user, self.cpus).context("counters of samples")?;
             sums.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
         }
         Ok(sums)
+    }
+
+    /// What it counted where threads left CPUs and came back.
+    pub fn off_cpu_counts(&self) -> Result<SampleCounts> {
+        if self.off.is_none() {
+            return Ok(SampleCounts::default());
+        }
+        let user = abi::stacks::sampler::OFF_CPU;
+        self.loaded.counters("samplers", user, self.cpus).context("counters of time off the CPU")
+    }
+
+    /// Whether the kernel's frames are not wanted.
+    pub(crate) fn no_kernel(&self) -> bool {
+        self.no_kernel
+    }
+
+    /// Threads that are off the CPU, and since when.
+    pub(crate) fn still_off(&self) -> Result<HashMap<u32, u64>> {
+        if self.off.is_none() {
+            return Ok(HashMap::new());
+        }
+        off_cpu::still_off(&self.loaded)
     }
 
     /// Run statistics of the programs; zero unless the kernel keeps them.

@@ -177,6 +177,8 @@ pub struct Session {
     /// Loaded when the first program with probes is found: most have none.
     regions: Option<Regions>,
     region_sizes: [(&'static str, u32); 4],
+    /// Most threads that there is room for.
+    threads: u32,
 }
 
 impl Session {
@@ -264,6 +266,7 @@ impl Session {
             known: plan.regions.then(Known::default),
             regions: None,
             region_sizes: listen::region_sizes(plan.max_processes),
+            threads: threads(plan),
         };
         // Before the hook of exits: what a thread's exit ends is to be there when the
         // process's is told.
@@ -531,10 +534,9 @@ impl Session {
     /// What takes the stacks of the processes of this session, which was opened with
     /// the same plan.
     pub fn sampler(&self, plan: &StackPlan) -> Result<Sampler> {
-        let loaded = self
-            .load_more(&Sampler::PROGRAMS, &Sampler::SIZES, &[])
-            .context("sampling of stacks (it needs Linux 6.4)")?;
-        Sampler::begin(plan, loaded, self.cpus)
+        self.load_more(&Sampler::programs(plan), &Sampler::sizes(plan, self.threads), &[])
+            .and_then(|loaded| Sampler::begin(plan, loaded, self.cpus))
+            .context("sampling of stacks (it needs Linux 6.4)")
     }
 
     /// Detaches: from now on nothing is added.
@@ -730,6 +732,11 @@ pub(crate) fn ring_size(asked: u32) -> u32 {
     asked.clamp(page, 1 << 30).next_power_of_two()
 }
 
+/// Most threads of the processes that are profiled at once.
+fn threads(plan: &Plan) -> u32 {
+    plan.max_processes.max(1).saturating_mul(4)
+}
+
 /// Each map as large as this session can need it: the kernel clears a bucket for each
 /// entry there may be, which is time before the command starts.
 fn map_sizes(
@@ -739,7 +746,7 @@ fn map_sizes(
     cpus: usize,
 ) -> [(&'static str, u32); 9] {
     let processes = plan.max_processes.max(1);
-    let threads = processes.saturating_mul(4);
+    let threads = threads(plan);
     let if_needed = |needed: bool, n: u32| if needed { n.max(1) } else { 1 };
     let counts = !plan.counters.is_empty();
     let entries = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).max(1);
@@ -818,6 +825,9 @@ fn config(plan: &Plan, backend: Backend, cpus: usize, exact: bool, ring_bytes: u
             .stacks
             .as_ref()
             .map_or(0, |s| s.shares.len().min(abi::stacks::MAX_SHARES) as u32),
+        off_cpu_event: plan.stacks.as_ref().map_or(0, StackPlan::off_cpu_event),
+        pad: 0,
+        off_cpu_min_ns: plan.stacks.as_ref().and_then(|s| s.off_cpu).map_or(0, |o| o.min_ns),
     }
 }
 

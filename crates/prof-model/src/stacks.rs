@@ -31,6 +31,10 @@ pub struct ProcessId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ThreadId(pub u32);
 
+/// Place of a [`Waker`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct WakerId(pub u32);
+
 /// A file whose code ran, or what stands for one.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Module {
@@ -212,6 +216,71 @@ pub struct Thread {
     pub comm: String,
 }
 
+/// Why a thread was off the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum OffState {
+    /// It could have gone on: another had the CPU.
+    Runnable,
+    /// Blocked; a signal would have ended it.
+    Sleep,
+    /// Blocked; nothing but what it waited for could end it.
+    Uninterruptible,
+    /// Stopped by a signal, a debugger, a freezer.
+    Stopped,
+}
+
+impl OffState {
+    /// A word for files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Runnable => "runnable",
+            Self::Sleep => "sleep",
+            Self::Uninterruptible => "uninterruptible",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// What is known of a time off the CPU. It ends where its sample was taken, and began
+/// where the stack is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OffCpu {
+    /// Why.
+    pub state: OffState,
+    /// How much of the weight the thread was ready to run, and waited for a CPU; ns.
+    pub wait_ns: u64,
+    /// Who made it ready to run.
+    pub waker: Option<WakerId>,
+    /// Whether it was still off when the profile ended.
+    pub unfinished: bool,
+}
+
+/// What kind of a thing made a thread ready to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum WakerKind {
+    /// A thread, of whichever process.
+    Thread,
+    /// An interrupt: a timer, a device. Whom it interrupted has no part in it.
+    Interrupt,
+}
+
+/// Who made a thread ready to run, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Waker {
+    /// What it was.
+    pub kind: WakerKind,
+    /// On the host; 0 for an interrupt.
+    pub pid: u32,
+    /// On the host; 0 for an interrupt.
+    pub tid: u32,
+    /// Name; empty for an interrupt.
+    pub comm: String,
+    /// Where: the kernel's part, and the program's if that is profiled, too.
+    pub stack: Option<StackId>,
+    /// How much of the stack there is.
+    pub whole: Whole,
+}
+
 /// One sample.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
@@ -230,6 +299,8 @@ pub struct Sample {
     pub stack: Option<StackId>,
     /// How much of the stack there is.
     pub whole: Whole,
+    /// Of time off the CPU, what is known of it.
+    pub off_cpu: Option<Box<OffCpu>>,
 }
 
 /// What was sampled.
@@ -282,6 +353,8 @@ pub struct StackProfile {
     pub processes: Vec<Process>,
     /// Threads.
     pub threads: Vec<Thread>,
+    /// Who woke threads.
+    pub wakers: Vec<Waker>,
     /// Samples, in the order in which they were taken.
     pub samples: Vec<Sample>,
     /// Samples that were taken and lost, by reason.
@@ -294,6 +367,11 @@ impl StackProfile {
     /// A frame by its place.
     pub fn frame(&self, id: FrameId) -> &Frame {
         &self.frames[id.0 as usize]
+    }
+
+    /// A waker by its place.
+    pub fn waker(&self, id: WakerId) -> &Waker {
+        &self.wakers[id.0 as usize]
     }
 
     /// The module of a frame.
@@ -365,7 +443,16 @@ impl StackProfile {
                 return Err(format!("thread {i}: no such process"));
             }
         }
+        for (i, w) in self.wakers.iter().enumerate() {
+            if !w.stack.is_none_or(|at| fits(at.0, self.stacks.len())) {
+                return Err(format!("waker {i}: no such stack"));
+            }
+        }
         for (i, s) in self.samples.iter().enumerate() {
+            let waker = s.off_cpu.as_ref().and_then(|o| o.waker);
+            if waker.is_some_and(|w| !fits(w.0, self.wakers.len())) {
+                return Err(format!("sample {i}: no such waker"));
+            }
             let stack = s.stack.is_none_or(|at| fits(at.0, self.stacks.len()));
             let event = fits(s.event, self.events.len());
             if !stack || !event || !fits(s.thread.0, self.threads.len()) {
@@ -497,6 +584,7 @@ mod tests {
             weight: 1,
             stack,
             whole: Whole::Whole,
+            off_cpu: None,
         };
         p.samples.push(sample);
         assert!(p.check().is_err(), "no thread, no event");

@@ -197,6 +197,12 @@ fn is_call(profile: &StackProfile, caller: StackNode, callee: StackNode) -> bool
     profile.frame(caller.frame).kind == profile.frame(callee.frame).kind
 }
 
+/// Whether the leaf of a stack of time off the CPU, or of a waker, was left by a call: what
+/// the kernel called from there, to be told of it, is not in the stack.
+fn ends_with_call(profile: &StackProfile, stack: StackId) -> bool {
+    profile.frame(profile.stacks[stack.0 as usize].frame).kind == FrameKind::Kernel
+}
+
 fn uses_of_nodes(profile: &StackProfile) -> Vec<Uses> {
     let mut uses = vec![Uses::default(); profile.stacks.len()];
     for node in &profile.stacks {
@@ -208,10 +214,16 @@ fn uses_of_nodes(profile: &StackProfile) -> Vec<Uses> {
             }
         }
     }
-    for sample in &profile.samples {
-        if let Some(stack) = sample.stack {
-            uses[stack.0 as usize].place = true;
+    let off = profile.samples.iter().filter(|s| s.off_cpu.is_some()).filter_map(|s| s.stack);
+    let on = profile.samples.iter().filter(|s| s.off_cpu.is_none()).filter_map(|s| s.stack);
+    for stack in off.chain(profile.wakers.iter().filter_map(|w| w.stack)) {
+        match ends_with_call(profile, stack) {
+            true => uses[stack.0 as usize].caller = true,
+            false => uses[stack.0 as usize].place = true,
         }
+    }
+    for stack in on {
+        uses[stack.0 as usize].place = true;
     }
     uses
 }
@@ -260,10 +272,19 @@ fn split(profile: &mut StackProfile, nodes: &[Uses], others: BTreeMap<usize, Nam
         }
         callers.push(StackId(stacks.len() as u32 - 1));
     }
-    profile.stacks = stacks;
-    for sample in &mut profile.samples {
-        sample.stack = sample.stack.map(|s| places[s.0 as usize]);
+    let moved = |stack: StackId, profile: &StackProfile, on: bool| {
+        let by_call = !on && ends_with_call(profile, stack);
+        if by_call { callers[stack.0 as usize] } else { places[stack.0 as usize] }
+    };
+    for i in 0..profile.samples.len() {
+        let sample = &profile.samples[i];
+        let to = sample.stack.map(|s| moved(s, profile, sample.off_cpu.is_none()));
+        profile.samples[i].stack = to;
     }
+    for i in 0..profile.wakers.len() {
+        profile.wakers[i].stack = profile.wakers[i].stack.map(|s| moved(s, profile, false));
+    }
+    profile.stacks = stacks;
 }
 
 #[cfg(test)]
@@ -301,6 +322,7 @@ mod tests {
                 weight: 1,
                 stack,
                 whole: Whole::Whole,
+                off_cpu: None,
             });
         }
         p
@@ -316,6 +338,25 @@ mod tests {
             assert!(node.caller.is_none_or(|c| (c.0 as usize) < i));
         }
         p
+    }
+
+    #[test]
+    fn the_kernel_was_left_by_a_call_where_a_thread_left_its_cpu() {
+        use prof_model::stacks::OffCpu;
+        use prof_model::stacks::OffState;
+
+        let (user, kernel) = (FrameKind::User, FrameKind::Kernel);
+        let mut p = profile(&[&[(user, 1), (kernel, 2)], &[(user, 3)], &[(kernel, 4)]]);
+        let off = OffCpu { state: OffState::Sleep, wait_ns: 0, waker: None, unfinished: false };
+        for sample in &mut p.samples[..2] {
+            sample.off_cpu = Some(Box::new(off.clone()));
+        }
+        let uses = uses_of_nodes(&p);
+        let of = |at: usize| {
+            let node = uses[p.samples[at].stack.unwrap().0 as usize];
+            (node.place, node.caller)
+        };
+        assert_eq!([of(0), of(1), of(2)], [(false, true), (true, false), (true, false)]);
     }
 
     /// Names of a sample's user frames, leaf first.

@@ -18,6 +18,7 @@ use prof_export::OutputSpec;
 use prof_export::stacks::StackOutputSpec;
 use prof_kernel::sampler::Rate;
 use prof_kernel::sampler::StackPlan;
+use prof_kernel::sampler::off_cpu::OffCpu;
 use prof_kernel::session::Backend;
 
 use crate::attach;
@@ -53,6 +54,7 @@ pub const USAGE: u8 = 2;
   prof run -g -- ./server              where the time went, function by function
   prof run -o flamegraph:x.svg -- make all of it as a picture
   prof audit                           who profiles whom on this host
+  prof run --off-cpu -- ./server       what it waited for, too, and who ended that
   prof doctor                          what works on this machine, and what would
                                        make the rest work"
 )]
@@ -130,6 +132,15 @@ impl Color {
             Color::Never => false,
         }
     }
+}
+
+/// Whether time off the CPU is all that is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OffCpuMode {
+    /// Beside samples
+    Too,
+    /// Nothing else
+    Only,
 }
 
 const STACKS: &str = "Stacks";
@@ -213,6 +224,16 @@ pub struct Shared {
     #[arg(long, value_name = "EVENT", help_heading = STACKS)]
     pub by: Vec<String>,
 
+    /// Time off the CPU, too: blocked or waiting for a CPU, with the stack that left it, for
+    /// how long, and who ended it; `only`: without samples of the time on it
+    #[arg(long, value_enum, value_name = "only", help_heading = STACKS, num_args = 0..=1,
+          require_equals = true, default_missing_value = "too", hide_possible_values = true)]
+    pub off_cpu: Option<OffCpuMode>,
+
+    /// With --off-cpu, leave out shorter times (10us, 1ms)
+    #[arg(long, value_name = "TIME", help_heading = STACKS, value_parser = duration)]
+    pub off_cpu_min: Option<Duration>,
+
     /// Frames of a stack, of the program and of the kernel each
     #[arg(long, value_name = "N", help_heading = STACKS, value_parser = clap::value_parser!(u32).range(1..=128))]
     pub max_depth: Option<u32>,
@@ -288,6 +309,19 @@ impl Shared {
             || self.max_depth.is_some()
             || !self.by.is_empty()
             || self.debuginfod
+            || self.asks_for_off_cpu()
+    }
+
+    fn asks_for_off_cpu(&self) -> bool {
+        self.off_cpu.is_some() || self.off_cpu_min.is_some()
+    }
+
+    /// Time off the CPU, if it is asked for.
+    fn off_cpu_plan(&self) -> Option<OffCpu> {
+        let min_ns =
+            self.off_cpu_min.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
+        let only = self.off_cpu == Some(OffCpuMode::Only);
+        self.asks_for_off_cpu().then_some(OffCpu { min_ns, only })
     }
 
     /// What of them, by the timer.
@@ -301,6 +335,7 @@ impl Shared {
             max_depth: self.max_depth.unwrap_or(plan.max_depth),
             no_kernel: self.user,
             no_user: self.kernel,
+            off_cpu: self.off_cpu_plan(),
             ..plan
         }
     }
@@ -658,6 +693,11 @@ impl Cli {
             && shared.asks_for_stacks()
         {
             let what = "stacks are of one run: leave out --repeat or the options of stacks";
+            command().error(clap::error::ErrorKind::ArgumentConflict, what).exit();
+        }
+        let of_samples = !shared.by.is_empty() || shared.freq.is_some() || shared.count.is_some();
+        if shared.off_cpu == Some(OffCpuMode::Only) && of_samples {
+            let what = "--off-cpu=only takes no samples: leave out --by, --freq and --count";
             command().error(clap::error::ErrorKind::ArgumentConflict, what).exit();
         }
         if shared.delay == Some(-1) && shared.control.is_none() {

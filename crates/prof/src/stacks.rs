@@ -79,6 +79,14 @@ pub fn names_cache(no_cache: bool) -> Option<PathBuf> {
     (!no_cache && prepared::allowed()).then(prepared::default_dir)
 }
 
+/// The same where threads left CPUs and came back.
+const OFF_CPU_LOSSES: [(SampleCounter, &str); 4] = [
+    (SampleCounter::MissedSwitch, "off-cpu-switch-missed"),
+    (SampleCounter::LostRing, "off-cpu-ring-full"),
+    (SampleCounter::LostThread, "off-cpu-map-full"),
+    (SampleCounter::LostFile, "file-map-or-ring-full"),
+];
+
 /// What is to be done with stacks.
 #[derive(Debug, Clone)]
 pub struct Stacks {
@@ -152,7 +160,9 @@ impl Running {
         let plan = &self.stacks.plan;
         let no_kernel = if plan.no_kernel { Flags::NO_KERNEL } else { 0 };
         let no_user = if plan.no_user { Flags::NO_USER } else { 0 };
-        Flags::SAMPLE | no_kernel | no_user
+        let sample = if plan.samples_events() { Flags::SAMPLE } else { 0 };
+        let off_cpu = if plan.off_cpu.is_some() { Flags::OFFCPU } else { 0 };
+        sample | off_cpu | no_kernel | no_user
     }
 
     /// Ends it, and writes the outputs.
@@ -181,6 +191,8 @@ pub struct Taken {
     pub code: Vec<Code>,
     /// What the kernel half counted.
     pub counts: SampleCounts,
+    /// The same of time off the CPU.
+    pub off_cpu: SampleCounts,
 }
 
 /// Sampling that goes on.
@@ -202,7 +214,7 @@ impl Recording {
             host,
             kernel: Kernel { release, machine, text: host::kernel_text() },
             start_ns: clock::now_ns(ClockId::Realtime),
-            events: plan.events.iter().map(event).collect(),
+            events: events(plan),
             ..StackProfile::default()
         };
         let mut gatherer = Gatherer::new(&sampler, profile, epoch, &plan.prepare)?;
@@ -225,15 +237,30 @@ impl Recording {
         let mut taken =
             self.thread.join().map_err(|_| anyhow!("the thread that takes samples died"))??;
         taken.profile.duration_ns = clock::now_ns(ClockId::Monotonic).saturating_sub(self.epoch);
-        for (counter, name) in LOSSES {
-            let n = taken.counts[counter as usize];
-            if n > 0 {
-                taken.profile.lost.push((name.into(), n));
+        for (counts, losses) in
+            [(&taken.counts, &LOSSES[..]), (&taken.off_cpu, &OFF_CPU_LOSSES[..])]
+        {
+            for (counter, name) in losses {
+                let n = counts[*counter as usize];
+                if n > 0 {
+                    taken.profile.lost.push(((*name).into(), n));
+                }
             }
         }
         processes.describe(&mut taken.profile, self.epoch);
         Ok(taken)
     }
+}
+
+fn events(plan: &StackPlan) -> Vec<SampledEvent> {
+    let off_cpu = SampledEvent {
+        name: "off-cpu".into(),
+        unit: "ns".into(),
+        frequency_hz: None,
+        period: None,
+    };
+    let on = plan.events.iter().filter(|_| plan.samples_events()).map(event);
+    on.chain(plan.off_cpu.map(|_| off_cpu)).collect()
 }
 
 fn event(sampled: &Sampling) -> SampledEvent {
@@ -251,13 +278,13 @@ fn take(mut sampler: Sampler, mut gatherer: Gatherer, stop: &OwnedFd) -> Result<
     let mut stopped = false;
     let mut looked = Instant::now();
     while !stopped {
-        let mut fds = [
-            PollFd::from_borrowed_fd(sampler.as_poll_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
-        ];
+        let mut fds: Vec<_> = std::iter::once(stop.as_fd())
+            .chain(sampler.as_poll_fds())
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
         // Interrupted or not: what is there is taken.
         let _ = rustix::event::poll(&mut fds, Some(&TICK));
-        stopped = !fds[1].revents().is_empty();
+        stopped = fds.first().is_some_and(|stop| !stop.revents().is_empty());
         gatherer.pump(&mut sampler)?;
         if looked.elapsed() >= CPUS_COME {
             sampler.follow_cpus()?;
@@ -265,10 +292,10 @@ fn take(mut sampler: Sampler, mut gatherer: Gatherer, stop: &OwnedFd) -> Result<
         }
     }
     sampler.stop();
-    gatherer.pump(&mut sampler)?;
-    let counts = sampler.counts()?;
+    gatherer.close(&mut sampler, clock::now_ns(ClockId::Monotonic))?;
+    let (counts, off_cpu) = (sampler.counts()?, sampler.off_cpu_counts()?);
     let (profile, code) = gatherer.finish();
-    Ok(Taken { profile, code, counts })
+    Ok(Taken { profile, code, counts, off_cpu })
 }
 
 /// Files that a command will run, as far as that can be known before: their unwind

@@ -19,6 +19,7 @@ use prof_model::stacks::Sample;
 use prof_model::stacks::SampledEvent;
 use prof_model::stacks::StackId;
 use prof_model::stacks::StackProfile;
+use prof_model::stacks::WakerKind;
 use prof_model::stacks::Whole;
 
 use super::StackOptions;
@@ -205,11 +206,29 @@ impl<'a> Writer<'a> {
         let thread = self.thread(s.thread.0, None);
         let stack = self.stack(thread, s.whole, s.stack);
         let from = time(s.time_ns.saturating_sub(s.weight));
-        let name = self.out.intern_string("off-cpu");
-        let marker = OffCpu { name, category: self.off_cpu, ms: s.weight as f64 / 1e6 };
+        let marker = self.off_cpu_marker(s);
         let timing = fx::MarkerTiming::Interval(from, time(s.time_ns));
         let marker = self.out.add_marker(thread, timing, marker);
         self.out.set_marker_stack(thread, marker, stack);
+    }
+
+    fn off_cpu_marker(&mut self, s: &Sample) -> OffCpu {
+        let off = s.off_cpu.as_deref();
+        let waker = off.and_then(|o| o.waker).map(|w| self.source.waker(w));
+        let by = waker.map(|w| match w.kind {
+            WakerKind::Thread => format!("{} {}/{}", names::waker(w), w.pid, w.tid),
+            WakerKind::Interrupt => names::waker(w),
+        });
+        let unfinished = off.is_some_and(|o| o.unfinished);
+        let by = by.unwrap_or_else(|| if unfinished { "still off" } else { "" }.to_owned());
+        OffCpu {
+            name: self.out.intern_string("off-cpu"),
+            category: self.off_cpu,
+            ms: s.weight as f64 / 1e6,
+            wait_ms: off.map_or(0.0, |o| o.wait_ns as f64 / 1e6),
+            state: self.out.intern_string(off.map_or("", |o| o.state.name())),
+            by: self.out.intern_string(&by),
+        }
     }
 
     fn stack(
@@ -348,18 +367,42 @@ struct OffCpu {
     name: fx::StringHandle,
     category: fx::CategoryHandle,
     ms: f64,
+    wait_ms: f64,
+    state: fx::StringHandle,
+    by: fx::StringHandle,
 }
 
 impl fx::StaticSchemaMarker for OffCpu {
     const UNIQUE_MARKER_TYPE_NAME: &'static str = "OffCpu";
     const DESCRIPTION: Option<&'static str> = Some("The thread was not on a CPU.");
-    const TABLE_LABEL: Option<&'static str> = Some("{marker.data.blocked}");
-    const FIELDS: &'static [fx::StaticSchemaMarkerField] = &[fx::StaticSchemaMarkerField {
-        key: "blocked",
-        label: "Off the CPU",
-        format: fx::MarkerFieldFormat::Duration,
-        flags: fx::MarkerFieldFlags::empty(),
-    }];
+    const TABLE_LABEL: Option<&'static str> =
+        Some("{marker.data.blocked} {marker.data.state} {marker.data.waker}");
+    const FIELDS: &'static [fx::StaticSchemaMarkerField] = &[
+        fx::StaticSchemaMarkerField {
+            key: "blocked",
+            label: "Off the CPU",
+            format: fx::MarkerFieldFormat::Duration,
+            flags: fx::MarkerFieldFlags::empty(),
+        },
+        fx::StaticSchemaMarkerField {
+            key: "wait",
+            label: "Of that, ready to run",
+            format: fx::MarkerFieldFormat::Duration,
+            flags: fx::MarkerFieldFlags::empty(),
+        },
+        fx::StaticSchemaMarkerField {
+            key: "state",
+            label: "State",
+            format: fx::MarkerFieldFormat::String,
+            flags: fx::MarkerFieldFlags::SEARCHABLE,
+        },
+        fx::StaticSchemaMarkerField {
+            key: "waker",
+            label: "Woken by",
+            format: fx::MarkerFieldFormat::String,
+            flags: fx::MarkerFieldFlags::SEARCHABLE,
+        },
+    ];
 
     fn name(&self, _: &mut fx::Profile) -> fx::StringHandle {
         self.name
@@ -369,12 +412,11 @@ impl fx::StaticSchemaMarker for OffCpu {
         self.category
     }
 
-    fn string_field_value(&self, _: u32) -> fx::StringHandle {
-        // No field of it is one.
-        self.name
+    fn string_field_value(&self, field: u32) -> fx::StringHandle {
+        if field == 2 { self.state } else { self.by }
     }
 
-    fn number_field_value(&self, _: u32) -> f64 {
-        self.ms
+    fn number_field_value(&self, field: u32) -> f64 {
+        if field == 0 { self.ms } else { self.wait_ms }
     }
 }

@@ -21,7 +21,7 @@ use crate::human;
 /// Most that all weights may be together: what a page counts in is a double.
 const MOST: u128 = 1 << 53;
 
-/// Writes one event of a profile.
+/// Writes one event of a profile; and with time on the CPU that off it.
 pub fn write(
     profile: &StackProfile,
     options: &StackOptions,
@@ -80,12 +80,11 @@ fn svg(profile: &StackProfile, options: &StackOptions, title: &str) -> io::Resul
 
 /// Command, duration, number of samples.
 fn title(profile: &StackProfile, options: &StackOptions) -> String {
-    let event = options.event_of(profile);
-    let count = profile.samples.iter().filter(|s| Some(s.event) == event).count() as u64;
-    let of = event
-        .map(|e| &profile.events[e as usize])
-        .map(|e| format!(" of {}", names::clean(e.name.as_bytes())))
-        .unwrap_or_default();
+    let drawn = options.drawn(profile);
+    let count = profile.samples.iter().filter(|s| drawn.contains(&s.event)).count() as u64;
+    let names: Vec<_> =
+        drawn.iter().map(|e| names::clean(profile.events[*e as usize].name.as_bytes())).collect();
+    let of = if names.is_empty() { String::new() } else { format!(" of {}", names.join(" and ")) };
     let mut parts = Vec::new();
     if !profile.command.is_empty() {
         parts.push(super::command(profile));

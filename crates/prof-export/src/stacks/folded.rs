@@ -3,6 +3,9 @@
 //!
 //! `_[k]` behind a name marks the kernel's functions, `_[i]` inlined ones. A `;` in a
 //! name, and whatever else a reader could take for something else, is written `\xHH`.
+//!
+//! Behind the stack of a time off the CPU stands who ended it: `--`, the waker's stack from
+//! its leaf to its root, the waker's name.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -18,7 +21,8 @@ use super::names::Line;
 use super::names::Names;
 use super::names::Origin;
 
-/// Writes one event of a profile.
+/// Writes one event of a profile; and with time on the CPU that off it, the name of the event
+/// at the root of each.
 pub fn write(
     profile: &StackProfile,
     options: &StackOptions,
@@ -39,26 +43,50 @@ pub(super) fn lines(
 ) -> (BTreeMap<String, u64>, HashMap<String, Origin>) {
     let mut sums: BTreeMap<String, u64> = BTreeMap::new();
     let mut spelled: HashMap<String, Origin> = HashMap::new();
-    let Some(event) = options.event_of(profile) else { return (sums, spelled) };
+    let drawn = options.drawn(profile);
     let names = Names::new(profile);
     let words: Vec<String> = names.lines().iter().map(word).collect();
-    for (place, weight) in names::weights(profile, event).0 {
-        let mut stack = root(profile, options.root, place.thread).unwrap_or_default();
-        for id in names.stack(place.whole, place.stack) {
-            let word = &words[id.0 as usize];
-            if !stack.is_empty() {
-                stack.push(';');
+    let places = drawn.iter().flat_map(|e| {
+        names::weights(profile, *e).0.into_iter().map(|(place, weight)| (*e, place, weight))
+    });
+    for (event, place, weight) in places {
+        let mut stack = Vec::new();
+        if drawn.len() > 1 {
+            let name = names::clean(profile.events[event as usize].name.as_bytes());
+            stack.push(escape(&format!("[{name}]")));
+        }
+        stack.extend(root(profile, options.root, place.thread));
+        let mut lines = names.stack(place.whole, place.stack);
+        let waker = place.waker(profile);
+        let own = lines.len();
+        if let Some(waker) = waker.filter(|w| w.stack.is_some()) {
+            lines.extend(names.stack(waker.whole, waker.stack).into_iter().rev());
+        }
+        for (nth, id) in lines.into_iter().enumerate() {
+            if nth == own {
+                stack.push(BORDER.into());
             }
-            stack.push_str(word);
+            let word = &words[id.0 as usize];
+            stack.push(word.clone());
             if !spelled.contains_key(word) {
                 spelled.insert(word.clone(), names.line(id).origin);
             }
         }
-        let sum = sums.entry(stack).or_default();
+        if let Some(waker) = waker {
+            if waker.stack.is_none() {
+                stack.push(BORDER.into());
+            }
+            stack.push(escape(&names::waker(waker)));
+            spelled.entry(BORDER.into()).or_insert(Origin::Note);
+        }
+        let sum = sums.entry(stack.join(";")).or_default();
         *sum = sum.saturating_add(weight);
     }
     (sums, spelled)
 }
+
+/// Between a stack that was left and that of its waker.
+const BORDER: &str = "--";
 
 /// What stands before the functions.
 fn root(profile: &StackProfile, root: Root, thread: u32) -> Option<String> {

@@ -12,9 +12,13 @@ use prof_model::stacks::Frame;
 use prof_model::stacks::FrameId;
 use prof_model::stacks::FrameKind;
 use prof_model::stacks::ModuleId;
+use prof_model::stacks::OffState;
 use prof_model::stacks::Sample;
 use prof_model::stacks::StackId;
 use prof_model::stacks::StackProfile;
+use prof_model::stacks::Waker;
+use prof_model::stacks::WakerId;
+use prof_model::stacks::WakerKind;
 use prof_model::stacks::Whole;
 use prof_model::text;
 
@@ -97,9 +101,11 @@ impl<'a> Names<'a> {
         };
         let frames = profile.frames.iter().map(|f| frame(f, &mut lines)).collect();
         let mut notes = HashMap::new();
-        for s in &profile.samples {
-            let key = (s.whole, s.stack.is_some());
-            if let Some(name) = note(s.whole, s.stack.is_some()) {
+        let wakers = profile.wakers.iter().filter(|w| w.stack.is_some());
+        let of_wakers = wakers.map(|w| (w.whole, true));
+        let of_samples = profile.samples.iter().map(|s| (s.whole, s.stack.is_some()));
+        for key in of_samples.chain(of_wakers) {
+            if let Some(name) = note(key.0, key.1) {
                 notes.entry(key).or_insert_with(|| {
                     let origin = Origin::Note;
                     lines.add(Line { name, origin, module: None, inlined: false, named: false })
@@ -274,12 +280,28 @@ pub struct Place {
     pub stack: Option<StackId>,
     /// How much of it there is.
     pub whole: Whole,
+    /// Of time off the CPU: why, and who ended it.
+    pub off: Option<(OffState, Option<WakerId>)>,
 }
 
 impl Place {
     /// Of a sample.
     pub fn of(s: &Sample) -> Self {
-        Self { thread: s.thread.0, stack: s.stack, whole: s.whole }
+        let off = s.off_cpu.as_ref().map(|o| (o.state, o.waker));
+        Self { thread: s.thread.0, stack: s.stack, whole: s.whole, off }
+    }
+
+    /// Who ended it.
+    pub fn waker<'p>(&self, profile: &'p StackProfile) -> Option<&'p Waker> {
+        self.off.and_then(|(_, waker)| waker).map(|w| profile.waker(w))
+    }
+}
+
+/// What a waker is called.
+pub fn waker(waker: &Waker) -> String {
+    match waker.kind {
+        WakerKind::Thread => clean(waker.comm.as_bytes()),
+        WakerKind::Interrupt => "[interrupt]".into(),
     }
 }
 

@@ -15,6 +15,7 @@ use flate2::write::GzEncoder;
 use prof_model::stacks::FrameId;
 use prof_model::stacks::FrameKind;
 use prof_model::stacks::StackProfile;
+use prof_model::stacks::WakerKind;
 use prost::Message;
 
 use super::StackOptions;
@@ -291,14 +292,27 @@ impl<'a> Writer<'a> {
     fn labels(&mut self, place: Place) -> Vec<proto::Label> {
         let thread = &self.source.threads[place.thread as usize];
         let process = &self.source.processes[thread.process.0 as usize];
-        let mut labels = Vec::with_capacity(6);
+        let mut labels = Vec::with_capacity(9);
         for (key, num) in [("pid", process.pid), ("tid", thread.tid), ("exec", process.exec)] {
             let key = self.strings.add(key);
             labels.push(proto::Label { key, str: 0, num: i64::from(num) });
         }
+        let waker = place.waker(self.source);
+        if let Some(waker) = waker.filter(|w| w.kind == WakerKind::Thread) {
+            let key = self.strings.add("waker_pid");
+            labels.push(proto::Label { key, str: 0, num: i64::from(waker.pid) });
+        }
+        let off = place.off.map_or("", |(state, _)| state.name());
+        let waker = waker.map(names::waker).unwrap_or_default();
         let [comm, name] = [&process.comm, &thread.comm].map(|c| names::clean(c.as_bytes()));
         let whole = if place.whole.is_whole() { "" } else { place.whole.name() };
-        for (key, value) in [("comm", comm.as_str()), ("thread", &name), ("stack", whole)] {
+        for (key, value) in [
+            ("comm", comm.as_str()),
+            ("thread", &name),
+            ("stack", whole),
+            ("off_cpu", off),
+            ("waker", &waker),
+        ] {
             // pprof takes a label without a text for a number.
             if !value.is_empty() {
                 let (key, str) = (self.strings.add(key), self.strings.add(value));

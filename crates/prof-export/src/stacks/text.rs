@@ -1,5 +1,6 @@
 //! The `text` format: where the time went, for a terminal.
 
+mod off_cpu;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -42,16 +43,17 @@ fn render(profile: &StackProfile, options: &StackOptions) -> String {
     let width = options.width.max(40);
     let mut out = String::from("\n");
     let mut any = false;
-    for event in options.events_of(profile) {
-        let (weights, samples) = names::weights(profile, event);
+    for at in options.events_of(profile) {
+        let (weights, samples) = names::weights(profile, at);
         if samples == 0 {
             continue;
         }
         any = true;
-        let event = &profile.events[event as usize];
+        let event = &profile.events[at as usize];
         let total = weights.values().fold(0_u64, |sum, w| sum.saturating_add(*w));
         let view = View { profile, names: &names, options, width, event, total };
         view.head(&mut out, &weights, samples);
+        view.off_cpu(&mut out, at);
         view.functions(&mut out, &weights);
         view.tree(&mut out, &weights);
     }

@@ -15,6 +15,8 @@ use prof_model::stacks::Function;
 use prof_model::stacks::Interner;
 use prof_model::stacks::Module;
 use prof_model::stacks::ModuleId;
+use prof_model::stacks::OffCpu;
+use prof_model::stacks::OffState;
 use prof_model::stacks::Process;
 use prof_model::stacks::ProcessId;
 use prof_model::stacks::Sample;
@@ -22,6 +24,9 @@ use prof_model::stacks::SampledEvent;
 use prof_model::stacks::StackProfile;
 use prof_model::stacks::Thread;
 use prof_model::stacks::ThreadId;
+use prof_model::stacks::Waker;
+use prof_model::stacks::WakerId;
+use prof_model::stacks::WakerKind;
 use prof_model::stacks::Whole;
 use proptest::collection::vec;
 use proptest::option;
@@ -138,7 +143,8 @@ pub fn full() -> StackProfile {
         let stack = i.stack(&mut p, root_first.iter().copied());
         let time_ns = time_ms * MS;
         let thread = ThreadId(thread);
-        p.samples.push(Sample { time_ns, thread, cpu: 0, event, weight, stack, whole });
+        let off_cpu = None;
+        p.samples.push(Sample { time_ns, thread, cpu: 0, event, weight, stack, whole, off_cpu });
     };
     let w = Whole::Whole;
     for t in 0..40 {
@@ -160,6 +166,83 @@ pub fn full() -> StackProfile {
     }
     sample(2, 1, 700, 700_000, &[hostile], w);
     sample(2, 0, 710, 4 * MS, &[], Whole::NoRegisters);
+    assert_eq!(p.check(), Ok(()));
+    p
+}
+
+const OFF_STATES: [OffState; 4] =
+    [OffState::Runnable, OffState::Sleep, OffState::Uninterruptible, OffState::Stopped];
+
+/// As [`full`], with time off the CPU: its second thread waits for the first, for a timer
+/// and for a CPU, the first for a disk, and one is still off.
+pub fn off_cpu() -> StackProfile {
+    let mut p = full();
+    p.events[1] = event("off-cpu", "ns");
+    p.samples.retain(|s| s.event == 0);
+    let mut i = Interner::default();
+    let mut function = |kind, offset, name: &str| {
+        let id = i.frame(&mut p, kind, None, offset);
+        let function = Function { name: name.into(), ..Function::default() };
+        p.frames[id.0 as usize].functions = vec![function];
+        id
+    };
+    let (user, kernel) = (FrameKind::User, FrameKind::Kernel);
+    let [read, write] = [(1, "read"), (2, "write")].map(|(at, n)| function(user, at, n));
+    let [pipe_read, pipe_write, waking, timer, entry] = [
+        (3, "pipe_read"),
+        (4, "pipe_write"),
+        (5, "try_to_wake_up"),
+        (6, "hrtimer_wakeup"),
+        (7, "asm_sysvec_apic_timer_interrupt"),
+    ]
+    .map(|(at, n)| function(kernel, at, n));
+    // An interner begins with what it has made itself.
+    let mut stack = |frames: &[FrameId]| {
+        let stack = frames.iter().fold(None, |caller, frame| {
+            p.stacks.push(prof_model::stacks::StackNode { frame: *frame, caller });
+            Some(prof_model::stacks::StackId(p.stacks.len() as u32 - 1))
+        });
+        assert!(stack.is_some());
+        stack
+    };
+    let reading = stack(&[read, pipe_read]);
+    let writing = stack(&[write, pipe_write, waking]);
+    let expired = stack(&[entry, timer, waking]);
+    let waker = |kind, pid, comm: &str, stack, whole| Waker {
+        kind,
+        pid,
+        tid: pid,
+        comm: comm.into(),
+        stack,
+        whole,
+    };
+    p.wakers = vec![
+        waker(WakerKind::Thread, 100, "app", writing, Whole::Whole),
+        waker(WakerKind::Interrupt, 0, "", expired, Whole::KernelOnly),
+        waker(WakerKind::Thread, 9, "kworker/0:1", None, Whole::KernelOnly),
+    ];
+    let mut off = |thread, time_ms: u64, ms: u64, wait_ms: u64, state, waker: Option<u32>| {
+        let waker = waker.map(WakerId);
+        let unfinished = waker.is_none() && state != OffState::Runnable;
+        let off = OffCpu { state, wait_ns: wait_ms * MS, waker, unfinished };
+        p.samples.push(Sample {
+            time_ns: time_ms * MS,
+            thread: ThreadId(thread),
+            cpu: 0,
+            event: 1,
+            weight: ms * MS,
+            stack: reading,
+            whole: Whole::Whole,
+            off_cpu: Some(Box::new(off)),
+        });
+    };
+    let (sleep, disk) = (OffState::Sleep, OffState::Uninterruptible);
+    off(1, 500, 30, 5, sleep, Some(0));
+    off(1, 540, 20, 0, sleep, Some(0));
+    off(1, 600, 25, 0, sleep, Some(1));
+    off(1, 620, 4, 4, OffState::Runnable, None);
+    off(0, 700, 11, 1, disk, Some(2));
+    off(2, 3_210, 10, 0, sleep, None);
     assert_eq!(p.check(), Ok(()));
     p
 }
@@ -216,8 +299,17 @@ pub fn any_profile() -> impl Strategy<Value = StackProfile> {
             period,
         });
     let stack = (0_usize..100, option::of(0_usize..100));
-    let sample =
-        (0..99 * MS, 0_usize..5, 0_u32..2, 0_u64..1 << 40, option::of(0_usize..100), 0_usize..11);
+    let off = option::of((0_usize..4, 0_u64..1 << 40, option::of(0_u32..3)));
+    let sample = (
+        0..99 * MS,
+        0_usize..5,
+        0_u32..2,
+        0_u64..1 << 40,
+        option::of(0_usize..100),
+        0_usize..11,
+        off,
+    );
+    let waker = (any::<bool>(), name(), option::of(0_usize..100), 0_usize..11);
     (
         vec(module, 4),
         vec(frame, 1..8),
@@ -226,6 +318,7 @@ pub fn any_profile() -> impl Strategy<Value = StackProfile> {
         vec((0_usize..9, 1_u32..5, name()), 5),
         vec(event, 2),
         vec(sample, 0..40),
+        vec(waker, 3),
         (vec(name(), 0..3), any::<u64>(), any::<u64>()),
     )
         .prop_map(
@@ -237,6 +330,7 @@ pub fn any_profile() -> impl Strategy<Value = StackProfile> {
                 threads,
                 events,
                 samples,
+                wakers,
                 (command, start_ns, duration_ns),
             )| {
                 let mut p = StackProfile {
@@ -261,12 +355,33 @@ pub fn any_profile() -> impl Strategy<Value = StackProfile> {
                     let process = ProcessId((process % p.processes.len()) as u32);
                     p.threads.push(Thread { process, tid, comm });
                 }
-                for (time_ns, thread, event, weight, stack, whole) in samples {
-                    let stack =
-                        stack.map(|s| prof_model::stacks::StackId((s % p.stacks.len()) as u32));
+                let stacks = p.stacks.len();
+                let stack_of =
+                    |s: Option<usize>| s.map(|s| prof_model::stacks::StackId((s % stacks) as u32));
+                for (is_thread, comm, stack, whole) in wakers {
+                    let kind = if is_thread { WakerKind::Thread } else { WakerKind::Interrupt };
+                    let (stack, whole) = (stack_of(stack), Whole::ALL[whole]);
+                    p.wakers.push(Waker { kind, pid: 7, tid: 8, comm, stack, whole });
+                }
+                for (time_ns, thread, event, weight, stack, whole, off) in samples {
+                    let stack = stack_of(stack);
                     let whole = Whole::ALL[whole];
                     let thread = ThreadId(thread as u32);
-                    p.samples.push(Sample { time_ns, thread, cpu: 0, event, weight, stack, whole });
+                    let off_cpu = off.map(|(state, wait_ns, waker)| {
+                        let state = OFF_STATES[state];
+                        let waker = waker.map(WakerId);
+                        Box::new(OffCpu { state, wait_ns, waker, unfinished: wait_ns % 2 == 0 })
+                    });
+                    p.samples.push(Sample {
+                        time_ns,
+                        thread,
+                        cpu: 0,
+                        event,
+                        weight,
+                        stack,
+                        whole,
+                        off_cpu,
+                    });
                 }
                 assert_eq!(p.check(), Ok(()));
                 p

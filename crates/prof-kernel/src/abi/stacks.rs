@@ -17,6 +17,8 @@ pub const MAX_SEGMENTS: u32 = 1024;
 pub const MAX_UNWIND_RULES: usize = 32768;
 /// `PROF_MAX_FILES`.
 pub const MAX_FILES: usize = 8192;
+/// `PROF_FILE_VDSO`.
+pub const FILE_VDSO: u32 = 1;
 /// `PROF_FILE_FIRST`.
 pub const FILE_FIRST: u32 = 2;
 /// Words of `struct prof_free_files`.
@@ -25,9 +27,6 @@ pub const FREE_FILES_WORDS: usize = 2 + 2 * MAX_FILES;
 pub const MAX_FRAMES: u32 = 128;
 /// `PROF_MAX_VMAS`.
 pub const MAX_VMAS: usize = 160;
-
-/// `PROF_FILE_VDSO`.
-pub const FILE_VDSO: u32 = 1;
 
 /// `enum prof_stacks`.
 pub mod part {
@@ -75,13 +74,38 @@ pub enum SampleCounter {
     LostFile,
     Idle,
     LeftOut,
+    LostThread,
+    MissedSwitch,
 }
 
 /// `PROF_NR_SAMPLE_COUNTERS`.
-pub const NR_SAMPLE_COUNTERS: usize = 9;
+pub const NR_SAMPLE_COUNTERS: usize = 11;
 
-/// `PROF_SAMPLERS`.
-pub const SAMPLERS: u32 = 2;
+/// Kinds of records: `enum prof_record_kind`.
+pub mod kind {
+    #![allow(missing_docs)]
+    pub const SAMPLE: u32 = 16;
+    pub const FILE: u32 = 17;
+    pub const OFF: u32 = 20;
+    pub const ON: u32 = 21;
+    pub const WAKER: u32 = 22;
+}
+
+/// `enum prof_off_state`.
+pub mod off_state {
+    #![allow(missing_docs)]
+    pub const RUNNABLE: u16 = 0;
+    pub const SLEEP: u16 = 1;
+    pub const UNINTERRUPTIBLE: u16 = 2;
+}
+
+/// `enum prof_sampler_user`.
+pub mod sampler {
+    #![allow(missing_docs)]
+    pub const EVENTS: u32 = 0;
+    pub const OFF_CPU: u32 = 1;
+    pub const NESTED: u32 = 2;
+}
 
 /// `PROF_MAX_SHARES`.
 pub const MAX_SHARES: usize = 8;
@@ -102,7 +126,13 @@ plain! {
     RecSample = 128 => {
         head: RecHead, start_ns: u64, weight: u64, pid: u32, tid: u32, exec: u32, event: u16,
         stop: u16, kernel_frames: u16, user_frames: u16, vmas: u16, exact: u16, stack_bytes: u32,
-        registers: u32, comm: [u8; COMM_LEN], ip: u64, sp: u64, fp: u64, lr: u64,
+        registers: u16, off_state: u16, comm: [u8; COMM_LEN], ip: u64, sp: u64, fp: u64, lr: u64,
+    }
+    /// `struct prof_rec_on`.
+    RecOn = 56 => { head: RecHead, off_ns: u64, woken_ns: u64, pid: u32, tid: u32, }
+    /// `struct prof_off_thread`.
+    AbiOffThread = 40 => {
+        off_ns: u64, on_ns: u64, woken_ns: u64, pid: u32, tid: u32, state: u32, pad: u32,
     }
     /// `struct prof_rec_file`.
     RecFile = 96 => {
@@ -127,10 +157,11 @@ impl UserFrame {
     }
 }
 
-/// A record of the ring `samples`.
+/// A record of the rings `samples` and `off_samples`.
 #[derive(Debug, Clone)]
 pub enum StackRecord {
-    /// A sample.
+    /// A stack: a sample, a thread that leaves its CPU, or who wakes one, as
+    /// [`kind`] says.
     Sample {
         /// Fixed part.
         rec: Box<RecSample>,
@@ -153,13 +184,15 @@ pub enum StackRecord {
         /// Its path.
         path: Vec<u8>,
     },
+    /// A thread is back on a CPU.
+    On(RecOn),
 }
 
 /// Decodes one record. Never panics, whatever the bytes.
 pub fn decode(bytes: &[u8]) -> Result<StackRecord, DecodeError> {
     let head: RecHead = take(bytes)?;
     match head.kind {
-        16 => {
+        kind::SAMPLE | kind::OFF | kind::WAKER => {
             let rec: RecSample = take(bytes)?;
             let words = |n: u16| usize::from(n) * 8;
             let kernel_end = size_of::<RecSample>() + words(rec.kernel_frames);
@@ -187,7 +220,11 @@ pub fn decode(bytes: &[u8]) -> Result<StackRecord, DecodeError> {
                 rec: Box::new(rec),
             })
         }
-        17 => {
+        kind::ON => {
+            check_size(&head, size_of::<RecOn>())?;
+            Ok(StackRecord::On(take(bytes)?))
+        }
+        kind::FILE => {
             let rec: RecFile = take(bytes)?;
             let end = size_of::<RecFile>().saturating_add(rec.path_len as usize);
             check_size(&head, end)?;
@@ -242,7 +279,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_decode_or_fail_without_panic(
-            kind in 15u32..19, mut bytes in proptest::collection::vec(any::<u8>(), 0..700),
+            kind in 15u32..24, mut bytes in proptest::collection::vec(any::<u8>(), 0..700),
         ) {
             if bytes.len() >= 4 {
                 bytes[..4].copy_from_slice(&kind.to_ne_bytes());

@@ -16,6 +16,7 @@ use prof_model::stacks::ModuleId;
 use prof_model::stacks::Process;
 use prof_model::stacks::ProcessId;
 use prof_model::stacks::Sample;
+use prof_model::stacks::StackId;
 use prof_model::stacks::StackProfile;
 use prof_model::stacks::Thread;
 use prof_model::stacks::ThreadId;
@@ -29,11 +30,13 @@ use crate::abi::Plain as _;
 use crate::abi::stacks as abi;
 use crate::abi::stacks::AbiFileKey;
 use crate::abi::stacks::RecFile;
+use crate::abi::stacks::RecOn;
 use crate::abi::stacks::RecSample;
 use crate::abi::stacks::StackRecord;
 use crate::abi::stacks::UserFrame;
 use crate::abi::until_nul;
 use crate::sampler::Sampler;
+use crate::sampler::blocked::Blocked;
 use crate::sampler::files;
 use crate::sampler::finish;
 use crate::sampler::finish::Left;
@@ -83,8 +86,12 @@ pub struct Gatherer {
     threads: HashMap<(ProcessId, u32), ThreadId>,
     generated: HashMap<u32, ModuleId>,
     told: Told,
+    /// Files that stacks have met before their records came.
+    untold: HashMap<u32, ModuleId>,
+    blocked: Blocked,
     code: Vec<Kept>,
     wanted: HashSet<PathBuf>,
+    no_kernel: bool,
     /// CLOCK_MONOTONIC at the start of the profile.
     epoch: u64,
     malformed: u64,
@@ -115,8 +122,11 @@ impl Gatherer {
             threads: HashMap::new(),
             generated: HashMap::new(),
             told: Told::default(),
+            untold: HashMap::new(),
+            blocked: Blocked::default(),
             code: Vec::new(),
             wanted: wanted.iter().filter_map(|p| p.canonicalize().ok()).collect(),
+            no_kernel: sampler.no_kernel(),
             epoch,
             malformed: 0,
         };
@@ -142,12 +152,25 @@ impl Gatherer {
                     }
                     Ok(StackRecord::Sample { rec, kernel, user, vmas, registers, stack }) => {
                         let left = Left { vmas: &vmas, registers, stack: &stack };
-                        self.sample(&rec, &kernel, user, &left);
+                        self.stack(&rec, &kernel, user, &left);
                     }
+                    Ok(StackRecord::On(rec)) => self.on(&rec),
                     Err(_) => self.malformed += 1,
                 }
             }
         }
+    }
+
+    /// The last that is taken: who is still off the CPU. `end` is the monotonic time at
+    /// which the profile ends.
+    pub fn close(&mut self, sampler: &mut Sampler, end: u64) -> Result<()> {
+        let off = sampler.still_off()?;
+        // Who came back before that was read has said so.
+        self.pump(sampler)?;
+        for sample in self.blocked.still_off(&off, end) {
+            self.samples.push(self.since_start(sample));
+        }
+        Ok(())
     }
 
     /// The profile, and where its modules' code is.
@@ -236,9 +259,22 @@ impl Gatherer {
             self.tables.say(id, abi::table::NONE);
         }
         let build_id = table.as_ref().map(|t| t.build_id.clone()).unwrap_or_default();
-        let (code, used) = (Some(code), self.taken);
-        let known = Known { key, path, build_id, code, module: None, table, used };
+        let used = self.taken;
+        let mut known = Known { key, path, build_id, code: Some(code), module: None, table, used };
+        if let Some(module) = self.untold.remove(&id) {
+            self.name_module(module, &mut known);
+        }
         self.files.insert(id, known);
+    }
+
+    /// A stack had it before it was known.
+    fn name_module(&mut self, module: ModuleId, known: &mut Known) {
+        let at = module.0 as usize;
+        let build_id = std::mem::take(&mut known.build_id);
+        self.profile.modules[at] = Module { path: known.path.clone(), build_id };
+        self.code[at] = Kept::Open(known.code.take().unwrap_or(Code::Gone("not kept".into())));
+        self.profile.no_tables.extend(known.table.as_ref().err().map(|why| (module, why.clone())));
+        known.module = Some(module);
     }
 
     /// When few numbers are left for files, some are taken back.
@@ -281,7 +317,8 @@ impl Gatherer {
         &self.rules
     }
 
-    fn sample(
+    /// A sample, or one of the two stacks of a time off the CPU.
+    fn stack(
         &mut self,
         rec: &RecSample,
         kernel: &[u64],
@@ -297,7 +334,53 @@ impl Gatherer {
             }
             whole = finish::finish(self, rec, left, &mut user);
         }
-        let thread = self.thread(rec);
+        match rec.head.kind {
+            abi::kind::OFF => {
+                let kernel = self.blocked.code().below_switch(kernel);
+                let stack = self.intern(rec, kernel, &user);
+                let thread = self.thread(rec);
+                self.blocked.off(rec, thread, stack, whole);
+            }
+            abi::kind::WAKER => {
+                let (kernel, by_interrupt) = self.blocked.code().below_waking(kernel);
+                if by_interrupt {
+                    (user, whole) = (Vec::new(), Whole::KernelOnly);
+                }
+                let kernel = if self.no_kernel { &[] } else { kernel };
+                let stack = self.intern(rec, kernel, &user);
+                self.blocked.woken(&mut self.profile, rec, by_interrupt, stack, whole);
+            }
+            _ => {
+                let stack = self.intern(rec, kernel, &user);
+                let thread = self.thread(rec);
+                self.samples.push(self.since_start(Sample {
+                    time_ns: rec.head.time_ns,
+                    thread,
+                    cpu: rec.head.cpu,
+                    event: rec.event.into(),
+                    weight: rec.weight,
+                    stack,
+                    whole,
+                    off_cpu: None,
+                }));
+            }
+        }
+    }
+
+    /// A thread is back on a CPU.
+    fn on(&mut self, rec: &RecOn) {
+        // Else its beginning was lost, and was counted there.
+        if let Some(sample) = self.blocked.on(rec) {
+            self.samples.push(self.since_start(sample));
+        }
+    }
+
+    fn since_start(&self, sample: Sample) -> Sample {
+        Sample { time_ns: sample.time_ns.saturating_sub(self.epoch), ..sample }
+    }
+
+    /// The place of a stack, whose parts are given leaf first.
+    fn intern(&mut self, rec: &RecSample, kernel: &[u64], user: &[UserFrame]) -> Option<StackId> {
         let mut frames: Vec<FrameId> = Vec::with_capacity(user.len() + kernel.len());
         for frame in user.iter().rev() {
             let module = self.module_of(frame.file, rec);
@@ -309,16 +392,7 @@ impl Gatherer {
             let kind = FrameKind::Kernel;
             frames.push(self.interner.frame(&mut self.profile, kind, None, *address));
         }
-        let stack = self.interner.stack(&mut self.profile, frames);
-        self.samples.push(Sample {
-            time_ns: rec.head.time_ns.saturating_sub(self.epoch),
-            thread,
-            cpu: rec.head.cpu,
-            event: rec.event.into(),
-            weight: rec.weight,
-            stack,
-            whole,
-        });
+        self.interner.stack(&mut self.profile, frames)
     }
 
     fn module_of(&mut self, file: u32, rec: &RecSample) -> ModuleId {
@@ -339,6 +413,18 @@ impl Gatherer {
             return module;
         }
         let pid = rec.pid;
+        if file >= abi::FILE_FIRST {
+            // Told in the other ring, or lost.
+            let why = "it was not told which file this is";
+            let path = PathBuf::from(format!("[file {file}]"));
+            let module = self.module(path.clone(), Vec::new(), Code::Gone(why.into()));
+            self.untold.insert(file, module);
+            let (key, build_id, code, used) = (None, Vec::new(), None, self.taken);
+            let table = Err(why.into());
+            let known = Known { key, path, build_id, code, module: Some(module), table, used };
+            self.files.insert(file, known);
+            return module;
+        }
         if let Some(module) = self.generated.get(&pid) {
             if let Some(Kept::Open(Code::Generated(generated))) =
                 self.code.get_mut(module.0 as usize)

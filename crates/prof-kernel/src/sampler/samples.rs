@@ -3,16 +3,18 @@
 
 use std::collections::HashMap;
 
+use prof_model::stacks::OffState;
 use prof_model::stacks::Sample;
 use prof_model::stacks::StackId;
 use prof_model::stacks::ThreadId;
+use prof_model::stacks::WakerId;
 use prof_model::stacks::Whole;
 
 /// Samples that keep their time: some 400 MB; an hour of two busy CPUs at 997 Hz.
 const MAX_SAMPLES: usize = 8_000_000;
 
 /// What samples have in common that can be added.
-type Place = (ThreadId, u32, Option<StackId>, Whole);
+type Place = (ThreadId, u32, Option<StackId>, Whole, Option<(OffState, Option<WakerId>)>);
 
 /// Samples, in the order in which they came.
 #[derive(Debug)]
@@ -31,7 +33,8 @@ impl Default for Samples {
 }
 
 fn place(s: &Sample) -> Place {
-    (s.thread, s.event, s.stack, s.whole)
+    let off = s.off_cpu.as_ref().map(|o| (o.state, o.waker));
+    (s.thread, s.event, s.stack, s.whole, off)
 }
 
 impl Samples {
@@ -50,7 +53,11 @@ impl Samples {
         }
         match self.places.get(&place(&sample)) {
             Some(at) => {
-                self.list[*at].weight = self.list[*at].weight.saturating_add(sample.weight);
+                let to = &mut self.list[*at];
+                to.weight = to.weight.saturating_add(sample.weight);
+                if let (Some(to), Some(of)) = (&mut to.off_cpu, sample.off_cpu) {
+                    to.wait_ns = to.wait_ns.saturating_add(of.wait_ns);
+                }
                 self.merged += 1;
             }
             // Another place: as many as there are places, which are few beside samples.
@@ -71,6 +78,7 @@ impl Samples {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use prof_model::stacks::OffCpu;
 
     fn sample(time_ns: u64, stack: u32) -> Sample {
         Sample {
@@ -81,6 +89,7 @@ mod tests {
             weight: 10,
             stack: Some(StackId(stack)),
             whole: Whole::Whole,
+            off_cpu: None,
         }
     }
 
@@ -97,5 +106,21 @@ mod tests {
         };
         assert_eq!([weight(1), weight(2), weight(3)], [20, 30, 20]);
         assert_eq!(list.iter().map(|s| s.time_ns).collect::<Vec<_>>(), [1, 2, 5, 9]);
+    }
+
+    #[test]
+    fn times_off_the_cpu_are_added_to_those_that_the_same_waker_ended() {
+        let mut samples = Samples::with_most(0);
+        for (waker, wait_ns) in [(0, 1), (1, 2), (0, 4)] {
+            let state = OffState::Sleep;
+            let waker = Some(WakerId(waker));
+            let off = OffCpu { state, wait_ns, waker, unfinished: false };
+            samples.push(Sample { off_cpu: Some(Box::new(off)), ..sample(0, 1) });
+        }
+        let (list, merged) = samples.finish();
+        assert_eq!(merged, 1);
+        let waits: Vec<_> = list.iter().flat_map(|s| &s.off_cpu).map(|o| o.wait_ns).collect();
+        assert_eq!(waits, [5, 2]);
+        assert_eq!(list.iter().map(|s| s.weight).collect::<Vec<_>>(), [20, 10]);
     }
 }

@@ -22,6 +22,7 @@ mod interval;
 mod lifecycle;
 mod loss;
 mod names;
+mod off_cpu;
 mod oracles;
 mod perfdata;
 mod pmu;

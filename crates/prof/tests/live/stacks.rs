@@ -53,7 +53,7 @@ impl Stacks {
     }
 
     /// Time that the samples stand for, ns.
-    fn weight(&self) -> u64 {
+    pub fn weight(&self) -> u64 {
         self.profile.samples.iter().map(|s| s.weight).sum()
     }
 
@@ -513,4 +513,48 @@ fn a_process_that_is_attached_to_is_sampled_from_then_on() {
     let profile = raw::read(&file).expect("stacks");
     let whole = profile.samples.iter().filter(|s| s.whole.is_whole()).count();
     assert!(whole > 50, "{whole} of {}: {:?}", profile.samples.len(), profile.wholeness());
+}
+
+#[test]
+fn nothing_is_kept_of_processes_that_are_gone() {
+    let Some(_turn) = live("what is kept of processes") else { return };
+    if !taken("what is kept of processes") || !has("bpftool", "bpftool") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let (named, file) = (dir.path().join("the-one"), dir.path().join("x.stacks"));
+    fs::copy(target(), &named).expect("a copy");
+    let to = format!("raw:{}", file.display());
+    let watch = Watch::start(&["-s", "comm=the-one", "-F", "997", "--off-cpu", "-o", &to]);
+    let bpftool = |args: &[&str]| -> Vec<serde_json::Value> {
+        let out = Command::new("bpftool").args(["-j", "map"]).args(args).output().expect("bpftool");
+        serde_json::from_slice(&out.stdout).expect("JSON")
+    };
+    // Other sessions may be under way.
+    let held: Vec<u64> = fs::read_dir(format!("/proc/{}/fdinfo", watch.pid()))
+        .expect("descriptors")
+        .filter_map(|fd| fs::read_to_string(fd.ok()?.path()).ok())
+        .filter_map(|t| t.lines().find_map(|l| l.strip_prefix("map_id:")?.trim().parse().ok()))
+        .collect();
+    let ours = |map: &serde_json::Value| map["id"].as_u64().is_some_and(|id| held.contains(&id));
+    let kept = |name: &str| {
+        let maps = bpftool(&["show"]);
+        let of_name = maps.iter().find(|m| m["name"] == name && ours(m));
+        let id = of_name.map(|m| m["id"].to_string()).unwrap_or_else(|| panic!("no map {name}"));
+        bpftool(&["dump", "id", &id]).len()
+    };
+    let mut child = Command::new(&named).args(["burn", &burn_ms(600)]).spawn().expect("the copy");
+    thread::sleep(Duration::from_millis(300));
+    let while_it_runs = kept("spaces");
+    assert!(child.wait().expect("the copy").success());
+    for args in [["threads", "8", "40"].as_slice(), &["leader-exits-first", "40"]] {
+        for _ in 0..5 {
+            let status = Command::new(&named).args(args).status().expect("the copy");
+            assert!(status.success());
+        }
+    }
+    assert_eq!(while_it_runs, 1);
+    assert_eq!((kept("spaces"), kept("off_threads")), (0, 0));
+    watch.stop();
+    assert!(raw::read(&file).expect("stacks").processes.len() >= 5);
 }
