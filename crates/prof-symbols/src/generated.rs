@@ -116,10 +116,11 @@ impl Times {
         }
     }
 
-    /// At most [`MAX_TIMES`], the first among them; one, if there was none.
+    /// At most [`MAX_TIMES`], the first among them. If there was none, as with those who
+    /// woke others, the end.
     fn some(mut self) -> Vec<u64> {
         if self.times.is_empty() {
-            return vec![0];
+            return vec![u64::MAX];
         }
         self.times.sort_unstable();
         self.times.dedup();
@@ -281,6 +282,7 @@ mod tests {
                 weight: 1,
                 stack,
                 whole: Whole::Whole,
+                off_cpu: None,
             });
         }
         p

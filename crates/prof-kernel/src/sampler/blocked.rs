@@ -299,7 +299,7 @@ ffffffffc0000100 t bpf_prog_1\t[bpf]
         assert_eq!(code().below_waking(&[]), (&[][..], false));
     }
 
-    fn off(tid: u32, time_ns: u64, state: u32) -> RecSample {
+    fn off(tid: u32, time_ns: u64, state: u16) -> RecSample {
         let mut rec = RecSample::from_bytes(&[0; 128]).unwrap();
         (rec.tid, rec.head.time_ns, rec.off_state) = (tid, time_ns, state);
         rec
