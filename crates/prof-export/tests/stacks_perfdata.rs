@@ -343,6 +343,7 @@ fn perf_names_functions_by_file_and_offset() {
             weight: 1000 + i as u64,
             stack,
             whole: Whole::Whole,
+            off_cpu: None,
         });
     }
     let map = PathBuf::from(format!("/tmp/perf-{pid}.map"));
