@@ -177,14 +177,20 @@ static __always_inline bool tell_file(struct file *file, struct vm_area_struct *
 	return !bpf_ringbuf_output(&samples, r, sizeof(*r) + len, BPF_RB_FORCE_WAKEUP);
 }
 
-/* A jitdump, of whose name this is the beginning, is written to while it is mapped. */
+/* Whether it is a jitdump, by its name, jit-PID.dump: it is written to while it is mapped. */
 static __always_inline bool is_jitdump(struct file *file)
 {
-	const unsigned char *name = READ(file, f_path.dentry, d_name.name);
-	char begin[4] = {};
+	struct dentry *dentry = READ(file, f_path.dentry);
+	const unsigned char *name = READ(dentry, d_name.name);
+	u32 len = READ(dentry, d_name.len);
+	char begin[4] = {}, end[4] = {};
 
+	if (len < 9)
+		return 0;
 	bpf_probe_read_kernel(begin, sizeof(begin), name);
-	return begin[0] == 'j' && begin[1] == 'i' && begin[2] == 't' && begin[3] == '-';
+	bpf_probe_read_kernel(end, sizeof(end), name + len - sizeof(end));
+	return begin[0] == 'j' && begin[1] == 'i' && begin[2] == 't' && begin[3] == '-' &&
+	       end[0] == 'd' && end[1] == 'u' && end[2] == 'm' && end[3] == 'p';
 }
 
 /* A number for a file, or PROF_FILE_NONE. */

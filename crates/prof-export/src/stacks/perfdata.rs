@@ -6,8 +6,7 @@
 //! processes, where offset 0 of the file is. Kernel addresses and those of generated
 //! code are what they were.
 //!
-//! - [`file`]: header, attributes, features
-//! - [`event`]: the records between them
+//! `file` has header, attributes and features, `event` the records between them.
 
 mod event;
 mod file;

@@ -20,12 +20,14 @@ use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::ResolveFlags;
 
-/// Most perf maps and jitdumps that are held open; descriptors are limited. Perf maps of
-/// further processes are opened at the end, if they are still there.
-const MAX_HELD: usize = 512;
+/// Most perf maps and jitdumps that are held open: a quarter of the descriptors that a
+/// process usually may have. Perf maps of further processes are opened at the end, if they
+/// are still there.
+const MAX_HELD: usize = 256;
 
-/// A perf map that is not there is looked for again after this.
-const AGAIN_NS: u64 = 1_000_000_000;
+/// A perf map that is not there is looked for again after this, in time for a process
+/// that makes code and soon ends.
+const AGAIN_NS: u64 = 100_000_000;
 
 /// Whether a file that is mapped is a jitdump, by its name: `jit-PID.dump`, in whatever
 /// folder. It is mapped for nothing else but to be found.
