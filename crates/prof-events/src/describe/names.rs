@@ -41,7 +41,7 @@ const EXTENDED_TYPE_SHIFT: u32 = 32;
 pub struct Names {
     catalogue: Catalogue,
     /// By PMU, the events that the kernel names, with what they come to.
-    of_pmus: HashMap<u32, OnceLock<PmuNames>>,
+    of_pmus: OnceLock<HashMap<u32, OnceLock<PmuNames>>>,
     kept: Mutex<HashMap<Attr, String>>,
     tracepoints: Mutex<Tracepoints>,
 }
@@ -62,13 +62,9 @@ struct Tracepoints {
 impl Names {
     /// Of a host.
     pub fn new(catalogue: Catalogue) -> Self {
-        let mut of_pmus = HashMap::new();
-        for pmu in catalogue.pmus() {
-            of_pmus.insert(pmu.type_, OnceLock::new());
-        }
         Self {
             catalogue,
-            of_pmus,
+            of_pmus: OnceLock::new(),
             kept: Mutex::new(HashMap::new()),
             tracepoints: Mutex::new(Tracepoints::default()),
         }
@@ -115,7 +111,9 @@ impl Names {
 
     fn plain_with_target(&self, attr: &Attr, target: Option<&str>) -> String {
         let key = bare(attr);
-        if let Some(pmu) = self.pmu(attr.type_)
+        // The kernel's own sorts of events need no look at a PMU.
+        if attr.type_ > perf_type::BREAKPOINT
+            && let Some(pmu) = self.pmu(attr.type_)
             && let Some(name) = probes::name(&pmu.pmu, attr, target)
         {
             return name;
@@ -224,7 +222,8 @@ impl Names {
     }
 
     fn pmu(&self, type_: u32) -> Option<&PmuNames> {
-        let cell = self.of_pmus.get(&type_)?;
+        let types = || self.catalogue.pmus().map(|p| (p.type_, OnceLock::new())).collect();
+        let cell = self.of_pmus.get_or_init(types).get(&type_)?;
         let read = || {
             let pmu = self.catalogue.pmus().find(|p| p.type_ == type_);
             let mut events = Vec::new();
