@@ -2,7 +2,7 @@
 //!
 //! - `list`: what is being profiled now
 
-mod list;
+pub mod list;
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;

@@ -679,6 +679,13 @@ impl Cli {
 
     /// What clap cannot tell; ends with a message if something is wrong.
     fn check(&mut self) {
+        if let Command::Audit(args) = &self.command
+            && args.list
+            && let Some(o) = args.output.iter().find(|o| !audit::list::has(o.format))
+        {
+            let what = format!("a list has no output '{}': table and json are", o.format.name());
+            command().error(clap::error::ErrorKind::ValueValidation, what).exit();
+        }
         let asks = match &self.command {
             Command::Report(args) => args.debuginfod,
             _ => self.shared().is_some_and(|s| s.debuginfod),

@@ -8,7 +8,6 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use anyhow::Result;
-use anyhow::bail;
 use prof_events::describe::Names;
 use prof_export::Format;
 use prof_export::OutputSpec;
@@ -20,13 +19,15 @@ use crate::cli::AuditArgs;
 use crate::output::terminal_width;
 use crate::select;
 
+/// Whether a list is shown so.
+pub fn has(format: Format) -> bool {
+    matches!(format, Format::Table | Format::Json)
+}
+
 /// Lists it.
 pub fn main(args: &AuditArgs) -> Result<ExitCode> {
     let table = [OutputSpec { format: Format::Table, sink: Sink::Default }];
     let outputs = if args.output.is_empty() { &table[..] } else { &args.output };
-    if let Some(o) = outputs.iter().find(|o| !matches!(o.format, Format::Table | Format::Json)) {
-        bail!("a list has no output '{}': table and json are", o.format.name());
-    }
     let list = kernel::list(&Names::new(select::catalogue()));
     for output in outputs {
         let (to, color, width): (Box<dyn Write>, _, _) = match &output.sink {

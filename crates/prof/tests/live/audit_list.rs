@@ -405,6 +405,21 @@ fn copy_for_all() -> (tempfile::TempDir, PathBuf) {
 }
 
 #[test]
+fn a_list_is_a_table_or_json() {
+    let Some(_turn) = live("outputs of the list") else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("list.json");
+    let both = ["audit", "--list", "-o", "table", "-o", &format!("json:{}", file.display())];
+    let output = Command::new(prof()).args(both).output().expect("prof");
+    assert!(output.status.success() && !output.stdout.is_empty());
+    assert_eq!(Records::read(&file).0[0]["record"], "list");
+    let tracee = Command::new(prof()).args(["audit", "--list", "-o", "tracee"]).output();
+    let tracee = tracee.expect("prof");
+    assert_eq!(tracee.status.code(), Some(2), "bad usage");
+    assert!(String::from_utf8_lossy(&tracee.stderr).contains("table and json are"));
+}
+
+#[test]
 fn without_rights_it_says_what_it_cannot_see() {
     let Some(_turn) = live("list without rights") else { return };
     if !has("perf", "linux-perf") {
