@@ -61,12 +61,27 @@ fn perf(args: &[&str]) -> Running {
     Running::start(Command::new("perf").args(with_data))
 }
 
+/// Readers take keys that come later; of today's there is none that the schema lacks.
+fn close(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            map.values_mut().for_each(close);
+            if map.get("properties").is_some_and(Value::is_object) {
+                map.insert("additionalProperties".into(), false.into());
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(close),
+        _ => {}
+    }
+}
+
 /// The whole list, each line checked against the schema.
 fn list_of(command: &mut Command) -> (Value, Vec<Value>) {
     static SCHEMA: OnceLock<jsonschema::Validator> = OnceLock::new();
     let validator = SCHEMA.get_or_init(|| {
         let schema = include_str!("../../../../docs/schema/prof-audit-list.schema.json");
-        let schema: Value = serde_json::from_str(schema).expect("the schema");
+        let mut schema: Value = serde_json::from_str(schema).expect("the schema");
+        close(&mut schema);
         jsonschema::validator_for(&schema).expect("a valid schema")
     });
     let child = command
