@@ -220,7 +220,7 @@ complete -c prof -n "__fish_prof_using_subcommand audit" -l by -d 'Only what thi
 complete -c prof -n "__fish_prof_using_subcommand audit" -l of -d 'Only what is done to this one who is profiled, as --by has it; what is not of a single process is left out' -r
 complete -c prof -n "__fish_prof_using_subcommand audit" -l duration -d 'Stop after this time (10s, 2m, 500ms)' -r
 complete -c prof -n "__fish_prof_using_subcommand audit" -l btf -d 'BTF of the running kernel, if it is not at /sys/kernel/btf/vmlinux' -r -F
-complete -c prof -n "__fish_prof_using_subcommand audit" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M) [default: 4M, or 1M a CPU]' -r
+complete -c prof -n "__fish_prof_using_subcommand audit" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M) [default: 8M, or 1M a CPU]' -r
 complete -c prof -n "__fish_prof_using_subcommand audit" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
 always\t'Always'
 never\t'Never'"

@@ -1,6 +1,7 @@
 //! `prof audit`'s session: tells who switches profiling on and off, whoever it is.
 //!
 //! - [`derive`]: from what the kernel half tells to the switches
+//! - [`tracefs`]: what is switched on by writing to files
 //!
 //! What is attached costs others something: [`Audit::attached`] has the list.
 
@@ -11,6 +12,7 @@ mod people;
 #[cfg(test)]
 mod tests;
 mod totals;
+pub mod tracefs;
 
 use std::ffi::CStr;
 use std::io;

@@ -149,7 +149,7 @@ const COMMANDS: &[(&str, &str, &str, Run)] = &[
         perf::hold,
     ),
     ("perf-storm", "N SECONDS", "open and close N perf events in so many seconds", perf::storm),
-    ("syscalls", "N", "N calls each of ioctl, prctl and close: ns of one", perf::syscalls),
+    ("syscalls", "N", "N calls each of ioctl, prctl, getppid and close: ns of one", perf::syscalls),
     ("now", "", "tell the time of the monotonic clock, before anything else", cpu::now),
 ];
 

@@ -150,12 +150,12 @@ pub fn storm(mut args: Args) -> Result<()> {
     facts.print()
 }
 
-/// `syscalls N`: rounds of ioctl, prctl and close that have nothing to do with perf.
+/// `syscalls N`: rounds of calls that have nothing to do with perf.
 pub fn syscalls(mut args: Args) -> Result<()> {
     let n = args.number("N")?;
     args.finish()?;
     let file = std::fs::File::open("/dev/null").map_err(|e| Error::io("/dev/null", &e))?;
-    let mut times = [0u64; 3];
+    let mut times = [0u64; 4];
     for (i, time) in times.iter_mut().enumerate() {
         let start = sys::clock_ns(libc::CLOCK_MONOTONIC)?;
         for _ in 0..n {
@@ -164,6 +164,8 @@ pub fn syscalls(mut args: Args) -> Result<()> {
                 0 => unsafe { libc::ioctl(file.as_raw_fd(), 0x1234, 0) },
                 // SAFETY: asks for a number.
                 1 => unsafe { libc::prctl(libc::PR_GET_DUMPABLE) },
+                // SAFETY: asks for a number.
+                2 => unsafe { libc::getppid() },
                 // SAFETY: no descriptor has this number: it fails.
                 _ => unsafe { libc::close(-1) },
             };
@@ -171,7 +173,7 @@ pub fn syscalls(mut args: Args) -> Result<()> {
         *time = sys::clock_ns(libc::CLOCK_MONOTONIC)?.saturating_sub(start);
     }
     let mut facts = Facts::with_pid();
-    for (name, time) in ["ioctl_ns", "prctl_ns", "close_ns"].iter().zip(times) {
+    for (name, time) in ["ioctl_ns", "prctl_ns", "getppid_ns", "close_ns"].iter().zip(times) {
         facts.add(name, time / n.max(1));
     }
     facts.print()

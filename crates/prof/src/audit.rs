@@ -21,6 +21,7 @@ use prof_kernel::abi::audit::RawAudit;
 use prof_kernel::audit::Audit;
 use prof_kernel::audit::AuditPlan;
 use prof_kernel::audit::derive::Derive;
+use prof_kernel::audit::tracefs::Tracefs;
 use prof_kernel::clock;
 use prof_kernel::host;
 use prof_kernel::prepared;
@@ -30,6 +31,7 @@ use prof_model::audit::Target;
 use prof_model::counters::Table;
 use prof_model::figures::EventSet;
 use prof_model::figures::Figures;
+use prof_model::record::Attached;
 use prof_model::record::End;
 use prof_model::record::Header;
 use prof_model::record::Loss;
@@ -64,9 +66,8 @@ pub fn main(args: &AuditArgs) -> Result<ExitCode> {
     };
     let outputs = Outputs::of(&specs, args.color, output::Default::Stdout)?;
     let stop = Stop::install()?;
-    let cpus = host::online_cpus().map_or(1, |c| c.len()) as u32;
     let audit = Audit::open(&AuditPlan {
-        ring_bytes: args.buffer.unwrap_or_else(|| (cpus << 20).clamp(4 << 20, 64 << 20)),
+        ring_bytes: args.buffer.unwrap_or_else(default_buffer),
         btf: args.btf.clone(),
         cache: (!args.no_cache && prepared::allowed()).then(prepared::default_dir),
     })?;
@@ -80,6 +81,13 @@ pub fn main(args: &AuditArgs) -> Result<ExitCode> {
     }
     stream.finish()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Bytes of the buffer unless told otherwise: 10,000 openings and closes, some 500 bytes each,
+/// fit in it even if nobody reads for a second.
+fn default_buffer() -> u32 {
+    let cpus = host::online_cpus().map_or(1, |c| c.len()) as u32;
+    (cpus << 20).clamp(8 << 20, 64 << 20)
 }
 
 /// A process by what is known of it.
@@ -156,6 +164,7 @@ fn matches(pattern: &str, text: &[u8]) -> bool {
 struct Stream {
     audit: Audit,
     derive: Derive,
+    tracefs: Option<Tracefs>,
     outputs: Outputs,
     by: Vec<Who>,
     of: Vec<Who>,
@@ -175,6 +184,18 @@ impl Stream {
         let mut derive = Derive::new(Box::new(move |attr| names.opened(attr)), host::exe_of);
         derive.set_realtime_offset(clock::realtime_offset());
         derive.set_clock_types(audit.clock_types());
+        let mut attached = audit.attached().to_vec();
+        let mut limits = audit.limits().to_vec();
+        let tracefs = match Tracefs::open() {
+            Ok(tracefs) => {
+                attached.push(Attached { hook: "tracefs".into(), how: "fanotify" });
+                Some(tracefs)
+            }
+            Err(e) => {
+                limits.push(format!("what is switched on through tracefs is not seen: {e}"));
+                None
+            }
+        };
         let (host, kernel, machine) = host::uname();
         let header = Header {
             time_ns: clock::now_ns(ClockId::Realtime),
@@ -186,8 +207,8 @@ impl Stream {
             events: EventSet::EMPTY,
             counters: Table::default(),
             rules: Vec::new(),
-            attached: audit.attached().to_vec(),
-            limits: audit.limits().to_vec(),
+            attached,
+            limits,
             command: None,
             repetition: None,
         };
@@ -197,6 +218,7 @@ impl Stream {
         Self {
             audit,
             derive,
+            tracefs,
             outputs,
             by: args.by.clone(),
             of: args.of.clone(),
@@ -215,13 +237,21 @@ impl Stream {
     fn step(&mut self, wait: Duration) -> Result<bool> {
         {
             let ring = self.audit.as_poll_fd();
-            let mut fds = [PollFd::from_borrowed_fd(ring, PollFlags::IN)];
+            let mut fds = vec![PollFd::from_borrowed_fd(ring, PollFlags::IN)];
+            if let Some(tracefs) = &self.tracefs {
+                fds.push(PollFd::from_borrowed_fd(tracefs.as_poll_fd(), PollFlags::IN));
+            }
             let timeout = rustix::time::Timespec::try_from(wait)?;
             match rustix::event::poll(&mut fds, Some(&timeout)) {
                 // A signal: the caller looks.
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(e).context("waiting for records"),
             }
+        }
+        let written = self.tracefs.as_ref().map(Tracefs::read).unwrap_or_default();
+        let now = clock::now_ns(ClockId::Monotonic);
+        for w in written {
+            self.derive.written(now, w, &mut self.events);
         }
         if self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();

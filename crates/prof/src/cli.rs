@@ -545,7 +545,8 @@ pub struct ReportArgs {
 
 A `prof` record, flagged `foreign`, for each switch: by perf_event_open, its ioctls and
 prctl, by an exec or fork that takes events along, by close, exit and exec; of BPF
-programs where they are attached by a link; of ptrace. prof's own are left out.
+programs where they are attached by a link; of ptrace; of what is switched on in
+tracefs. prof's own are left out.
 While it runs, each close, ioctl, prctl, bpf and ptrace of any process costs a little
 more: docs/audit.md says how much.
 
@@ -578,7 +579,7 @@ pub struct AuditArgs {
     #[arg(long, value_name = "FILE")]
     pub btf: Option<PathBuf>,
 
-    /// Size of the buffer between kernel and prof (64K, 8M) [default: 4M, or 1M a CPU]
+    /// Size of the buffer between kernel and prof (64K, 8M) [default: 8M, or 1M a CPU]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub buffer: Option<u32>,
 

@@ -10,9 +10,11 @@
 //! - `switches`: (e) what counting adds to a context switch
 //! - `stacks`: (f) what sampling stacks costs those that are sampled
 //! - `pictures`: (g) from the end of a program to the picture; large unwind tables
+//! - `audit`: (h) what an audit adds to the system calls of others
 //! - `stats`: pairs; `report`: tables; `machine`: where it was measured
 //! - `prof`: the programs under test; `watch`: a running `prof watch`
 
+mod audit;
 mod machine;
 mod memory;
 mod pictures;
@@ -61,6 +63,8 @@ enum Part {
     F,
     /// From the end of a program to the picture; large unwind tables
     G,
+    /// Cost of an audit to system calls
+    H,
     /// All of them
     All,
 }
@@ -136,6 +140,9 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     }
     if wanted(Part::G) {
         sections.push(pictures::measure(&bench).context("part g")?);
+    }
+    if wanted(Part::H) {
+        sections.push(audit::measure(&bench).context("part h")?);
     }
 
     let machine = Machine::read()?;

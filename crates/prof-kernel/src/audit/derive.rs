@@ -36,13 +36,15 @@ pub(super) enum Id {
     Link(u32),
     /// A process that another traces.
     Traced { tracer: u32, tracee: u32 },
+    /// A file of tracefs, by the order in which they were met.
+    File(u32),
 }
 
 impl Id {
     fn number(self) -> u64 {
         match self {
             Self::Perf(id) => id,
-            Self::Link(id) => id.into(),
+            Self::Link(id) | Self::File(id) => id.into(),
             Self::Traced { tracee, .. } => tracee.into(),
         }
     }
@@ -135,6 +137,8 @@ pub struct Derive {
     pub(super) by_task: HashMap<u32, BTreeSet<Id>>,
     pub(super) people: People,
     pub(super) name: Name,
+    /// Files of tracefs, by number.
+    pub(super) files: Vec<Vec<u8>>,
     pub(super) clock_types: [u32; 2],
     totals: Totals,
     realtime_offset: i64,
@@ -164,6 +168,7 @@ impl Derive {
             by_task: HashMap::new(),
             people: People::new(exe_of),
             name,
+            files: Vec::new(),
             clock_types: [0; 2],
             totals: Totals::default(),
             realtime_offset: 0,
@@ -190,9 +195,9 @@ impl Derive {
         self.known.values().map(on).sum()
     }
 
-    /// Whether nothing is followed.
+    /// Whether nothing is followed for which a hook would be needed.
     pub fn is_idle(&self) -> bool {
-        self.known.is_empty()
+        self.known.keys().all(|id| matches!(id, Id::File(_)))
     }
 
     /// Address and number of each perf event that is followed.

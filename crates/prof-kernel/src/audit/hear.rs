@@ -379,7 +379,7 @@ impl Derive {
             what: What::Bpf { prog: rec.prog, link: rec.id, name, kind },
             spans: BTreeMap::from([(0, span_of(0))]),
             place: Place::Elsewhere(Target::Host),
-            ..nothing(id, by, &rec.head)
+            ..nothing(id, by, rec.head.time_ns)
         };
         if self.follow(id, known) {
             self.settle(moment(&rec.head, through), &[id], &[], out);
@@ -408,7 +408,7 @@ impl Derive {
             place: Place::Processes,
             root: (pid, tid),
             given: rec.given,
-            ..nothing(id, by, &rec.head)
+            ..nothing(id, by, rec.head.time_ns)
         };
         if self.follow(id, known) {
             self.settle(moment(&rec.head, through), &[id], &[], out);
@@ -435,12 +435,12 @@ impl Derive {
 }
 
 /// What is on for one thread.
-fn span_of(tid: u32) -> Span {
+pub(super) fn span_of(tid: u32) -> Span {
     Span { threads: BTreeSet::from([tid]), on: true, ..Span::default() }
 }
 
 /// Something of which not much is known.
-fn nothing(id: Id, by: prof_model::record::Process, head: &RecHead) -> Known {
+pub(super) fn nothing(id: Id, by: prof_model::record::Process, time_ns: u64) -> Known {
     Known {
         addr: 0,
         what: What::Ptrace,
@@ -456,7 +456,7 @@ fn nothing(id: Id, by: prof_model::record::Process, head: &RecHead) -> Known {
         given: 0,
         closed: None,
         left: None,
-        alive: head.time_ns,
-        touched: head.time_ns,
+        alive: time_ns,
+        touched: time_ns,
     }
 }

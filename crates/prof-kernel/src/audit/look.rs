@@ -1,14 +1,22 @@
 //! What no hook tells, found by looking at the events themselves.
 
+use std::collections::BTreeMap;
+
 use prof_model::audit::AuditEvent;
 use prof_model::audit::Interface;
+use prof_model::audit::PerfAttr;
+use prof_model::audit::Target;
 use prof_model::audit::What;
 
 use super::derive::Derive;
 use super::derive::Id;
 use super::derive::Known;
 use super::derive::Moment;
+use super::derive::Place;
 use super::hear::STATE_OFF;
+use super::hear::nothing;
+use super::hear::span_of;
+use super::tracefs::Written;
 use crate::abi::audit::AbiLook;
 
 /// State of an event whose target has ended, as all kernels have it; below it is no more.
@@ -47,11 +55,17 @@ impl Derive {
             if let What::Perf { bpf, .. } = &mut k.what {
                 *bpf = (look.prog != 0).then_some(look.prog);
             }
+            let inherits = k.attr().is_some_and(|a| a.has(PerfAttr::INHERIT));
             let (pid, tid) = k.root;
             let Some(span) = k.spans.get_mut(&pid).filter(|s| s.threads.contains(&tid)) else {
                 continue;
             };
             if look.state == STATE_EXIT {
+                // At a switch between two tasks that have all the same events, the kernel
+                // may exchange their events instead: this one was on another that ended.
+                if inherits {
+                    continue;
+                }
                 self.part(id, tid);
             } else if span.on != (look.state > STATE_OFF) {
                 span.on = !span.on;
@@ -61,6 +75,41 @@ impl Derive {
             }
             let at = Moment { time_ns, cpu, through: Interface::Found };
             self.settle(at, &[id], &[ABOUT], out);
+        }
+    }
+
+    /// A file of tracefs was written.
+    pub fn written(&mut self, time_ns: u64, w: Written, out: &mut Vec<AuditEvent>) {
+        const MAX_FILES: usize = 1 << 14;
+        let at = Moment { time_ns, cpu: 0, through: Interface::Tracefs };
+        let number = self.files.iter().position(|f| *f == w.file);
+        if !w.on {
+            if let Some(number) = number {
+                self.end(Id::File(number as u32), at, &[], out);
+            }
+            return;
+        }
+        if number.is_none() && self.files.len() >= MAX_FILES {
+            self.full += 1;
+            return;
+        }
+        let number = number.unwrap_or_else(|| {
+            self.files.push(w.file.clone());
+            self.files.len() - 1
+        });
+        let id = Id::File(number as u32);
+        if self.known.contains_key(&id) {
+            return;
+        }
+        let known = Known {
+            name: format!("tracefs:{}", String::from_utf8_lossy(&w.file)),
+            what: What::Tracefs { file: w.file, text: w.text },
+            spans: BTreeMap::from([(0, span_of(0))]),
+            place: Place::Elsewhere(Target::Host),
+            ..nothing(id, self.people.meet(w.by, None, None), time_ns)
+        };
+        if self.follow(id, known) {
+            self.settle(at, &[id], &[], out);
         }
     }
 

@@ -222,6 +222,16 @@ fn what_nobody_told_is_found() {
 }
 
 #[test]
+fn an_event_that_was_exchanged_with_a_child_s_says_nothing_of_its_end() {
+    let mut a = Audit::new();
+    a.open(1, 1, PerfAttr::INHERIT, (TARGET, TARGET), true);
+    assert!(a.look(1, Some(-3)).is_empty());
+    assert_eq!(a.exit(TARGET, TARGET, true), ["off 20: 1 target_exit"]);
+    a.open(2, 2, 0, (TARGET, TARGET), true);
+    assert_eq!(a.look(2, Some(-3)), ["off 20: 2 found"]);
+}
+
+#[test]
 fn a_look_from_before_a_record_says_nothing() {
     let mut a = Audit::new();
     a.open(1, 1, 0, (TARGET, TARGET), true);

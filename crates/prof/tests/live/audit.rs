@@ -441,9 +441,9 @@ fn ten_thousand_in_a_second_are_all_told() {
 #[test]
 fn a_buffer_that_is_too_small_is_told() {
     let Some(_turn) = live("audit") else { return };
-    let mut watch = audit(&["--buffer", "4K", "--duration", "4s"]);
-    let by = run_it(target().to_str().unwrap(), &["perf-storm", "20000", "0"]);
-    let records = watch.wait();
+    let watch = audit(&["--buffer", "4K"]);
+    let by = run_it(target().to_str().unwrap(), &["perf-storm", "5000", "0"]);
+    let records = watch.stop();
     let end = records.end();
     let lost = end["lost"]["ring_full_audit"].as_u64().unwrap_or(0);
     assert!(lost > 0, "{end}");
@@ -511,13 +511,47 @@ fn bpftrace_samples_each_cpu() {
 }
 
 #[test]
+fn what_is_switched_on_in_tracefs() {
+    let Some(_turn) = live("audit") else { return };
+    let root = "/sys/kernel/tracing";
+    let file = "events/sched/sched_process_wait/enable";
+    let write = |text: &str| {
+        let script = format!("echo {text} > {root}/{file}; sleep 0.3");
+        run_it("sh", &["-c", &script])
+    };
+    let watch = audit(&[]);
+    let by = write("1");
+    write("0");
+    let records = stop(watch);
+    assert_eq!(
+        // Off is told of who switched it on.
+        switches(&records, by),
+        [
+            format!("on host: tracefs:{file} by tracefs"),
+            format!("off host: tracefs:{file} by tracefs")
+        ]
+    );
+    let on = records.of("prof").find(|r| r["by"]["pid"] == by).unwrap();
+    assert_eq!((&on["by"]["comm"], &on["monitors"][0]["text"]), (&"sh".into(), &"1\n".into()));
+}
+
+#[test]
 fn another_prof_is_somebody_else() {
     let Some(_turn) = live("audit") else { return };
     let watch = audit(&["--by", "comm=prof"]);
     let run = run(&["-e", "page-faults"], &["true"]);
     assert!(run.output.status.success());
     let records = stop(watch);
-    assert!(records.of("prof").any(|r| r["by"]["comm"] == "prof"), "the other prof is told");
+    let by = records.of("prof").next().unwrap()["by"]["pid"].as_u64().unwrap() as u32;
+    let told = switches(&records, by);
+    // Its hooks, each attached by a link, and off with it. The kernel keeps 15 letters.
+    for hook in ["raw_process_exi", "raw_process_for", "raw_process_exe"] {
+        let of = |whether: &str| {
+            let start = format!("{whether} host: bpf:raw_tracepoint:{hook} by ");
+            told.iter().filter(|s| s.starts_with(&start)).count()
+        };
+        assert_eq!((of("on"), of("off")), (1, 1), "{hook}: {told:#?}");
+    }
 }
 
 #[test]
