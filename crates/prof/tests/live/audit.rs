@@ -428,19 +428,24 @@ fn a_program_that_profiles_itself() {
 #[test]
 fn ten_thousand_in_a_second_are_all_told() {
     let Some(_turn) = live("audit") else { return };
+    // There each costs milliseconds: the kernel patches its own code for the first event.
+    let n = if emulated("9,800 of 10,000 events") { 200 } else { 10_000 };
     let watch = audit(&[]);
-    let by = run_it(target().to_str().unwrap(), &["perf-storm", "10000", "1"]);
+    let by = run_it(target().to_str().unwrap(), &["perf-storm", &n.to_string(), "1"]);
     // Nothing lost, and as many on as off: `stop` looks at that.
     let records = stop(watch);
     let all = switches(&records, by);
     let on = all.iter().filter(|s| s.starts_with("on ")).count();
-    assert_eq!((on, all.len()), (10_000, 20_000));
+    assert_eq!((on, all.len()), (n, 2 * n));
     assert!(all.iter().all(|s| s.ends_with(" by perf_event_open") || s.ends_with(" by close")));
 }
 
 #[test]
 fn a_buffer_that_is_too_small_is_told() {
     let Some(_turn) = live("audit") else { return };
+    if emulated("events faster than they can be told") {
+        return;
+    }
     let watch = audit(&["--buffer", "4K"]);
     let by = run_it(target().to_str().unwrap(), &["perf-storm", "5000", "0"]);
     let records = watch.stop();
@@ -457,7 +462,7 @@ fn a_buffer_that_is_too_small_is_told() {
 #[test]
 fn debuggers_and_tracers() {
     let Some(_turn) = live("audit") else { return };
-    if !has("strace", "strace") {
+    if !has("strace", "strace") || !has("gdb", "gdb") {
         return;
     }
     let watch = audit(&[]);
@@ -468,12 +473,30 @@ fn debuggers_and_tracers() {
     watch.until("strace to begin", |r| !switches(r, by).is_empty());
     signal(by, libc::SIGINT);
     strace.wait().unwrap();
+    let gdb = run_it("gdb", &["-batch", "-ex", "detach", "-p", &pid]);
+    // It tries what ptrace can do on children of its own, and asks for their names.
+    let follow = run_it("strace", &["-f", "-o", "/dev/null", "sh", "-c", "sleep 0.1; exit 0"]);
     target.kill().unwrap();
     target.wait().unwrap();
     let records = stop(watch);
+    let of = |by| {
+        let mut all = switches(&records, by);
+        all.retain(|s| s.contains("sleep") || s.contains(" sh:"));
+        all
+    };
+    assert_eq!(of(by), ["on sleep: ptrace by ptrace_seize", "off sleep: ptrace by ptrace_detach"]);
     assert_eq!(
-        switches(&records, by).into_iter().filter(|s| s.contains("sleep")).collect::<Vec<_>>(),
-        ["on sleep: ptrace by ptrace_seize", "off sleep: ptrace by ptrace_detach"]
+        of(gdb),
+        ["on sleep: ptrace by ptrace_attach", "off sleep: ptrace by ptrace_detach"]
+    );
+    // strace seizes what will be sh before it executes it.
+    assert_eq!(
+        of(follow),
+        [
+            "on sh: ptrace by inherit",
+            "off sleep: ptrace by target_exit",
+            "off sh: ptrace by target_exit"
+        ]
     );
 }
 
