@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
+use std::hash::Hash;
 
 use prof_model::audit::AuditEvent;
 use prof_model::audit::AuditTotal;
@@ -269,12 +270,7 @@ impl Derive {
                 span.gone = true;
             }
         }
-        if let Some(ids) = self.by_task.get_mut(&tid) {
-            ids.remove(&id);
-            if ids.is_empty() {
-                self.by_task.remove(&tid);
-            }
-        }
+        unlist(&mut self.by_task, tid, id);
     }
 
     /// Something is no more.
@@ -285,36 +281,44 @@ impl Derive {
         notes: &[&'static str],
         out: &mut Vec<AuditEvent>,
     ) {
-        let Some(k) = self.known.get_mut(&id) else { return };
-        k.spans.values_mut().for_each(|s| s.gone = true);
-        // Who was in its group is alone from now on.
-        let members = self.members.remove(&id).unwrap_or_default();
-        for member in &members {
-            if let Some(m) = self.known.get_mut(member) {
-                m.leader = *member;
+        self.end_all(&[id], at, notes, out);
+    }
+
+    /// Some are no more, all at once.
+    pub(super) fn end_all(
+        &mut self,
+        ids: &[Id],
+        at: Moment,
+        notes: &[&'static str],
+        out: &mut Vec<AuditEvent>,
+    ) {
+        let mut concerned = ids.to_vec();
+        for id in ids {
+            let Some(k) = self.known.get_mut(id) else { continue };
+            k.spans.values_mut().for_each(|s| s.gone = true);
+            for tid in k.spans.values().flat_map(|s| &s.threads) {
+                unlist(&mut self.by_task, *tid, *id);
             }
-        }
-        let ids: Vec<_> = std::iter::once(id).chain(members).collect();
-        self.settle(at, &ids, notes, out);
-        let Some(k) = self.known.remove(&id) else { return };
-        if let Some(of) = self.members.get_mut(&k.leader) {
-            of.remove(&id);
-        }
-        if let Some(of) = self.by_owner.get_mut(&k.by.ident.pid) {
-            of.remove(&id);
-            if of.is_empty() {
-                self.by_owner.remove(&k.by.ident.pid);
-            }
-        }
-        // Those that were still on it.
-        for tid in k.spans.values().flat_map(|s| &s.threads) {
-            if let Some(of) = self.by_task.get_mut(tid) {
-                of.remove(&id);
-                if of.is_empty() {
-                    self.by_task.remove(tid);
+            // Who was in its group is alone from now on.
+            let members = self.members.remove(id).unwrap_or_default();
+            for member in &members {
+                if let Some(m) = self.known.get_mut(member) {
+                    m.leader = *member;
                 }
             }
+            concerned.extend(members);
         }
+        self.settle(at, &concerned, notes, out);
+        for id in ids {
+            self.drop_known(*id);
+        }
+    }
+
+    /// Forgets something that has ended, and where it was listed.
+    fn drop_known(&mut self, id: Id) {
+        let Some(k) = self.known.remove(&id) else { return };
+        unlist(&mut self.members, k.leader, id);
+        unlist(&mut self.by_owner, k.by.ident.pid, id);
     }
 
     /// Whether it is on for a process.
@@ -457,6 +461,16 @@ impl Derive {
                 };
                 Target::Process(Box::new(process))
             }
+        }
+    }
+}
+
+/// Takes something from a list, and with the last of it the list.
+fn unlist<K: Hash + Eq>(lists: &mut HashMap<K, BTreeSet<Id>>, key: K, id: Id) {
+    if let Some(of) = lists.get_mut(&key) {
+        of.remove(&id);
+        if of.is_empty() {
+            lists.remove(&key);
         }
     }
 }

@@ -39,13 +39,18 @@ impl Derive {
         out: &mut Vec<AuditEvent>,
     ) {
         let cpu = 0;
+        // What ended by the same is told together.
+        let mut ended: BTreeMap<_, (Moment, _, Vec<Id>)> = BTreeMap::new();
         for ((_, number), look) in asked.iter().zip(looks) {
             let id = Id::Perf(*number);
             let Some(k) = self.known.get_mut(&id).filter(|k| k.touched < time_ns) else { continue };
             let is_there = look.id == *number && look.refs > 0 && look.state >= STATE_EXIT;
             if !is_there {
                 let (at, notes) = k.ended(time_ns);
-                self.end(id, at, notes, out);
+                let together = ended
+                    .entry((at.time_ns, at.through))
+                    .or_insert_with(|| (at, notes, Vec::new()));
+                together.2.push(id);
                 continue;
             }
             match k.left {
@@ -75,6 +80,9 @@ impl Derive {
             }
             let at = Moment { time_ns, cpu, through: Interface::Found };
             self.settle(at, &[id], &[ABOUT], out);
+        }
+        for (at, notes, ids) in ended.into_values() {
+            self.end_all(&ids, at, notes, out);
         }
     }
 
