@@ -1,8 +1,10 @@
 //! `prof audit`: who profiles whom.
 //!
 //! - `list`: what is being profiled now
+//! - `who`: whom `--by` and `--of` mean
 
 pub mod list;
+mod who;
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -36,12 +38,12 @@ use prof_model::record::End;
 use prof_model::record::Header;
 use prof_model::record::Loss;
 use prof_model::record::LossReason;
-use prof_model::record::Process;
 use prof_model::record::Record;
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
 use rustix::time::ClockId;
 
+use crate::audit::who::Who;
 use crate::cli::AuditArgs;
 use crate::output;
 use crate::output::Outputs;
@@ -64,6 +66,7 @@ pub fn main(args: &AuditArgs) -> Result<ExitCode> {
         [] => vec![OutputSpec { format: Format::Table, sink: Sink::Default }],
         some => some.to_vec(),
     };
+    let (by, of) = (Who::of("--by", &args.by)?, Who::of("--of", &args.of)?);
     let outputs = Outputs::of(&specs, args.color, output::Default::Stdout)?;
     let stop = Stop::install()?;
     let audit = Audit::open(&AuditPlan {
@@ -71,7 +74,7 @@ pub fn main(args: &AuditArgs) -> Result<ExitCode> {
         btf: args.btf.clone(),
         cache: (!args.no_cache && prepared::allowed()).then(prepared::default_dir),
     })?;
-    let mut stream = Stream::begin(audit, outputs, args);
+    let mut stream = Stream::begin(audit, outputs, by, of);
     let deadline = args.duration.map(|d| Instant::now() + d);
     while !stop.asked() && deadline.is_none_or(|d| Instant::now() < d) {
         let left = deadline.map_or(TICK, |d| d.saturating_duration_since(Instant::now()));
@@ -90,75 +93,6 @@ fn default_buffer() -> u32 {
     (cpus << 20).clamp(8 << 20, 64 << 20)
 }
 
-/// A process by what is known of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Who {
-    key: Key,
-    not: bool,
-    values: Vec<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Key {
-    Comm,
-    Exe,
-    Uid,
-    Pid,
-}
-
-impl Who {
-    /// Reads `KEY=VALUE,…` or `KEY!=VALUE,…`.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let (key, values) = text.split_once('=').ok_or("write KEY=VALUE, as in comm=perf")?;
-        let (key, not) = key.strip_suffix('!').map_or((key, false), |key| (key, true));
-        let key = match key {
-            "comm" => Key::Comm,
-            "exe" => Key::Exe,
-            "uid" => Key::Uid,
-            "pid" => Key::Pid,
-            other => {
-                return Err(format!("unknown key '{other}'; the keys are comm, exe, uid, pid"));
-            }
-        };
-        let values: Vec<_> = values.split(',').map(str::to_owned).collect();
-        if let Some(value) = values.iter().find(|v| v.is_empty()) {
-            return Err(format!("a value is missing in '{text}'{value}"));
-        }
-        if matches!(key, Key::Uid | Key::Pid)
-            && let Some(value) = values.iter().find(|v| v.parse::<u32>().is_err())
-        {
-            return Err(format!("'{value}' is not a number"));
-        }
-        Ok(Self { key, not, values })
-    }
-
-    fn is(&self, p: &Process) -> bool {
-        let any = |f: &dyn Fn(&str) -> bool| self.values.iter().any(|v| f(v));
-        let number = |n: u32| any(&|v| v.parse() == Ok(n));
-        let found = match self.key {
-            Key::Comm => any(&|v| matches(v, &p.ident.comm)),
-            Key::Exe => p.exe.as_ref().is_some_and(|exe| any(&|v| matches(v, exe))),
-            Key::Uid => number(p.ident.uid),
-            Key::Pid => number(p.ident.pid),
-        };
-        found != self.not
-    }
-}
-
-/// Whether text is as a pattern has it, with a `*` at either end.
-fn matches(pattern: &str, text: &[u8]) -> bool {
-    let p = pattern.as_bytes();
-    match (p.strip_prefix(b"*"), p.strip_suffix(b"*")) {
-        (Some(_), Some(_)) if p.len() > 1 => {
-            let middle = &p[1..p.len() - 1];
-            middle.is_empty() || text.windows(middle.len()).any(|w| w == middle)
-        }
-        (Some(end), _) => text.ends_with(end),
-        (None, Some(start)) => text.starts_with(start),
-        (None, None) => p == text,
-    }
-}
-
 /// An audit with its outputs.
 #[derive(Debug)]
 struct Stream {
@@ -166,8 +100,8 @@ struct Stream {
     derive: Derive,
     tracefs: Option<Tracefs>,
     outputs: Outputs,
-    by: Vec<Who>,
-    of: Vec<Who>,
+    by: Who,
+    of: Who,
     cgroups: HashMap<u64, Option<Vec<u8>>>,
     began: Instant,
     began_ns: u64,
@@ -179,7 +113,7 @@ struct Stream {
 }
 
 impl Stream {
-    fn begin(audit: Audit, mut outputs: Outputs, args: &AuditArgs) -> Self {
+    fn begin(audit: Audit, mut outputs: Outputs, by: Who, of: Who) -> Self {
         let names = Names::new(select::catalogue());
         let mut derive = Derive::new(Box::new(move |attr| names.opened(attr)), host::exe_of);
         derive.set_realtime_offset(clock::realtime_offset());
@@ -220,8 +154,8 @@ impl Stream {
             derive,
             tracefs,
             outputs,
-            by: args.by.clone(),
-            of: args.of.clone(),
+            by,
+            of,
             cgroups: HashMap::new(),
             began: now,
             began_ns: clock::now_ns(ClockId::Monotonic),
@@ -310,8 +244,7 @@ impl Stream {
     fn emit(&mut self) {
         let (by, of) = (&self.by, &self.of);
         let wanted = |e: &AuditEvent| {
-            let is = |who: &[Who], p: &Process| who.is_empty() || who.iter().any(|w| w.is(p));
-            is(by, &e.by) && (of.is_empty() || e.target.process().is_some_and(|p| is(of, p)))
+            by.is(&e.by) && (of.is_everybody() || e.target.process().is_some_and(|p| of.is(p)))
         };
         let mut records = Vec::new();
         for mut e in self.events.drain(..).filter(wanted) {
@@ -367,10 +300,9 @@ impl Stream {
         let now = clock::now_ns(ClockId::Monotonic);
         let duration_ns = now.saturating_sub(self.began_ns);
         let (by, of) = (&self.by, &self.of);
-        let is = |who: &[Who], p: &Process| who.is_empty() || who.iter().any(|w| w.is(p));
         let mut totals = self.derive.totals(now);
         totals.retain(|t| {
-            is(by, &t.by) && (of.is_empty() || t.target.process().is_some_and(|p| is(of, p)))
+            by.is(&t.by) && (of.is_everybody() || t.target.process().is_some_and(|p| of.is(p)))
         });
         for t in &mut totals {
             if let Target::Cgroup { id, path, .. } = &mut t.target {
@@ -404,38 +336,5 @@ fn concerned(raw: &RawAudit) -> Vec<u32> {
         RawAudit::Fork(rec) | RawAudit::Ptrace(rec) => vec![rec.parent.pid, rec.child.pid],
         RawAudit::Link(rec) => vec![rec.by.pid],
         _ => Vec::new(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use prof_model::record::Ident;
-
-    use super::*;
-
-    #[test]
-    fn who_is_named_by_what_is_known() {
-        let ident = Ident { pid: 7, uid: 1000, comm: b"perf".to_vec(), ..Ident::default() };
-        let p = Process { ident, exe: Some(b"/usr/bin/perf".to_vec()), ..Process::default() };
-        for (text, want) in [
-            ("comm=perf", true),
-            ("comm=gdb,pe*", true),
-            ("comm!=perf", false),
-            ("exe=*/perf", true),
-            ("exe=*bin*", true),
-            ("exe=perf", false),
-            ("uid=1000", true),
-            ("uid=0,7", false),
-            ("pid=7", true),
-        ] {
-            assert_eq!(Who::parse(text).map(|w| w.is(&p)), Ok(want), "{text}");
-        }
-    }
-
-    #[test]
-    fn who_has_to_be_well_formed() {
-        for text in ["perf", "comm=", "comm=a,,b", "uid=root", "gid=1", "pid=-1"] {
-            assert!(Who::parse(text).is_err(), "{text}");
-        }
     }
 }

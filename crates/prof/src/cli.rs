@@ -23,7 +23,6 @@ use prof_kernel::session::Backend;
 
 use crate::attach;
 use crate::audit;
-use crate::audit::Who;
 use crate::control::Spec;
 use crate::doctor;
 use crate::events;
@@ -561,15 +560,15 @@ pub struct AuditArgs {
     #[arg(short, long, value_name = "FORMAT[:FILE]")]
     pub output: Vec<OutputSpec>,
 
-    /// Only what this one does who profiles: comm=, exe=, uid=, pid=; `!=`; a `*` at
-    /// either end; commas and several options mean or
-    #[arg(long, value_name = "EXPR", value_parser = Who::parse)]
-    pub by: Vec<Who>,
+    /// Only what those do who profile and whom this rule names, as in `prof watch -s`: comm=,
+    /// exe=, uid=, gid=, pid=, container … Repeatable: any of them
+    #[arg(long, value_name = "RULE")]
+    pub by: Vec<String>,
 
-    /// Only what is done to this one who is profiled, as --by has it; what is not of a
+    /// Only what is done to those who are profiled and whom this rule names; what is not of a
     /// single process is left out
-    #[arg(long, value_name = "EXPR", value_parser = Who::parse)]
-    pub of: Vec<Who>,
+    #[arg(long, value_name = "RULE")]
+    pub of: Vec<String>,
 
     /// Stop after this time (10s, 2m, 500ms)
     #[arg(long, value_name = "TIME", value_parser = duration)]

@@ -42,7 +42,8 @@ pub fn compiled(set: &RuleSet) -> Result<Rules> {
     Ok(Rules { names: set.iter().map(RuleName::from).collect(), tables: compile(set, &Host)? })
 }
 
-struct Host;
+/// Names of users, groups and cgroups, as this host has them.
+pub(crate) struct Host;
 
 impl Resolver for Host {
     fn uid(&self, name: &str) -> Result<u32, String> {
