@@ -55,8 +55,9 @@ fn a_file_is_named_from_what_is_held_whatever_became_of_its_path() {
         .collect();
     let mut seen = Vec::new();
     for of in [&program, &other, &program] {
-        drop(held);
-        held = File::open(of).unwrap();
+        let mut fd = std::os::fd::OwnedFd::from(held);
+        rustix::io::dup2(File::open(of).unwrap(), &mut fd).unwrap();
+        held = File::from(fd);
         assert_eq!(std::os::fd::AsRawFd::as_raw_fd(&held), number, "the number is reused");
         let source = Source::File { file: held.as_fd(), path: &path, build_id: &[] };
         seen.push(symbolizer.user(&source, &offsets));

