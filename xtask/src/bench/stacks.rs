@@ -167,12 +167,16 @@ pub fn measure(bench: &Bench) -> Result<Section> {
             vec![Way::Prof]
         }
     };
-    match Command::new("samply").arg("--version").output() {
-        Ok(_) => ways.push(Way::Samply),
-        Err(e) => skipped.push(format!("`samply`: {e}")),
-    }
     let to = bench.scratch.path.join("stacks.data");
     let to = to.to_str().context("the scratch folder's path is not UTF-8")?;
+    match Way::Samply.command(bench, 99, to)?.args(["--", "true"]).output() {
+        Ok(output) if output.status.success() => ways.push(Way::Samply),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            skipped.push(format!("`samply`: {}", said.lines().next().unwrap_or("it fails")));
+        }
+        Err(e) => skipped.push(format!("`samply`: {e}")),
+    }
 
     let mut slower = Table::of_pairs("bare");
     let mut sizes = Table::new(&["", "bytes: median", "min–max"]);
