@@ -1,6 +1,7 @@
 //! The part of `perf_event_attr` that an event list decides.
 
 use prof_model::audit::PerfAttr;
+use prof_model::counters::perf_id;
 
 use crate::syntax::Modifiers;
 
@@ -62,9 +63,7 @@ impl Attr {
     /// in prof's records; `None` where the consumer gives an index instead. What
     /// else is in the attr is not in the id.
     pub fn id(&self) -> Option<u32> {
-        let config = u32::try_from(self.config).ok().filter(|c| *c < 1 << 24)?;
-        // 0x7f is prof's own, and the highest bit marks an index.
-        (self.type_ < 0x7f).then_some(self.type_ << 24 | config)
+        perf_id(self.type_, self.config)
     }
 }
 

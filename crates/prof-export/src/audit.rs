@@ -189,22 +189,13 @@ fn monitor(m: &Monitor) -> Value {
 }
 
 fn attr_out(a: &PerfAttr) -> Value {
-    let excludes = [
-        (PerfAttr::EXCLUDE_USER, "user"),
-        (PerfAttr::EXCLUDE_KERNEL, "kernel"),
-        (PerfAttr::EXCLUDE_HV, "hv"),
-        (PerfAttr::EXCLUDE_IDLE, "idle"),
-        (PerfAttr::EXCLUDE_HOST, "host"),
-        (PerfAttr::EXCLUDE_GUEST, "guest"),
-    ];
-    let excludes: Vec<_> = excludes.iter().filter(|(b, _)| a.has(*b)).map(|(_, n)| *n).collect();
     let samples = a.rate != 0;
     let asks = |bit| samples && a.samples(bit);
     let mut out = json!({
         "type": a.kind,
         "config": a.config,
         "sampling": samples,
-        "exclude": excludes,
+        "exclude": a.excluded(),
         "inherit": a.has(PerfAttr::INHERIT),
         "enable_on_exec": a.has(PerfAttr::ENABLE_ON_EXEC),
         "precise_ip": a.precise_ip(),

@@ -6,6 +6,7 @@
 
 pub mod list;
 
+use crate::counters::perf_id;
 use crate::record::Flags;
 use crate::record::Process;
 
@@ -95,10 +96,22 @@ impl PerfAttr {
         }
     }
 
-    /// `perf_type << 24 | config` where that says it.
+    /// [`perf_id`] of it.
     pub fn id(&self) -> Option<u32> {
-        let config = u32::try_from(self.config).ok().filter(|c| *c < 1 << 24)?;
-        (self.kind < 0x7f).then_some(self.kind << 24 | config)
+        perf_id(self.kind, self.config)
+    }
+
+    /// What it leaves out, in words.
+    pub fn excluded(&self) -> Vec<&'static str> {
+        let words = [
+            (Self::EXCLUDE_USER, "user"),
+            (Self::EXCLUDE_KERNEL, "kernel"),
+            (Self::EXCLUDE_HV, "hv"),
+            (Self::EXCLUDE_IDLE, "idle"),
+            (Self::EXCLUDE_HOST, "host"),
+            (Self::EXCLUDE_GUEST, "guest"),
+        ];
+        words.iter().filter(|(bit, _)| self.has(*bit)).map(|(_, word)| *word).collect()
     }
 }
 

@@ -22,6 +22,14 @@ pub struct Counter {
     pub for_metric: bool,
 }
 
+/// `perf_type << 24 | config` where that says it; `None` where the consumer gives an
+/// index instead.
+pub fn perf_id(kind: u32, config: u64) -> Option<u32> {
+    let config = u32::try_from(config).ok().filter(|c| *c < 1 << 24)?;
+    // 0x7f is prof's own, and the highest bit marks an index.
+    (kind < 0x7f).then_some(kind << 24 | config)
+}
+
 /// What an event counted. Only of sums of all three can it be said how much there
 /// was, so they stay together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

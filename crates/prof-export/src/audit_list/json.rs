@@ -207,14 +207,6 @@ impl<'a> AttrOut<'a> {
             Sampling::Period(n) => ("period", Some(n), None),
             Sampling::Hz(n) => ("freq", None, Some(n)),
         };
-        let excludes = [
-            (PerfAttr::EXCLUDE_USER, "user"),
-            (PerfAttr::EXCLUDE_KERNEL, "kernel"),
-            (PerfAttr::EXCLUDE_HV, "hv"),
-            (PerfAttr::EXCLUDE_IDLE, "idle"),
-            (PerfAttr::EXCLUDE_HOST, "host"),
-            (PerfAttr::EXCLUDE_GUEST, "guest"),
-        ];
         Self {
             type_: a.kind,
             config: a.config,
@@ -224,7 +216,7 @@ impl<'a> AttrOut<'a> {
             sampling,
             period,
             freq,
-            excludes: excludes.iter().filter(|(b, _)| a.has(*b)).map(|(_, n)| *n).collect(),
+            excludes: a.excluded(),
             precise: a.precise_ip(),
             inherit: a.has(PerfAttr::INHERIT),
             enable_on_exec: a.has(PerfAttr::ENABLE_ON_EXEC),
