@@ -100,6 +100,11 @@ pub fn default_dir() -> PathBuf {
     std::env::var_os("PROF_CACHE_DIR").map_or_else(|| "/var/cache/prof".into(), PathBuf::from)
 }
 
+/// The folder, if what is kept is wanted and allowed.
+pub fn dir_unless(no_cache: bool) -> Option<PathBuf> {
+    (!no_cache && allowed()).then(default_dir)
+}
+
 /// Whether what is kept may be used and written at all. With rights that the user
 /// does not have (file capabilities, set-user-id), a folder and a file of the
 /// user's would let the user choose what runs in the kernel.

@@ -72,7 +72,7 @@ pub fn main(args: &AuditArgs) -> Result<ExitCode> {
     let audit = Audit::open(&AuditPlan {
         ring_bytes: args.buffer.unwrap_or_else(default_buffer),
         btf: args.btf.clone(),
-        cache: (!args.no_cache && prepared::allowed()).then(prepared::default_dir),
+        cache: prepared::dir_unless(args.no_cache),
     })?;
     let mut stream = Stream::begin(audit, outputs, by, of);
     let deadline = args.duration.map(|d| Instant::now() + d);
@@ -243,9 +243,7 @@ impl Stream {
 
     fn emit(&mut self) {
         let (by, of) = (&self.by, &self.of);
-        let wanted = |e: &AuditEvent| {
-            by.is(&e.by) && (of.is_everybody() || e.target.process().is_some_and(|p| of.is(p)))
-        };
+        let wanted = |e: &AuditEvent| by.is(&e.by) && of.is_target(&e.target);
         let mut records = Vec::new();
         for mut e in self.events.drain(..).filter(wanted) {
             if let Target::Cgroup { id, path, .. } = &mut e.target {
@@ -301,9 +299,7 @@ impl Stream {
         let duration_ns = now.saturating_sub(self.began_ns);
         let (by, of) = (&self.by, &self.of);
         let mut totals = self.derive.totals(now);
-        totals.retain(|t| {
-            by.is(&t.by) && (of.is_everybody() || t.target.process().is_some_and(|p| of.is(p)))
-        });
+        totals.retain(|t| by.is(&t.by) && of.is_target(&t.target));
         for t in &mut totals {
             if let Target::Cgroup { id, path, .. } = &mut t.target {
                 *path = self.cgroups.get(id).cloned().flatten();

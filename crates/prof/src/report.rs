@@ -10,12 +10,12 @@ use prof_export::Sink;
 use prof_export::stacks::Root;
 use prof_export::stacks::StackFormat;
 use prof_export::stacks::StackOutputSpec;
+use prof_kernel::prepared;
 use prof_kernel::sampler::gather::Code;
 use prof_model::stacks::Module;
 
 use crate::cli::ReportArgs;
 use crate::output;
-use crate::stacks::names_cache;
 use crate::stacks::raw;
 use crate::stacks::show;
 use crate::stacks::show::How;
@@ -31,7 +31,7 @@ pub fn main(args: &ReportArgs) -> Result<ExitCode> {
         default: output::Default::Stdout,
         symfs: args.symfs.clone(),
         debuginfod: args.debuginfod,
-        cache: names_cache(args.no_cache),
+        cache: prepared::dir_unless(args.no_cache),
     };
     let code: Vec<_> = profile.modules.iter().map(|m| code_of(m, args.symfs.as_deref())).collect();
     show::name(&mut profile, &code, &how);

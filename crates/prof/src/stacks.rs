@@ -74,11 +74,6 @@ const LOSSES: [(SampleCounter, &str); 3] = [
     (SampleCounter::LostFile, "file-map-or-ring-full"),
 ];
 
-/// Where names are kept.
-pub fn names_cache(no_cache: bool) -> Option<PathBuf> {
-    (!no_cache && prepared::allowed()).then(prepared::default_dir)
-}
-
 /// The same where threads left CPUs and came back.
 const OFF_CPU_LOSSES: [(SampleCounter, &str); 4] = [
     (SampleCounter::MissedSwitch, "off-cpu-switch-missed"),
@@ -125,7 +120,7 @@ impl Stacks {
             default,
             symfs: None,
             debuginfod: shared.debuginfod,
-            cache: names_cache(shared.no_cache),
+            cache: prepared::dir_unless(shared.no_cache),
         };
         Some(Self { plan, outputs, how, processes: Processes::default() })
     }

@@ -101,7 +101,7 @@ pub fn plan(
     Plan {
         backend: shared.hooks.backend(),
         btf: shared.btf.clone(),
-        cache: (!shared.no_cache && prepared::allowed()).then(prepared::default_dir),
+        cache: prepared::dir_unless(shared.no_cache),
         tables: rules.tables.clone(),
         ring_bytes: shared.buffer.unwrap_or_else(default_buffer),
         max_processes: shared.max_processes,

@@ -1,6 +1,7 @@
 //! Who is meant by `--by` and `--of`: rules, as everywhere else, that user space matches.
 
 use anyhow::Result;
+use prof_model::audit::Target;
 use prof_model::record::Process;
 use prof_model::rules::Key;
 use prof_model::rules::Matcher;
@@ -47,9 +48,9 @@ impl Who {
         Ok(Self { rules: texts.iter().map(matcher).collect::<Result<_>>()? })
     }
 
-    /// Whether everybody is meant.
-    pub fn is_everybody(&self) -> bool {
-        self.rules.is_empty()
+    /// Whether this target is meant: what is no single process only where everything is.
+    pub fn is_target(&self, target: &Target) -> bool {
+        self.rules.is_empty() || target.process().is_some_and(|p| self.is(p))
     }
 
     /// Whether this process is meant.
@@ -98,7 +99,8 @@ mod tests {
         ] {
             assert_eq!(who(text).unwrap().is(&p), want, "{text}");
         }
-        assert!(Who::default().is_everybody() && Who::default().is(&p));
+        assert!(!who("comm=*").unwrap().is_target(&Target::Host));
+        assert!(Who::default().is_target(&Target::Host) && Who::default().is(&p));
     }
 
     #[test]
