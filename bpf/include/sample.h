@@ -172,8 +172,11 @@ static __always_inline bool tell_file(struct file *file, struct vm_area_struct *
 	r->path_len = len;
 	r->pad = 0;
 	fill_head(&r->head, PROF_REC_FILE, sizeof(*r) + len, bpf_ktime_get_ns(), 0, 0, 0);
-	if (user == PROF_SAMPLER_OFF_CPU)
+	if (user == PROF_SAMPLER_OFF_CPU) {
+		/* Not the same call with either map: one that was not asked for is not there. */
+		asm volatile("");
 		return !bpf_ringbuf_output(&off_samples, r, sizeof(*r) + len, BPF_RB_FORCE_WAKEUP);
+	}
 	return !bpf_ringbuf_output(&samples, r, sizeof(*r) + len, BPF_RB_FORCE_WAKEUP);
 }
 
@@ -309,7 +312,7 @@ static __always_inline bool note_vma(struct prof_sampler *s, struct vm_area_stru
 }
 
 /* Completes it; true behind the last. */
-static __always_inline bool describe_vma(struct prof_sampler *s, u32 i, u64 vdso, u32 pid, u32 user)
+static __noinline bool describe_vma(struct prof_sampler *s, u32 i, u64 vdso, u32 pid, u32 user)
 {
 	struct vm_area_struct *vma;
 	struct prof_vma *to;
@@ -366,7 +369,7 @@ static __always_inline bool maple_enter(struct prof_walk_maple *w, u32 level, u6
 }
 
 /* One slot; true at the end of the tree, or where it cannot be read. */
-static __always_inline bool maple_step(struct prof_sampler *s)
+static __noinline bool maple_step(struct prof_sampler *s)
 {
 	struct prof_walk_maple *w = &s->maple;
 	u32 level = *(volatile u32 *)&w->level & (PROF_MAPLE_DEPTH - 1);

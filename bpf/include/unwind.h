@@ -113,26 +113,40 @@ struct prof_sampler {
 	asm volatile("r0 = 0\nr1 = 0\nr2 = 0\nr3 = 0\nr4 = 0\nr5 = 0\nr6 = 0\nr7 = 0\nr8 = 0" ::     \
 			     : "r0", "r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8")
 
+/*
+ * 1 where `a` is less than `b`, both below 1 << 63. By arithmetic: each branch of a search
+ * is two ways for the verifier to go, and for the CPU to guess.
+ */
+static __always_inline u64 less(u64 a, u64 b)
+{
+	u64 is = a - b;
+
+	/* Or the compiler makes branches of it. */
+	barrier_var(is);
+	is >>= 63;
+	barrier_var(is);
+	return is;
+}
+
 /* The mapping that an address is in. */
 static __always_inline struct prof_vma *vma_of(struct prof_sampler *s, u64 ip)
 {
 	struct prof_space *space = &s->scan;
+	u64 at = 0, end = space->vmas;
 	struct prof_vma *v;
-	u32 i;
 
-	AT(s) = 0;
-	END(s) = space->vmas;
+	/* What is behind `v` in the sampler is read as well, and counts for nothing. */
+	_Static_assert(sizeof(struct prof_sampler) - offsetof(struct prof_sampler, scan.v) >=
+			       256 * sizeof(struct prof_vma), "a search must stay inside");
 #pragma clang loop unroll(full)
-	for (u32 step = 128; step; step >>= 1) {
-		i = AT(s) + step;
-		if (i < END(s) && i < PROF_MAX_VMAS && space->v[i].start <= ip)
-			AT(s) = i;
+	for (u32 bit = 8; bit--;) {
+		u64 i = at + (1 << bit);
+
+		v = (struct prof_vma *)space->v + i;
+		at += (less(i, end) & less(v->start, ip + 1)) << bit;
 	}
-	i = AT(s);
-	if (i >= END(s) || i >= PROF_MAX_VMAS)
-		return 0;
-	v = &space->v[i];
-	if (ip < v->start || ip - v->start >= (u64)v->pages << 12)
+	v = (struct prof_vma *)space->v + at;
+	if (at >= end || ip < v->start || ip - v->start >= (u64)v->pages << 12)
 		return 0;
 	return v;
 }
@@ -145,13 +159,29 @@ static __always_inline struct prof_segment *segment_of(u32 segment)
 	return inner ? bpf_map_lookup_elem(inner, &zero) : 0;
 }
 
+/* Of the rows from `first`, the last that is at or before `low`: the bits `to` to `from` of
+ * its place, those above being known. */
+static __always_inline u32 row_of(struct prof_segment *seg, u32 first, u32 count, u32 low, u32 at,
+				  u32 from, u32 to)
+{
+#pragma clang loop unroll(full)
+	for (u32 bit = from; bit-- > to;) {
+		/* Where there is no such row, one that has been read already. */
+		u32 there = less(at + (1 << bit), count);
+		u32 row = first + at + (there << bit);
+
+		at += (there & less(seg->w[row & (PROF_SEGMENT_WORDS - 1)] & 0xffff, low + 1)) << bit;
+	}
+	return at;
+}
+
 /* The rule for an offset in a file; null where its table has no row. */
 static __always_inline struct prof_unwind_rule *rule_of(struct prof_sampler *s, struct prof_table *t,
 							u64 offset)
 {
 	u32 page = offset >> PROF_UNWIND_PAGE_BITS, low = offset & ((1 << PROF_UNWIND_PAGE_BITS) - 1);
 	struct prof_segment *seg = segment_of(t->segment);
-	u32 entry, first, count, id;
+	u32 entry, first, count, at, id;
 
 	if (!seg || page >= t->pages)
 		return 0;
@@ -164,16 +194,11 @@ static __always_inline struct prof_unwind_rule *rule_of(struct prof_sampler *s, 
 	first = entry >> 14;
 	if (!seg)
 		return 0;
-	AT(s) = 0;
-	END(s) = count;
-#pragma clang loop unroll(full)
-	for (u32 step = 1 << 15; step; step >>= 1) {
-		u32 i = AT(s) + step;
-
-		if (i < END(s) && (seg->w[(first + i) & (PROF_SEGMENT_WORDS - 1)] & 0xffff) <= low)
-			AT(s) = i;
-	}
-	id = seg->w[(first + AT(s)) & (PROF_SEGMENT_WORDS - 1)] >> 16;
+	at = 0;
+	if (count > 1 << 8)
+		at = row_of(seg, first, count, low, at, 16, 8);
+	at = row_of(seg, first, count, low, at, 8, 0);
+	id = seg->w[(first + at) & (PROF_SEGMENT_WORDS - 1)] >> 16;
 	return bpf_map_lookup_elem(&unwind_rules, &id);
 }
 
@@ -373,7 +398,7 @@ static __always_inline u32 step_by_rule(struct prof_sampler *s, struct prof_unwi
 }
 
 /* One frame: noted, then on to its caller. */
-static __always_inline u32 unwind_step(struct prof_sampler *s, u32 depth)
+static __noinline u32 unwind_step(struct prof_sampler *s, u32 depth)
 {
 	u64 at = s->rec.ip - !s->rec.exact, offset;
 	struct prof_unwind_rule *rule;
