@@ -118,7 +118,7 @@ static __always_inline struct prof_sampler *sampler_of_event(void)
 }
 
 /* How many samples the rules of a process ask for, of those that could be taken. */
-static __always_inline u32 share_of(u32 tgid)
+static __noinline u32 share_of(u32 tgid)
 {
 	struct prof_proc *p = find_entry(tgid);
 	struct prof_share *share;
@@ -423,14 +423,12 @@ static __always_inline bool scan(struct prof_sampler *s, struct task_struct *t, 
 	bpf_for(i, 0, PROF_MAX_VMA_WALK) {
 		if (maple_step(s))
 			break;
-		SETTLE();
 	}
 	if (!(*(volatile u32 *)&s->maple.walked || s->scan.more))
 		return 0;
 	bpf_for(i, 0, PROF_MAX_VMAS) {
 		if (describe_vma(s, i, vdso, pid, user))
 			break;
-		SETTLE();
 	}
 	return 1;
 }
@@ -576,7 +574,6 @@ static __always_inline u16 unwind_user(struct task_struct *t, struct prof_sample
 		stepped = unwind_step(s, i);
 		if (stepped)
 			break;
-		SETTLE();
 	}
 	/* Inside an exec, past the point of no return, there is no user side yet. */
 	if (!s->rec.user_frames && stepped == STOPPED(PROF_STOP_NO_MAPPING) &&

@@ -113,40 +113,34 @@ struct prof_sampler {
 	asm volatile("r0 = 0\nr1 = 0\nr2 = 0\nr3 = 0\nr4 = 0\nr5 = 0\nr6 = 0\nr7 = 0\nr8 = 0" ::     \
 			     : "r0", "r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8")
 
-/*
- * 1 where `a` is less than `b`, both below 1 << 63. By arithmetic: each branch of a search
- * is two ways for the verifier to go, and for the CPU to guess.
- */
-static __always_inline u64 less(u64 a, u64 b)
+/* Where among the mappings the last is that begins at or before an address. */
+static __noinline u32 vma_at(struct prof_sampler *s, u64 ip)
 {
-	u64 is = a - b;
+	struct prof_space *space = &s->scan;
+	u32 i;
 
-	/* Or the compiler makes branches of it. */
-	barrier_var(is);
-	is >>= 63;
-	barrier_var(is);
-	return is;
+	AT(s) = 0;
+	END(s) = space->vmas;
+#pragma clang loop unroll(full)
+	for (u32 step = 128; step; step >>= 1) {
+		i = AT(s) + step;
+		if (i < END(s) && i < PROF_MAX_VMAS && space->v[i].start <= ip)
+			AT(s) = i;
+	}
+	return AT(s);
 }
 
 /* The mapping that an address is in. */
 static __always_inline struct prof_vma *vma_of(struct prof_sampler *s, u64 ip)
 {
 	struct prof_space *space = &s->scan;
-	u64 at = 0, end = space->vmas;
 	struct prof_vma *v;
+	u32 i = vma_at(s, ip);
 
-	/* What is behind `v` in the sampler is read as well, and counts for nothing. */
-	_Static_assert(sizeof(struct prof_sampler) - offsetof(struct prof_sampler, scan.v) >=
-			       256 * sizeof(struct prof_vma), "a search must stay inside");
-#pragma clang loop unroll(full)
-	for (u32 bit = 8; bit--;) {
-		u64 i = at + (1 << bit);
-
-		v = (struct prof_vma *)space->v + i;
-		at += (less(i, end) & less(v->start, ip + 1)) << bit;
-	}
-	v = (struct prof_vma *)space->v + at;
-	if (at >= end || ip < v->start || ip - v->start >= (u64)v->pages << 12)
+	if (i >= space->vmas || i >= PROF_MAX_VMAS)
+		return 0;
+	v = &space->v[i];
+	if (ip < v->start || ip - v->start >= (u64)v->pages << 12)
 		return 0;
 	return v;
 }
@@ -159,20 +153,20 @@ static __always_inline struct prof_segment *segment_of(u32 segment)
 	return inner ? bpf_map_lookup_elem(inner, &zero) : 0;
 }
 
-/* Of the rows from `first`, the last that is at or before `low`: the bits `to` to `from` of
- * its place, those above being known. */
-static __always_inline u32 row_of(struct prof_segment *seg, u32 first, u32 count, u32 low, u32 at,
-				  u32 from, u32 to)
+/* Of `count` rows from `first`, the last that is at or before `low`. */
+static __noinline u32 row_at(struct prof_sampler *s, struct prof_segment *seg, u32 first, u32 count,
+			     u32 low)
 {
+	AT(s) = 0;
+	END(s) = count;
 #pragma clang loop unroll(full)
-	for (u32 bit = from; bit-- > to;) {
-		/* Where there is no such row, one that has been read already. */
-		u32 there = less(at + (1 << bit), count);
-		u32 row = first + at + (there << bit);
+	for (u32 step = 1 << 15; step; step >>= 1) {
+		u32 i = AT(s) + step;
 
-		at += (there & less(seg->w[row & (PROF_SEGMENT_WORDS - 1)] & 0xffff, low + 1)) << bit;
+		if (i < END(s) && (seg->w[(first + i) & (PROF_SEGMENT_WORDS - 1)] & 0xffff) <= low)
+			AT(s) = i;
 	}
-	return at;
+	return first + AT(s);
 }
 
 /* The rule for an offset in a file; null where its table has no row. */
@@ -181,7 +175,7 @@ static __always_inline struct prof_unwind_rule *rule_of(struct prof_sampler *s, 
 {
 	u32 page = offset >> PROF_UNWIND_PAGE_BITS, low = offset & ((1 << PROF_UNWIND_PAGE_BITS) - 1);
 	struct prof_segment *seg = segment_of(t->segment);
-	u32 entry, first, count, at, id;
+	u32 entry, first, count, id;
 
 	if (!seg || page >= t->pages)
 		return 0;
@@ -194,11 +188,7 @@ static __always_inline struct prof_unwind_rule *rule_of(struct prof_sampler *s, 
 	first = entry >> 14;
 	if (!seg)
 		return 0;
-	at = 0;
-	if (count > 1 << 8)
-		at = row_of(seg, first, count, low, at, 16, 8);
-	at = row_of(seg, first, count, low, at, 8, 0);
-	id = seg->w[(first + at) & (PROF_SEGMENT_WORDS - 1)] >> 16;
+	id = seg->w[row_at(s, seg, first, count, low) & (PROF_SEGMENT_WORDS - 1)] >> 16;
 	return bpf_map_lookup_elem(&unwind_rules, &id);
 }
 
