@@ -37,6 +37,8 @@
 #include "include/count.h"
 #include "include/record.h"
 #ifndef PROF_BEFORE_6_4
+#include "include/sampler.h"
+#include "include/mappings.h"
 #include "include/unwind.h"
 #include "include/sample.h"
 #include "include/offcpu.h"

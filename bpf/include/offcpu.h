@@ -66,7 +66,7 @@ static __always_inline void go_away(void *ctx, struct task_struct *t, bool preem
 	struct prof_off_thread *o, fresh = {};
 	struct prof_sampler *s;
 
-	if (!is_armed(t, start))
+	if (!armed_entry(t, start))
 		return;
 	if (!preempted && (state & PROF_TASK_DEAD)) {
 		bpf_map_delete_elem(&off_threads, &key);
@@ -182,7 +182,7 @@ int off_waking(struct bpf_raw_tracepoint_args *ctx)
 	s->rec.weight = READ(woken, pid);
 	/* Always: it tells whether an interrupt has done it. */
 	take_kernel(ctx, s);
-	if ((config.stacks & PROF_STACKS_USER) && is_armed(t, start)) {
+	if ((config.stacks & PROF_STACKS_USER) && armed_entry(t, start)) {
 		s->rec.stop = PROF_STOP_NO_REGS;
 		if (has_user(t) && entry_registers(t, s))
 			s->rec.stop = unwind_user(t, s, now, PROF_SAMPLER_OFF_CPU);

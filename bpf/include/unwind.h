@@ -5,8 +5,8 @@
  * what could not be finished here, and is what this is tested against.
  *
  * All that goes on from one frame to the next stands in a map's value and not in
- * registers: the verifier knows nothing of it, and so walks a loop's body a few times
- * only, however many frames there may be.
+ * registers, and a step is a function of its own (mappings.h): so the verifier walks it
+ * a few times only, however many frames there may be.
  */
 #ifndef PROF_UNWIND_H
 #define PROF_UNWIND_H
@@ -48,102 +48,6 @@ struct {
 	__type(key, u32);
 	__type(value, struct prof_table);
 } tables SEC(".maps");
-
-/* The way down the tree of a process's mappings. */
-#define PROF_MAPLE_DEPTH 8
-#define PROF_MAPLE_WORDS 32
-struct prof_walk_maple {
-	u32 level;
-	u32 walked;
-	struct {
-		u64 max; /* last address under it */
-		u32 leaf;
-		u32 slot; /* to be looked at next */
-		u32 slots;
-		u32 pivots_at; /* words */
-		u32 slots_at;
-		u32 pad;
-	} at[PROF_MAPLE_DEPTH];
-	u64 copy[PROF_MAPLE_DEPTH][PROF_MAPLE_WORDS];
-};
-
-/* What the sampler of a CPU works on. */
-struct prof_sampler {
-	u64 counters[PROF_NR_SAMPLE_COUNTERS];
-	u32 busy;
-	/* Place of a search, its end, and what was decided: kept here so that the verifier
-	 * does not follow each combination of them to the end. */
-	u32 at;
-	u32 end;
-	u32 in_user; /* the event struck user code */
-	u32 scan_needed;
-	u32 frames; /* of `data`, so far */
-	u32 others; /* x86: registers that no frame so far has saved are what they were */
-	/* x86: where the rbx of the frame at hand is stored; 0 if it still is what it was when
-	 * the sample was taken, rec.lr. It is read when a rule needs it. */
-	u64 bx_at;
-	u32 spare_file; /* a number that was taken for a file and not used */
-	u32 user; /* enum prof_sampler_user: whose this is */
-	struct prof_file_key key;
-	struct prof_file file;
-	/* Of the caller of the frame at hand. */
-	struct {
-		u64 ip;
-		u64 sp;
-		u64 fp;
-		u64 lr;
-	} up;
-	struct prof_walk_maple maple;
-	struct vm_area_struct *vma[PROF_MAX_VMAS]; /* of which file is being looked up */
-	struct prof_space scan; /* what is mapped in the process that is sampled */
-	struct prof_rec_sample rec;
-	u64 data[PROF_SAMPLE_DATA];
-};
-
-#define AT(s) (*(volatile u32 *)&(s)->at)
-#define END(s) (*(volatile u32 *)&(s)->end)
-#define IN_USER(s) (*(volatile u32 *)&(s)->in_user)
-#define SCAN_NEEDED(s) (*(volatile u32 *)&(s)->scan_needed)
-
-/*
- * At the end of a loop's body: a round of the loop is one that the verifier has seen
- * before only if all registers hold the same as then, also those that nobody reads.
- */
-#define SETTLE()                                                                               \
-	asm volatile("r0 = 0\nr1 = 0\nr2 = 0\nr3 = 0\nr4 = 0\nr5 = 0\nr6 = 0\nr7 = 0\nr8 = 0" ::     \
-			     : "r0", "r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8")
-
-/* Where among the mappings the last is that begins at or before an address. */
-static __noinline u32 vma_at(struct prof_sampler *s, u64 ip)
-{
-	struct prof_space *space = &s->scan;
-	u32 i;
-
-	AT(s) = 0;
-	END(s) = space->vmas;
-#pragma clang loop unroll(full)
-	for (u32 step = 128; step; step >>= 1) {
-		i = AT(s) + step;
-		if (i < END(s) && i < PROF_MAX_VMAS && space->v[i].start <= ip)
-			AT(s) = i;
-	}
-	return AT(s);
-}
-
-/* The mapping that an address is in. */
-static __always_inline struct prof_vma *vma_of(struct prof_sampler *s, u64 ip)
-{
-	struct prof_space *space = &s->scan;
-	struct prof_vma *v;
-	u32 i = vma_at(s, ip);
-
-	if (i >= space->vmas || i >= PROF_MAX_VMAS)
-		return 0;
-	v = &space->v[i];
-	if (ip < v->start || ip - v->start >= (u64)v->pages << 12)
-		return 0;
-	return v;
-}
 
 static __always_inline struct prof_segment *segment_of(u32 segment)
 {
