@@ -33,6 +33,7 @@
 #include "include/prof_abi.h"
 #include "include/maps.h"
 #include "include/task.h"
+#include "include/file.h"
 #include "include/rules.h"
 #include "include/count.h"
 #include "include/record.h"
@@ -791,6 +792,19 @@ int prof_calibrate(void *ctx)
 	PROF_REPEAT(i, PROF_MAX_CPUS, 64, calibrate_step(head, &n));
 	globals.cursor = n == head ? 0 : n;
 	return 0;
+}
+
+/* Notes where an event that the kernel itself raises keeps its count. Run by the process
+ * that has it open. */
+SEC("syscall")
+int prof_find_event(struct prof_own_event_at *at)
+{
+	struct prof_own_event found = { .since_ns = bpf_ktime_get_ns() };
+	struct file *file = opened_file(at->fd);
+	u32 slot = at->slot;
+
+	found.event = file ? (u64)private_of(file) : 0;
+	return bpf_map_update_elem(&own_events, &slot, &found, BPF_ANY);
 }
 
 /* -- where a program speaks of itself ------------------------------------ */

@@ -47,6 +47,26 @@ static __always_inline void sub_count(struct prof_count *from, const struct prof
 }
 
 /*
+ * A counter of this CPU. One that the kernel itself raises stands in memory, up to the
+ * last event, and runs as long as it is there; only for others the PMU has to be asked.
+ */
+static __always_inline long read_counter(u32 i, u32 cpu, u64 now, struct bpf_perf_event_value *v)
+{
+	u32 slot = i * config.counter_cpus + cpu;
+
+	if (config.own_counters & (1u << i)) {
+		struct prof_own_event *own = bpf_map_lookup_elem(&own_events, &slot);
+
+		if (own && own->event) {
+			v->counter = READ((struct perf_event *)own->event, count.a.a.counter);
+			v->enabled = v->running = now - own->since_ns;
+			return 0;
+		}
+	}
+	return bpf_perf_event_read_value(&perf_events, slot, v, sizeof(*v));
+}
+
+/*
  * Reads the counters of this CPU. What was counted since they were last read goes to
  * `out`, if there is one; from here on it is `next`'s, a task's address or 0.
  */
@@ -54,6 +74,7 @@ static __always_inline void turn_counts(struct prof_cpu *c, struct prof_thread_c
 					u32 raised)
 {
 	u32 cpu = bpf_get_smp_processor_id();
+	u64 now = bpf_ktime_get_ns();
 
 	c->busy = 1;
 	for (u32 i = 0; i < PROF_MAX_COUNTERS; i++) {
@@ -63,8 +84,7 @@ static __always_inline void turn_counts(struct prof_cpu *c, struct prof_thread_c
 
 		if (i >= config.counters)
 			break;
-		err = bpf_perf_event_read_value(&perf_events, i * config.counter_cpus + cpu, &v,
-						sizeof(v));
+		err = read_counter(i, cpu, now, &v);
 		start = &c->start[i];
 		if (err) {
 			/* An empty slot: the event does not exist on this CPU. */
@@ -94,7 +114,7 @@ static __always_inline void turn_counts(struct prof_cpu *c, struct prof_thread_c
 		start->running = v.running;
 	}
 	if (out)
-		out->time_ns = bpf_ktime_get_ns();
+		out->time_ns = now;
 	c->counting = next;
 	c->busy = 0;
 }

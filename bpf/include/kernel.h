@@ -366,6 +366,7 @@ struct perf_event_attr___k {
 struct perf_event {
 	struct perf_event_attr___k attr;
 	struct hw_perf_event hw;
+	local64_t count;
 	int cpu;
 	struct list_head owner_entry;
 };

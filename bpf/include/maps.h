@@ -79,6 +79,15 @@ struct {
 	__uint(max_entries, 1);
 } perf_events SEC(".maps");
 
+/* Of those that the kernel itself raises, where the count stands: it can be read without
+ * asking for it. Same places; filled by prof_find_event. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct prof_own_event);
+} own_events SEC(".maps");
+
 /* Counts of armed threads, by the address of the task; of armed processes, by tgid.
  * Written by the hooks. User space cuts the values to the counters in use. */
 struct {

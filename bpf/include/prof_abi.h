@@ -11,7 +11,7 @@
 #ifndef PROF_ABI_H
 #define PROF_ABI_H
 
-#define PROF_ABI_VERSION 8
+#define PROF_ABI_VERSION 9
 
 #define PROF_COMM_LEN 16
 /* Rules are bits of a u64. */
@@ -342,8 +342,20 @@ struct prof_config {
 	__u32 samples_wakeup; /* wake the reader of samples when this many bytes wait */
 	__u32 sample_shares; /* of `sample_shares` in use; 0: every sample is taken */
 	__u32 off_cpu_event; /* number of the event that stands for time off the CPU */
-	__u32 pad;
+	__u32 own_counters; /* bits of counters that the kernel itself raises */
 	__u64 off_cpu_min_ns; /* shorter times are left out */
+};
+
+/* An event that the kernel itself raises, on one CPU: what user space gives to have it
+ * found, and where it was found. */
+struct prof_own_event_at {
+	__u32 slot; /* in `perf_events` */
+	__s32 fd;
+};
+
+struct prof_own_event {
+	__u64 event; /* its address; 0: to be read as any other */
+	__u64 since_ns; /* when it was found */
 };
 
 /* The one writable global. */

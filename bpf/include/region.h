@@ -202,7 +202,7 @@ static __always_inline bool region_counts_now(struct prof_cpu *c, struct prof_th
 {
 	u32 cpu = bpf_get_smp_processor_id();
 	bool counting = *(volatile u64 *)&c->counting == task;
-	u64 as_of = *(volatile u64 *)&tc->time_ns;
+	u64 as_of = *(volatile u64 *)&tc->time_ns, now = bpf_ktime_get_ns();
 
 	for (u32 i = 0; i < PROF_MAX_COUNTERS; i++) {
 		struct bpf_perf_event_value v = {};
@@ -216,8 +216,7 @@ static __always_inline bool region_counts_now(struct prof_cpu *c, struct prof_th
 		start = &c->start[i];
 		to = end ? &o->c[i].now : &o->c[i].begin;
 		*to = tc->c[i];
-		if (!counting || bpf_perf_event_read_value(&perf_events, i * config.counter_cpus + cpu,
-							   &v, sizeof(v)))
+		if (!counting || read_counter(i, cpu, now, &v))
 			continue;
 		/* Opened anew, its CPU has been away: it counts from 0 again. */
 		if (v.enabled < start->enabled) {

@@ -23,7 +23,7 @@ struct {
 } sample_shares SEC(".maps");
 
 /* How many samples the rules of a process ask for, of those that could be taken. */
-static __noinline u32 share_of(struct prof_proc *p)
+static __always_inline u32 share_of(struct prof_proc *p)
 {
 	struct prof_share *share;
 

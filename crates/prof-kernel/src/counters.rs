@@ -14,9 +14,14 @@ use prof_events::Attr;
 use prof_model::counters::Count;
 
 use crate::abi::MAX_COUNTERS;
+use crate::abi::OwnEvent;
+use crate::abi::OwnEventAt;
 use crate::sys;
 
+const PERF_TYPE_SOFTWARE: u32 = 1;
 const PERF_TYPE_TRACEPOINT: u32 = 2;
+/// The last of the software events that are clocks.
+const PERF_COUNT_SW_TASK_CLOCK: u64 = 1;
 
 /// An event to count.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +37,43 @@ pub struct CounterSpec {
     pub leader: Option<usize>,
     /// A filter of the tracepoint, in the kernel's syntax.
     pub filter: Option<String>,
+}
+
+impl CounterSpec {
+    /// Whether the kernel itself raises it: then its count always stands in memory, while
+    /// a clock and a PMU have to be asked.
+    fn is_raised(&self) -> bool {
+        match self.attr.type_ {
+            PERF_TYPE_SOFTWARE => self.attr.config > PERF_COUNT_SW_TASK_CLOCK,
+            PERF_TYPE_TRACEPOINT => true,
+            _ => false,
+        }
+    }
+}
+
+/// Bits of the counters that need nobody to be asked: those that the kernel raises. In a
+/// group with others they are counted only while these are.
+pub fn own_counters(specs: &[CounterSpec]) -> u32 {
+    let group = |i: usize, spec: &CounterSpec| spec.leader.unwrap_or(i);
+    let is_own = |i: usize, spec: &CounterSpec| {
+        let of = group(i, spec);
+        specs.iter().enumerate().all(|(j, other)| group(j, other) != of || other.is_raised())
+    };
+    let bits = specs.iter().enumerate().filter(|(i, spec)| is_own(*i, spec));
+    bits.fold(0, |bits, (i, _)| bits | 1 << i)
+}
+
+/// Where the kernel half looks for the events.
+#[derive(Debug)]
+pub struct Slots<'a> {
+    /// `perf_events`.
+    pub events: BorrowedFd<'a>,
+    /// `own_events`.
+    pub own: BorrowedFd<'a>,
+    /// `prof_find_event`, if any is the kernel's own.
+    pub find: Option<BorrowedFd<'a>>,
+    /// CPUs that there may be.
+    pub cpus: u32,
 }
 
 /// Open events: counter by counter, with the CPU of each.
@@ -90,29 +132,48 @@ impl Counters {
     }
 
     /// Puts the events where the kernel half looks for them.
-    pub fn install(&self, map: BorrowedFd<'_>, stride: u32) -> Result<()> {
-        self.online.iter().try_for_each(|cpu| self.install_on(map, stride, *cpu))
+    pub fn install(&self, to: &Slots<'_>) -> Result<()> {
+        self.online.iter().try_for_each(|cpu| self.install_on(to, *cpu))
     }
 
-    fn install_on(&self, map: BorrowedFd<'_>, stride: u32, cpu: u32) -> Result<()> {
+    fn install_on(&self, to: &Slots<'_>, cpu: u32) -> Result<()> {
+        let own = own_counters(&self.specs);
         for (i, fds) in (0u32..).zip(&self.fds) {
             for (_, fd) in fds.iter().filter(|(c, _)| *c == cpu) {
-                let slot = i * stride + cpu;
-                sys::map_update(map, &slot, &(fd.as_raw_fd() as u32))
+                let (slot, fd) = (i * to.cpus + cpu, fd.as_raw_fd());
+                sys::map_update(to.events, &slot, &(fd as u32))
                     .with_context(|| format!("event on CPU {cpu}"))?;
+                if let Some(find) = to.find.filter(|_| own & 1 << i != 0) {
+                    sys::prog_run_with(find, &OwnEventAt { slot, fd })
+                        .with_context(|| format!("where the event of CPU {cpu} counts"))?;
+                }
             }
+        }
+        Ok(())
+    }
+
+    /// Their events are about to be closed: nothing may be read there any more.
+    fn forget(&self, to: &Slots<'_>, cpu: u32) -> Result<()> {
+        if to.find.is_none() {
+            return Ok(());
+        }
+        for i in 0..self.specs.len() as u32 {
+            let slot = i * to.cpus + cpu;
+            sys::map_update(to.own, &slot, &OwnEvent { event: 0, since_ns: 0 })
+                .with_context(|| format!("event on CPU {cpu}"))?;
         }
         Ok(())
     }
 
     /// CPUs may have come since: their events are opened and installed. An event of a
     /// CPU that went is dead, even when the CPU is back.
-    pub fn follow(&mut self, map: BorrowedFd<'_>, stride: u32, online: &[u32]) -> Result<()> {
+    pub fn follow(&mut self, to: &Slots<'_>, online: &[u32]) -> Result<()> {
         let came: Vec<_> = online.iter().filter(|c| !self.online.contains(c)).copied().collect();
         self.online = online.to_vec();
         for cpu in came {
+            self.forget(to, cpu)?;
             self.open_on(cpu)?;
-            self.install_on(map, stride, cpu)?;
+            self.install_on(to, cpu)?;
         }
         Ok(())
     }

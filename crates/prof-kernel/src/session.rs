@@ -36,6 +36,8 @@ use crate::abi::RawRecord;
 use crate::abi::StrKey;
 use crate::clock;
 use crate::counters::CounterSpec;
+use crate::counters::Slots;
+use crate::counters::own_counters;
 use crate::counters::Counters;
 use crate::host;
 use crate::loader;
@@ -218,6 +220,9 @@ impl Session {
         if !plan.counters.is_empty() {
             programs.extend(["raw_switch", "raw_refresh"]);
         }
+        if config.own_counters != 0 {
+            programs.push("prof_find_event");
+        }
         if !clocks.is_empty() {
             programs.push("prof_calibrate");
         }
@@ -242,7 +247,7 @@ impl Session {
         }
         // After the calibration, which must not find them.
         let counters = Counters::open(&plan.counters, &online)?;
-        counters.install(loaded.map("perf_events")?, config.counter_cpus)?;
+        counters.install(&slots(&loaded, &config)?)?;
         fill_rules(&loaded, &plan.tables)?;
         let ring = Ring::new(loaded.map("records")?).context("ring buffer")?;
         let occupied = Occupied::new(loaded.map(".bss.occupied")?).context("table of tgids")?;
@@ -572,8 +577,7 @@ impl Session {
             return Ok(());
         }
         let online = host::online_cpus()?;
-        let map = self.loaded.map("perf_events")?;
-        self.counters.follow(map, self.config.counter_cpus, &online)
+        self.counters.follow(&slots(&self.loaded, &self.config)?, &online)
     }
 
     /// Brings the counts of what runs now up to date, by interrupting the CPUs given.
@@ -744,7 +748,7 @@ fn map_sizes(
     backend: Backend,
     ring_bytes: u32,
     cpus: usize,
-) -> [(&'static str, u32); 9] {
+) -> [(&'static str, u32); 10] {
     let processes = plan.max_processes.max(1);
     let threads = threads(plan);
     let if_needed = |needed: bool, n: u32| if needed { n.max(1) } else { 1 };
@@ -760,6 +764,7 @@ fn map_sizes(
         ("proc_counts", if_needed(counts, processes)),
         ("thread_counts", if_needed(counts, threads)),
         ("perf_events", entries(plan.counters.len() * cpus)),
+        ("own_events", entries(plan.counters.len() * cpus)),
     ]
 }
 
@@ -813,6 +818,7 @@ fn config(plan: &Plan, backend: Backend, cpus: usize, exact: bool, ring_bytes: u
         counters: plan.counters.len() as u32,
         counter_cpus: cpus as u32,
         switch_counters: switch_counters(&plan.counters),
+        own_counters: own_counters(&plan.counters),
         // The root of a tree is there before prof is, too.
         attaches: (plan.attaches || !t.tree_roots.is_empty()).into(),
         stacks: plan.stacks.as_ref().map_or(0, StackPlan::parts),
@@ -826,9 +832,18 @@ fn config(plan: &Plan, backend: Backend, cpus: usize, exact: bool, ring_bytes: u
             .as_ref()
             .map_or(0, |s| s.shares.len().min(abi::stacks::MAX_SHARES) as u32),
         off_cpu_event: plan.stacks.as_ref().map_or(0, StackPlan::off_cpu_event),
-        pad: 0,
         off_cpu_min_ns: plan.stacks.as_ref().and_then(|s| s.off_cpu).map_or(0, |o| o.min_ns),
     }
+}
+
+fn slots<'a>(loaded: &'a Loaded, config: &Config) -> Result<Slots<'a>> {
+    let find = (config.own_counters != 0).then(|| loaded.prog("prof_find_event"));
+    Ok(Slots {
+        events: loaded.map("perf_events")?,
+        own: loaded.map("own_events")?,
+        find: find.transpose()?,
+        cpus: config.counter_cpus,
+    })
 }
 
 fn globals(loaded: &Loaded) -> Result<Globals> {

@@ -194,6 +194,22 @@ pub fn prog_run(prog: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { bpf::bpf_prog_test_run_opts(prog.as_raw_fd(), &mut opts) })
 }
 
+/// The same, of a program that is given something.
+pub fn prog_run_with<T: Plain>(prog: BorrowedFd<'_>, given: &T) -> io::Result<()> {
+    let mut opts = bpf::bpf_test_run_opts {
+        sz: size_of::<bpf::bpf_test_run_opts>() as u64,
+        ctx_in: ptr::from_ref(given).cast(),
+        ctx_size_in: size_of::<T>() as u32,
+        ..Default::default()
+    };
+    // SAFETY: the options carry their own size; `given` is there while they are used.
+    check(unsafe { bpf::bpf_prog_test_run_opts(prog.as_raw_fd(), &mut opts) })?;
+    if opts.retval != 0 {
+        return Err(io::Error::from_raw_os_error((opts.retval as i32).wrapping_neg()));
+    }
+    Ok(())
+}
+
 /// An iterator over its program's objects: each read yields what it wrote.
 pub fn iter_open(prog: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     iter_of(iter_link(prog)?.as_fd())
