@@ -293,6 +293,28 @@ static __always_inline void missed_slice(struct prof_cpu *c, struct task_struct 
 	c->counters[PROF_C_SLICE_MISSED]++;
 }
 
+static __always_inline u64 perf_cgroup_of(struct task_struct *t)
+{
+	u32 at = bpf_core_field_offset(struct css_set, subsys) +
+		 bpf_core_enum_value(enum cgroup_subsys_id, perf_event_cgrp_id) * 8;
+	u64 css = 0;
+
+	bpf_probe_read_kernel(&css, sizeof(css), (void *)READ(t, cgroups) + at);
+	return css;
+}
+
+/* Counters that this switch raises, but only when the tracepoint is over. */
+static __always_inline u32 to_be_raised(struct task_struct *prev, struct task_struct *next)
+{
+	u32 raised = config.switch_counters;
+
+	if (config.cgroup_counters &&
+	    bpf_core_enum_value_exists(enum cgroup_subsys_id, perf_event_cgrp_id) &&
+	    perf_cgroup_of(prev) != perf_cgroup_of(next))
+		raised |= config.cgroup_counters;
+	return raised;
+}
+
 static __always_inline int on_switch(u64 next)
 {
 	struct task_struct *prev = bpf_get_current_task_btf();
@@ -310,7 +332,7 @@ static __always_inline int on_switch(u64 next)
 	else if (*(volatile u32 *)occupied_at(prev->tgid))
 		missed_slice(c, prev);
 	if (out || armed)
-		turn_counts(c, out, armed ? next : 0, config.switch_counters);
+		turn_counts(c, out, armed ? next : 0, to_be_raised(prev, (void *)next));
 	else
 		c->counting = 0;
 	return 0;

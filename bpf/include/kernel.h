@@ -203,6 +203,10 @@ struct css_set {
 	struct cgroup *dfl_cgrp;
 };
 
+enum cgroup_subsys_id {
+	perf_event_cgrp_id = 0,
+};
+
 struct qstr {
 	u32 len;
 	const unsigned char *name;

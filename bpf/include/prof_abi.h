@@ -343,6 +343,8 @@ struct prof_config {
 	__u32 sample_shares; /* of `sample_shares` in use; 0: every sample is taken */
 	__u32 off_cpu_event; /* number of the event that stands for time off the CPU */
 	__u32 own_counters; /* bits of counters that the kernel itself raises */
+	__u32 cgroup_counters; /* as `switch_counters`, where the cgroup changes */
+	__u32 pad;
 	__u64 off_cpu_min_ns; /* shorter times are left out */
 };
 
@@ -482,7 +484,7 @@ _Static_assert(sizeof(struct prof_rec_thread) == 32 + 8 + 16 + 8 + 16 + 112, "th
 _Static_assert(sizeof(struct prof_proc) == 64 + 12 * 8 + 24 + 3 * 112, "proc");
 _Static_assert(sizeof(struct prof_live) == 64 + 32 + 112, "live");
 _Static_assert(sizeof(struct prof_str_key) == 260, "str_key");
-_Static_assert(sizeof(struct prof_config) == 16 + 8 * PROF_NR_DIMS + 96, "config");
+_Static_assert(sizeof(struct prof_config) == 16 + 8 * PROF_NR_DIMS + 104, "config");
 
 _Static_assert(sizeof(struct prof_cpu) == 8 * PROF_NR_COUNTERS + 48 + 64 + 24 * PROF_MAX_COUNTERS, "cpu");
 _Static_assert(sizeof(struct prof_globals) == 8 * PROF_MAX_CPUS + 32, "globals");

@@ -231,12 +231,13 @@ plain! {
     /// `struct prof_own_event`.
     OwnEvent = 16 => { event: u64, since_ns: u64, }
     /// `struct prof_config`.
-    Config = 208 => {
+    Config = 216 => {
         rules: u64, follow: u64, uses_eq: [u64; NR_DIMS], dims: u32, cgroup_subsys: u32,
         read_args: u32, per_thread: u32, window_hook: u32, ring_look: u32, exit_is_entry: u32,
         exact_clock: u32, nr_cpus: u32, page_size: u32, ring_wakeup: u32, ident_subsys: u32,
         counters: u32, counter_cpus: u32, switch_counters: u32, attaches: u32, stacks: u32, max_depth: u32, samples_wakeup: u32,
-        sample_shares: u32, off_cpu_event: u32, own_counters: u32, off_cpu_min_ns: u64,
+        sample_shares: u32, off_cpu_event: u32, own_counters: u32,
+        cgroup_counters: u32, pad: u32, off_cpu_min_ns: u64,
     }
 }
 

@@ -18,7 +18,7 @@ use crate::abi::OwnEvent;
 use crate::abi::OwnEventAt;
 use crate::sys;
 
-const PERF_TYPE_SOFTWARE: u32 = 1;
+pub(crate) const PERF_TYPE_SOFTWARE: u32 = 1;
 const PERF_TYPE_TRACEPOINT: u32 = 2;
 /// The last of the software events that are clocks.
 const PERF_COUNT_SW_TASK_CLOCK: u64 = 1;

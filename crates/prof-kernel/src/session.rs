@@ -35,10 +35,11 @@ use crate::abi::Plain as _;
 use crate::abi::RawRecord;
 use crate::abi::StrKey;
 use crate::clock;
+use crate::counters;
 use crate::counters::CounterSpec;
+use crate::counters::Counters;
 use crate::counters::Slots;
 use crate::counters::own_counters;
-use crate::counters::Counters;
 use crate::host;
 use crate::loader;
 use crate::loader::Loaded;
@@ -779,14 +780,19 @@ fn value_sizes(counters: usize) -> [(&'static str, u32); 4] {
     ]
 }
 
-/// Which of them the kernel raises at each switch, behind the tracepoint of it.
-fn switch_counters(counters: &[CounterSpec]) -> u32 {
-    /// `PERF_TYPE_SOFTWARE`, `PERF_COUNT_SW_CONTEXT_SWITCHES`.
-    const CONTEXT_SWITCHES: (u32, u64) = (1, 3);
+/// `PERF_COUNT_SW_CONTEXT_SWITCHES`.
+const CONTEXT_SWITCHES: u64 = 3;
+/// `PERF_COUNT_SW_CGROUP_SWITCHES`.
+const CGROUP_SWITCHES: u64 = 11;
+
+/// Which of them are this software event, which the kernel raises in itself: at a switch,
+/// behind the tracepoint of it.
+fn raised_at_switch(specs: &[CounterSpec], config: u64) -> u32 {
     let is = |c: &CounterSpec| {
-        (c.attr.type_, c.attr.config) == CONTEXT_SWITCHES && !c.attr.exclude_kernel
+        (c.attr.type_, c.attr.config) == (counters::PERF_TYPE_SOFTWARE, config)
+            && !c.attr.exclude_kernel
     };
-    (0..).zip(counters).filter(|(_, c)| is(c)).fold(0, |bits, (i, _)| bits | 1 << i)
+    (0..).zip(specs).filter(|(_, c)| is(c)).fold(0, |bits, (i, _)| bits | 1 << i)
 }
 
 /// How many records a CPU may write before it looks at how much is waiting: what
@@ -817,7 +823,9 @@ fn config(plan: &Plan, backend: Backend, cpus: usize, exact: bool, ring_bytes: u
         ring_look: ring_look(ring_bytes, cpus as u32),
         counters: plan.counters.len() as u32,
         counter_cpus: cpus as u32,
-        switch_counters: switch_counters(&plan.counters),
+        switch_counters: raised_at_switch(&plan.counters, CONTEXT_SWITCHES),
+        cgroup_counters: raised_at_switch(&plan.counters, CGROUP_SWITCHES),
+        pad: 0,
         own_counters: own_counters(&plan.counters),
         // The root of a tree is there before prof is, too.
         attaches: (plan.attaches || !t.tree_roots.is_empty()).into(),

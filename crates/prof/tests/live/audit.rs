@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
@@ -12,6 +11,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::cgroup::Cgroup;
 use crate::harness::*;
 
 const SCHEMA: &str = include_str!("../../../../docs/schema/prof-records.schema.json");
@@ -214,49 +214,6 @@ fn perf_stat_of_all_cpus_and_of_a_cgroup() {
     // Who profiles no process is the process that the record is of.
     let r = records.of("prof").find(|r| r["by"]["pid"] == all).unwrap();
     assert_eq!(r["process"], r["by"]);
-}
-
-/// A cgroup that perf can count, and where it had to be mounted for that.
-struct Cgroup {
-    dir: PathBuf,
-    mounted: Option<tempfile::TempDir>,
-}
-
-impl Cgroup {
-    fn new(name: &str) -> Self {
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        let has_it = |l: &&str| {
-            let mut f = l.split(' ').skip(2);
-            let (kind, options) = (f.next().unwrap_or(""), f.next().unwrap_or(""));
-            kind == "cgroup2" || kind == "cgroup" && options.split(',').any(|o| o == "perf_event")
-        };
-        let found = mounts.lines().find(has_it).map(|l| l.split(' ').nth(1).unwrap().into());
-        let (root, mounted): (PathBuf, _) = match found {
-            Some(root) => (root, None),
-            None => {
-                let dir = tempfile::tempdir().unwrap();
-                let status = Command::new("mount")
-                    .args(["-t", "cgroup2", "cgroup2"])
-                    .arg(dir.path())
-                    .status()
-                    .unwrap();
-                assert!(status.success(), "no cgroup hierarchy for perf");
-                (dir.path().into(), Some(dir))
-            }
-        };
-        let dir = root.join(name);
-        fs::create_dir_all(&dir).unwrap();
-        Self { dir, mounted }
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.dir);
-        if let Some(dir) = &self.mounted {
-            let _ = Command::new("umount").arg(dir.path()).status();
-        }
-    }
 }
 
 #[test]

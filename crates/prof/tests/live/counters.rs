@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::cgroup::Cgroup;
 use crate::figures::same_window;
 use crate::harness::*;
 
@@ -260,6 +261,61 @@ fn two_that_wait_for_each_other() {
     let b = compare(&this(&["pingpong", "10000", "--cpu", "0"]));
     // One of each round and side, and what each says at its end.
     assert_eq!(b.prof("syscalls:sys_enter_write"), 20_002);
+}
+
+/// Three on one CPU pass a byte round: from the first in one cgroup to one in another,
+/// from there to the second in the first cgroup, which gives it to its neighbour.
+#[test]
+fn switches_between_cgroups() {
+    let Some(_turn) = ready("cgroup-switches") else { return };
+    if !has("python3", "python3") {
+        return;
+    }
+    let (one, other) = (Cgroup::new("prof-one"), Cgroup::new("prof-other"));
+    let dir = tempfile::tempdir().expect("a folder");
+    let source = dir.path().join("relay.py");
+    let relay = "import os, sys\n\
+        open(sys.argv[1] + '/cgroup.procs', 'w').write('0')\n\
+        os.sched_setaffinity(0, [0])\n\
+        a, b = (os.open(p, os.O_RDWR) for p in sys.argv[2:4])\n\
+        if len(sys.argv) > 4: os.write(b, b'x')\n\
+        for i in range(1000): os.write(b, os.read(a, 1))\n";
+    fs::write(&source, relay).expect("a program");
+    let path = dir.path().display();
+    let step = |c: &Cgroup, from: u32, to: u32, begin: &str| {
+        let group = c.dir.display();
+        format!("python3 {path}/relay.py {group} {path}/{from} {path}/{to} {begin} &")
+    };
+    let script = format!(
+        "mkfifo {path}/1 {path}/2 {path}/3; {} {} {} wait",
+        step(&one, 1, 2, ""),
+        step(&other, 2, 3, ""),
+        step(&one, 3, 1, "begin"),
+    );
+    let name = "cgroup-switches";
+    once(name, || {
+        let events = [name, "sched:sched_switch", "sched:sched_process_exit", SWITCHES];
+        let b = Beside::run(&events, &["sh", "-c", &script]);
+        for file in ["1", "2", "3"] {
+            fs::remove_file(dir.path().join(file)).expect("a pipe");
+        }
+        if !b.is_whole() {
+            return Err("not all switches were told".to_owned());
+        }
+        same("prof and perf", b.prof(name), b.perf(name) as u64)?;
+        let of = |from: &str| {
+            let from = format!("{path}/{from}");
+            let is = |p: &&Value| p["process"]["args"][3] == *from;
+            let p = b.profiles.iter().find(is).expect("one of the three");
+            (figure(p, name), figure(p, SWITCHES))
+        };
+        let (first, second, third) = (of("1"), of("2"), of("3"));
+        // Who goes is charged, and the third goes to its neighbour.
+        if first.0 > 900 && second.0 > 900 && third.0 < 300 {
+            return Ok(());
+        }
+        Err(format!("{name} and switches: {first:?} {second:?} {third:?}"))
+    });
 }
 
 #[test]

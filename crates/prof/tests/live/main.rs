@@ -10,6 +10,7 @@
 
 mod audit;
 mod audit_list;
+mod cgroup;
 mod commands;
 mod control;
 mod counters;
