@@ -9,7 +9,8 @@
  *
  * What a loop does with one entry is a function of its own here, and so is a search: what
  * it leaves in registers and on the stack is gone when it returns, so that the verifier
- * finds each round like the one before it.
+ * finds each round like the one before it. Whether to go on is left in memory, and not
+ * returned: on 6.12 a branch by what such a function returned was seen to go one way only.
  */
 #ifndef PROF_MAPPINGS_H
 #define PROF_MAPPINGS_H
@@ -228,7 +229,7 @@ static __always_inline bool note_vma(struct prof_sampler *s, struct vm_area_stru
 }
 
 /* Completes it; true behind the last. */
-static __noinline bool describe_vma(struct prof_sampler *s, u32 i, u64 vdso, u32 pid, u32 user)
+static __always_inline bool describe_vma(struct prof_sampler *s, u32 i, u64 vdso, u32 pid, u32 user)
 {
 	struct vm_area_struct *vma;
 	struct prof_vma *to;
@@ -285,7 +286,7 @@ static __always_inline bool maple_enter(struct prof_walk_maple *w, u32 level, u6
 }
 
 /* One slot; true at the end of the tree, or where it cannot be read. */
-static __noinline bool maple_step(struct prof_sampler *s)
+static __always_inline bool maple_step(struct prof_sampler *s)
 {
 	struct prof_walk_maple *w = &s->maple;
 	u32 level = *(volatile u32 *)&w->level & (PROF_MAPLE_DEPTH - 1);
@@ -316,6 +317,18 @@ static __noinline bool maple_step(struct prof_sampler *s)
 	return !maple_enter(w, level + 1, entry, pivot);
 }
 
+static __noinline int maple_round(struct prof_sampler *s)
+{
+	STEP(s) = maple_step(s);
+	return 0;
+}
+
+static __noinline int vma_round(struct prof_sampler *s, u32 i, u64 vdso, u32 pid, u32 user)
+{
+	STEP(s) = describe_vma(s, i, vdso, pid, user);
+	return 0;
+}
+
 /* Reads the executable mappings of the running process into the sampler's own copy;
  * false if that could not be done. */
 static __always_inline bool scan(struct prof_sampler *s, struct task_struct *t, struct mm_struct *mm,
@@ -337,13 +350,15 @@ static __always_inline bool scan(struct prof_sampler *s, struct task_struct *t, 
 	if (!maple_root_is_node(root) || !maple_enter(&s->maple, 0, root, ~0ULL))
 		return 0;
 	bpf_for(i, 0, PROF_MAX_VMA_WALK) {
-		if (maple_step(s))
+		maple_round(s);
+		if (STEP(s))
 			break;
 	}
 	if (!(*(volatile u32 *)&s->maple.walked || s->scan.more))
 		return 0;
 	bpf_for(i, 0, PROF_MAX_VMAS) {
-		if (describe_vma(s, i, vdso, pid, user))
+		vma_round(s, i, vdso, pid, user);
+		if (STEP(s))
 			break;
 	}
 	return 1;
@@ -398,8 +413,8 @@ static __always_inline bool take_space(struct prof_sampler *s, struct task_struc
 	return take_known(s, tgid, mm);
 }
 
-/* Where among the mappings the last is that begins at or before an address. */
-static __noinline u32 vma_at(struct prof_sampler *s, u64 ip)
+/* Where among the mappings the last is that begins at or before an address: AT. */
+static __noinline int find_vma(struct prof_sampler *s, u64 ip)
 {
 	struct prof_space *space = &s->scan;
 	u32 i;
@@ -412,7 +427,7 @@ static __noinline u32 vma_at(struct prof_sampler *s, u64 ip)
 		if (i < END(s) && i < PROF_MAX_VMAS && space->v[i].start <= ip)
 			AT(s) = i;
 	}
-	return AT(s);
+	return 0;
 }
 
 /* The mapping that an address is in. */
@@ -420,8 +435,10 @@ static __always_inline struct prof_vma *vma_of(struct prof_sampler *s, u64 ip)
 {
 	struct prof_space *space = &s->scan;
 	struct prof_vma *v;
-	u32 i = vma_at(s, ip);
+	u32 i;
 
+	find_vma(s, ip);
+	i = AT(s);
 	if (i >= space->vmas || i >= PROF_MAX_VMAS)
 		return 0;
 	v = &space->v[i];

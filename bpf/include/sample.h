@@ -128,7 +128,8 @@ static __always_inline u16 unwind_user(struct task_struct *t, struct prof_sample
 	if (!take_space(s, t, READ(t, mm), now, user))
 		return PROF_STOP_NO_SPACE;
 	bpf_for(i, 0, PROF_MAX_FRAMES + 1) {
-		stepped = unwind_step(s, i);
+		unwind_round(s, i);
+		stepped = STEP(s);
 		if (stepped)
 			break;
 	}

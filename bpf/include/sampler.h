@@ -34,6 +34,7 @@ struct prof_sampler {
 	u32 end;
 	u32 in_user; /* the event struck user code */
 	u32 scan_needed;
+	u32 step; /* what the last round of a loop came to; 0: go on */
 	u32 frames; /* of `data`, so far */
 	u32 others; /* x86: registers that no frame so far has saved are what they were */
 	/* x86: where the rbx of the frame at hand is stored; 0 if it still is what it was when
@@ -60,6 +61,7 @@ struct prof_sampler {
 #define AT(s) (*(volatile u32 *)&(s)->at)
 #define END(s) (*(volatile u32 *)&(s)->end)
 #define IN_USER(s) (*(volatile u32 *)&(s)->in_user)
+#define STEP(s) (*(volatile u32 *)&(s)->step)
 #define SCAN_NEEDED(s) (*(volatile u32 *)&(s)->scan_needed)
 
 /* Events interrupt hooks, so each has what it works on; user space cuts it to those that

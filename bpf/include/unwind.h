@@ -57,8 +57,8 @@ static __always_inline struct prof_segment *segment_of(u32 segment)
 	return inner ? bpf_map_lookup_elem(inner, &zero) : 0;
 }
 
-/* Of `count` rows from `first`, the last that is at or before `low`. */
-static __noinline u32 row_at(struct prof_sampler *s, struct prof_segment *seg, u32 first, u32 count,
+/* Of `count` rows from `first`, the last that is at or before `low`: AT, from `first`. */
+static __noinline int find_row(struct prof_sampler *s, struct prof_segment *seg, u32 first, u32 count,
 			     u32 low)
 {
 	AT(s) = 0;
@@ -70,7 +70,7 @@ static __noinline u32 row_at(struct prof_sampler *s, struct prof_segment *seg, u
 		if (i < END(s) && (seg->w[(first + i) & (PROF_SEGMENT_WORDS - 1)] & 0xffff) <= low)
 			AT(s) = i;
 	}
-	return first + AT(s);
+	return 0;
 }
 
 /* The rule for an offset in a file; null where its table has no row. */
@@ -92,7 +92,8 @@ static __always_inline struct prof_unwind_rule *rule_of(struct prof_sampler *s, 
 	first = entry >> 14;
 	if (!seg)
 		return 0;
-	id = seg->w[row_at(s, seg, first, count, low) & (PROF_SEGMENT_WORDS - 1)] >> 16;
+	find_row(s, seg, first, count, low);
+	id = seg->w[(first + AT(s)) & (PROF_SEGMENT_WORDS - 1)] >> 16;
 	return bpf_map_lookup_elem(&unwind_rules, &id);
 }
 
@@ -292,7 +293,7 @@ static __always_inline u32 step_by_rule(struct prof_sampler *s, struct prof_unwi
 }
 
 /* One frame: noted, then on to its caller. */
-static __noinline u32 unwind_step(struct prof_sampler *s, u32 depth)
+static __always_inline u32 unwind_step(struct prof_sampler *s, u32 depth)
 {
 	u64 at = s->rec.ip - !s->rec.exact, offset;
 	struct prof_unwind_rule *rule;
@@ -329,6 +330,12 @@ static __noinline u32 unwind_step(struct prof_sampler *s, u32 depth)
 		return step_by_rule(s, rule);
 	return *(volatile u32 *)&table->state == PROF_TABLE_FP ? step_by_fp(s, PROF_STOP_NO_ROW, 1) :
 								 STOPPED(PROF_STOP_NO_ROW);
+}
+
+static __noinline int unwind_round(struct prof_sampler *s, u32 depth)
+{
+	STEP(s) = unwind_step(s, depth);
+	return 0;
 }
 
 #endif /* PROF_UNWIND_H */
