@@ -25,6 +25,7 @@ const volatile struct prof_config config = {};
 /* One object for all kernels: it is rarely that anything is read, and then a helper
  * call for each step does not matter. */
 #define PROF_BEFORE_6_4
+#define PROF_ANY_TASK
 #define PROF_NO_FIGURES
 
 /* Too large for the stack: where a path is built, and a record with what is behind it. */
@@ -54,11 +55,10 @@ SEC("tracepoint/syscalls/sys_exit_perf_event_open")
 int audit_opened(struct syscall_exit *ctx)
 {
 	struct perf_event___audit *e;
-	struct file *file;
 
 	if (ctx->ret < 0 || is_self())
 		return 0;
-	e = event_of(ctx->ret, &file);
+	e = event_of(ctx->ret);
 	if (e)
 		tell_event(e, AUDIT_OPEN);
 	else
@@ -71,11 +71,10 @@ int audit_ioctl(struct syscall_enter *ctx)
 {
 	u32 cmd = ctx->args[1];
 	struct perf_event___audit *e;
-	struct file *file;
 
 	if ((cmd >> 8 & 0xff) != AUDIT_PERF_IOCTLS || is_self())
 		return 0;
-	e = event_of(ctx->args[0], &file);
+	e = event_of(ctx->args[0]);
 	/* Others use this letter, too. */
 	if (e)
 		tell_act(e, AUDIT_IOCTL, cmd, ctx->args[2]);

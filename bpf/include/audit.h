@@ -3,6 +3,8 @@
 #ifndef PROF_AUDIT_H
 #define PROF_AUDIT_H
 
+#include "head.h"
+
 /* `READ` follows any pointer here: most of what is read hangs on no trusted one. */
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -209,34 +211,28 @@ static __always_inline u64 audit_wakeup(bool at_once)
 	return BPF_RB_FORCE_WAKEUP;
 }
 
-static __always_inline void audit_head(struct prof_rec_head *h, u32 kind, u32 size)
+/* Room for a record, with its head; 0 if there is none, which is counted. */
+static __always_inline void *reserve(u32 kind, u32 size)
 {
-	h->kind = kind;
-	h->size = size;
-	h->time_ns = bpf_ktime_get_ns();
-	h->cpu = bpf_get_smp_processor_id();
-	h->hook = 0;
-	h->quality = 0;
-	h->flags = 0;
-	h->pad = 0;
+	void *r;
+
+	count(AUDIT_C_RECORDS);
+	r = bpf_ringbuf_reserve(&audit_records, size, 0);
+	if (!r) {
+		count(AUDIT_C_LOST_RING);
+		return 0;
+	}
+	fill_head(r, kind, size, bpf_ktime_get_ns(), 0, 0, 0);
+	return r;
 }
 
-static __always_inline void audit_ident(struct task_struct *t, struct prof_ident *id)
+/* A record that was built elsewhere, with what is behind it. */
+static __always_inline void output(struct prof_rec_head *r, u32 kind, u32 size, bool at_once)
 {
-	struct cgroup *cg = task_cgroup(t, config.ident_subsys);
-
-	id->start_ns = READ(t, group_leader, start_boottime);
-	id->cgroup_id = cg ? READ(cg, kn, id) : 0;
-	id->pid = READ(t, tgid);
-	id->tid = READ(t, pid);
-	id->ppid = READ(t, real_parent, tgid);
-	id->uid = READ(t, cred, uid.val);
-	id->gid = READ(t, cred, gid.val);
-	id->mntns = task_mntns(t);
-	id->pidns = task_pidns(t);
-	id->exec = (u32)(READ(t, self_exec_id) - READ(t, parent_exec_id));
-	bpf_probe_read_kernel(id->comm, sizeof(id->comm),
-			      (void *)t + bpf_core_field_offset(struct task_struct, comm));
+	fill_head(r, kind, size, bpf_ktime_get_ns(), 0, 0, 0);
+	count(AUDIT_C_RECORDS);
+	if (bpf_ringbuf_output(&audit_records, r, size, audit_wakeup(at_once)))
+		count(AUDIT_C_LOST_RING);
 }
 
 /* A file of the running process; 0 if there is none. */
@@ -279,13 +275,12 @@ static __always_inline s64 references(struct file *file)
 }
 
 /* The perf event behind a descriptor of the running process; 0 if it is none. */
-static __always_inline struct perf_event___audit *event_of(s32 fd, struct file **of)
+static __always_inline struct perf_event___audit *event_of(s32 fd)
 {
 	struct file *file = file_of(fd);
 
 	if (!file || !audit_globals.perf_fops || f_op_of(file) != audit_globals.perf_fops)
 		return 0;
-	*of = file;
 	return private_of(file);
 }
 
@@ -330,7 +325,7 @@ static __always_inline void describe(struct perf_event___audit *e, struct audit_
 		d->cgroup_id = READ(cg, kn, id);
 	__builtin_memset(&d->target, 0, sizeof(d->target));
 	if (task) {
-		audit_ident(task, &d->target);
+		read_ident(task, &d->target);
 		set_known(d->target.pid);
 	}
 	bpf_probe_read_kernel(d->attr, sizeof(d->attr),
@@ -352,7 +347,7 @@ static __always_inline void tell_event(struct perf_event___audit *e, u32 kind)
 	if (!s)
 		return;
 	r = &s->opened;
-	audit_ident(t, &r->by);
+	read_ident(t, &r->by);
 	first = !is_known(r->by.pid);
 	set_known(r->by.pid);
 	describe(e, &r->event);
@@ -369,10 +364,7 @@ static __always_inline void tell_event(struct perf_event___audit *e, u32 kind)
 		len = 0;
 	r->path_len = len;
 	size = sizeof(*r) + len;
-	audit_head(&r->head, kind, size);
-	count(AUDIT_C_RECORDS);
-	if (bpf_ringbuf_output(&audit_records, r, size, audit_wakeup(first)))
-		count(AUDIT_C_LOST_RING);
+	output(&r->head, kind, size, first);
 }
 
 /* Something is done to an event. */
@@ -384,13 +376,9 @@ static __always_inline void tell_act(struct perf_event___audit *e, u32 kind, u32
 	/* Who has it was not there when the audit began, or has it from another. */
 	if (!is_known(pid >> 32))
 		tell_event(e, AUDIT_BEFORE);
-	count(AUDIT_C_RECORDS);
-	r = bpf_ringbuf_reserve(&audit_records, sizeof(*r), 0);
-	if (!r) {
-		count(AUDIT_C_LOST_RING);
+	r = reserve(kind, sizeof(*r));
+	if (!r)
 		return;
-	}
-	audit_head(&r->head, kind, sizeof(*r));
 	r->addr = (u64)e;
 	r->id = READ(e, id);
 	r->arg = arg;
@@ -405,14 +393,10 @@ static __always_inline void tell_task(struct task_struct *t, u32 kind, u64 arg, 
 {
 	struct audit_task *r;
 
-	count(AUDIT_C_RECORDS);
-	r = bpf_ringbuf_reserve(&audit_records, sizeof(*r), 0);
-	if (!r) {
-		count(AUDIT_C_LOST_RING);
+	r = reserve(kind, sizeof(*r));
+	if (!r)
 		return;
-	}
-	audit_head(&r->head, kind, sizeof(*r));
-	audit_ident(t, &r->id);
+	read_ident(t, &r->id);
 	r->arg = arg;
 	r->group_dead = group_dead;
 	r->path_len = 0;
@@ -429,7 +413,7 @@ static __always_inline void tell_exec(struct task_struct *t, u32 old_tid)
 	if (!s)
 		return;
 	r = &s->task;
-	audit_ident(t, &r->id);
+	read_ident(t, &r->id);
 	r->arg = old_tid;
 	r->group_dead = 0;
 	len = copy_path(s->task_tail, s, build_path(s, t));
@@ -437,10 +421,7 @@ static __always_inline void tell_exec(struct task_struct *t, u32 old_tid)
 		len = 0;
 	r->path_len = len;
 	size = sizeof(*r) + len;
-	audit_head(&r->head, AUDIT_EXEC, size);
-	count(AUDIT_C_RECORDS);
-	if (bpf_ringbuf_output(&audit_records, r, size, audit_wakeup(0)))
-		count(AUDIT_C_LOST_RING);
+	output(&r->head, AUDIT_EXEC, size, 0);
 }
 
 static __always_inline void tell_two(struct task_struct *parent, struct task_struct *child,
@@ -449,15 +430,11 @@ static __always_inline void tell_two(struct task_struct *parent, struct task_str
 	struct task_struct___audit *c = (void *)child;
 	struct audit_fork *r;
 
-	count(AUDIT_C_RECORDS);
-	r = bpf_ringbuf_reserve(&audit_records, sizeof(*r), 0);
-	if (!r) {
-		count(AUDIT_C_LOST_RING);
+	r = reserve(kind, sizeof(*r));
+	if (!r)
 		return;
-	}
-	audit_head(&r->head, kind, sizeof(*r));
-	audit_ident(parent, &r->parent);
-	audit_ident(child, &r->child);
+	read_ident(parent, &r->parent);
+	read_ident(child, &r->child);
 	r->has_events = has_events(child);
 	r->traced = READ(c, ptrace) != 0;
 	r->request = request;
@@ -475,14 +452,10 @@ static __always_inline void tell_link(struct bpf_link *link, u32 kind, u32 cmd)
 	struct perf_event___audit *e = 0;
 	struct audit_link *r;
 
-	count(AUDIT_C_RECORDS);
-	r = bpf_ringbuf_reserve(&audit_records, sizeof(*r), 0);
-	if (!r) {
-		count(AUDIT_C_LOST_RING);
+	r = reserve(kind, sizeof(*r));
+	if (!r)
 		return;
-	}
-	audit_head(&r->head, kind, sizeof(*r));
-	audit_ident(t, &r->by);
+	read_ident(t, &r->by);
 	set_known(r->by.pid);
 	r->id = READ(link, id);
 	r->type = READ(link, type);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What the audit's programs and user space tell each other, apart from sessions of
- * profiling. Mirrored in crates/prof-kernel/src/audit/abi.rs. Fixed-width fields, no
+ * profiling. Mirrored in crates/prof-kernel/src/abi/audit.rs. Fixed-width fields, no
  * padding.
  */
 #ifndef PROF_AUDIT_ABI_H

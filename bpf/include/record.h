@@ -3,6 +3,8 @@
 #ifndef PROF_RECORD_H
 #define PROF_RECORD_H
 
+#include "head.h"
+
 /* The reader polls; it is woken early only when much is waiting, so that a
  * storm of execs does not become a storm of wake-ups. */
 static __always_inline u64 wakeup(struct prof_cpu *c)
@@ -13,19 +15,6 @@ static __always_inline u64 wakeup(struct prof_cpu *c)
 	if (bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA) < config.ring_wakeup)
 		return BPF_RB_NO_WAKEUP;
 	return BPF_RB_FORCE_WAKEUP;
-}
-
-static __always_inline void fill_head(struct prof_rec_head *h, u32 kind, u32 size, u64 now, u16 hook,
-				      u32 flags, u16 quality)
-{
-	h->kind = kind;
-	h->size = size;
-	h->time_ns = now;
-	h->cpu = bpf_get_smp_processor_id();
-	h->hook = hook;
-	h->quality = quality;
-	h->flags = flags;
-	h->pad = 0;
 }
 
 static __always_inline void fill_container(struct task_struct *t, struct prof_cpu *c,

@@ -17,17 +17,25 @@
 #define READ(src, a, ...) ___arrow(CAST(src), a, ##__VA_ARGS__)
 #endif
 
+/* A field of a task: by dereference of a trusted one, which costs least, unless tasks
+ * are met that are not. */
+#ifdef PROF_ANY_TASK
+#define OF_TASK(t, field) READ(t, field)
+#else
+#define OF_TASK(t, field) ((t)->field)
+#endif
+
 /* Start of the process, ns since boot. */
 static __always_inline u64 process_start(struct task_struct *t)
 {
-	return t->pid == t->tgid ? t->start_boottime :
-				   READ(t, group_leader, start_boottime);
+	return OF_TASK(t, pid) == OF_TASK(t, tgid) ? OF_TASK(t, start_boottime) :
+						     READ(t, group_leader, start_boottime);
 }
 
 /* Execs since the fork: the child starts with the parent's number. */
 static __always_inline u32 exec_number(struct task_struct *t)
 {
-	return (u32)(t->self_exec_id - t->parent_exec_id);
+	return (u32)(OF_TASK(t, self_exec_id) - OF_TASK(t, parent_exec_id));
 }
 
 #ifndef PROF_NO_FIGURES
@@ -247,8 +255,8 @@ static __always_inline void read_ident(struct task_struct *t, struct prof_ident 
 
 	id->start_ns = process_start(t);
 	id->cgroup_id = cg ? READ(cg, kn, id) : 0;
-	id->pid = t->tgid;
-	id->tid = t->pid;
+	id->pid = OF_TASK(t, tgid);
+	id->tid = OF_TASK(t, pid);
 	id->ppid = READ(t, real_parent, tgid);
 	id->uid = READ(t, cred, uid.val);
 	id->gid = READ(t, cred, gid.val);
