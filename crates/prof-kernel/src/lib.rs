@@ -9,6 +9,7 @@
 //! - [`clock`]: reading the scheduler's clock exactly; one clock for all records
 //! - [`collect`]: from raw records to the records of the stream
 //! - [`host`]: what /proc, /sys and the cgroup file system say
+//! - [`kprobes`]: probes on functions of the kernel
 //! - [`spawn`]: starting a command that waits until everything is ready
 //! - [`regions`]: probes in programs attached to, and the figures of their regions
 //! - [`perf`]: counting a command without privileges
@@ -23,6 +24,7 @@ pub mod clock;
 pub mod collect;
 pub mod counters;
 pub mod host;
+pub mod kprobes;
 pub mod loader;
 pub mod perf;
 pub mod prepared;

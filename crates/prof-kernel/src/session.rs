@@ -41,6 +41,7 @@ use crate::counters::Counters;
 use crate::counters::Slots;
 use crate::counters::own_counters;
 use crate::host;
+use crate::kprobes::Kprobes;
 use crate::loader;
 use crate::loader::Loaded;
 use crate::regions::Known;
@@ -346,30 +347,12 @@ impl Session {
     }
 
     fn attach_kprobe(&mut self, prog: &str, functions: &[&CStr], on_return: bool) -> Result<()> {
-        let dir = "/sys/bus/event_source/devices/kprobe";
-        let kind: u32 = fs::read_to_string(format!("{dir}/type"))
-            .map_err(|_| anyhow!("this kernel has no kprobes (CONFIG_KPROBE_EVENTS)"))?
-            .trim()
-            .parse()
-            .context("type of the kprobe PMU")?;
-        // `config:0`: the bit that makes it a return probe.
-        let format = fs::read_to_string(format!("{dir}/format/retprobe")).unwrap_or_default();
-        let bit = format.trim().strip_prefix("config:").and_then(|b| b.parse().ok()).unwrap_or(0);
-        let mut last = None;
-        for f in functions {
-            match sys::kprobe_open(kind, f, on_return, bit, self.loaded.prog(prog)?) {
-                Ok(link) => {
-                    self.links.push(link);
-                    let how = if on_return { "kretprobe" } else { "kprobe" };
-                    self.attached.push(Attached { hook: f.to_string_lossy().into_owned(), how });
-                    return Ok(());
-                }
-                Err(e) => last = Some(e),
-            }
-        }
-        let tried: Vec<_> = functions.iter().map(|f| f.to_string_lossy()).collect();
-        let error = last.unwrap_or_else(|| io::Error::other("no function to try"));
-        Err(error).with_context(|| format!("attaching a kprobe to {}", tried.join(" or ")))
+        let prog = self.loaded.prog(prog)?;
+        let (link, function) = Kprobes::find()?.attach(functions, on_return, prog)?;
+        self.links.push(link);
+        let how = if on_return { "kretprobe" } else { "kprobe" };
+        self.attached.push(Attached { hook: function.to_string_lossy().into_owned(), how });
+        Ok(())
     }
 
     /// The tracepoint's own perf counter, on each CPU. An oracle for the number
