@@ -2,14 +2,16 @@
 /*
  * prof audit, the kernel half: tells who switches profiling on and off, whoever it is.
  *
- * Attached to a few system calls, each by its own tracepoint, and to exec, fork and
- * exit. What is told of an event is read from the kernel's own structures, never from
+ * Attached to what perf, links of BPF and ptrace do in the kernel, by trampolines or
+ * kprobes, or else to a few system calls, each by its own tracepoint; and to exec, fork
+ * and exit. What is told of an event is read from the kernel's own structures, never from
  * the caller's memory, which another thread could change in between. Nothing is
  * decided here but whom it concerns: user space has the state of each event from its
  * opening to its end, and derives the switches.
  *
- * For whoever does not profile and is not profiled a hook ends after a load or two:
- * ioctl after a look at the command, prctl at the option, the others at `known`.
+ * Whoever does not profile and is not profiled does not pass those functions. At a
+ * system call the hook ends for them after a load or two: ioctl after a look at the
+ * command, prctl at the option, the others at `known`.
  */
 #include "include/kernel.h"
 
@@ -51,19 +53,259 @@ static __always_inline bool is_self(void)
 	return bpf_get_current_pid_tgid() >> 32 == audit_globals.self;
 }
 
-SEC("tracepoint/syscalls/sys_exit_perf_event_open")
-int audit_opened(struct syscall_exit *ctx)
+/* -- what was done, whichever hook tells it ------------------------------ */
+
+static __always_inline int on_opened(s64 fd)
 {
 	struct perf_event___audit *e;
 
-	if (ctx->ret < 0 || is_self())
+	if (fd < 0 || is_self())
 		return 0;
-	e = event_of(ctx->ret);
+	e = event_of(fd);
 	if (e)
 		tell_event(e, AUDIT_OPEN);
 	else
 		count(AUDIT_C_NOT_READ);
 	return 0;
+}
+
+static __always_inline bool is_perf_ioctl(u32 cmd)
+{
+	return (cmd >> 8 & 0xff) == AUDIT_PERF_IOCTLS;
+}
+
+static __always_inline int on_ioctl(struct perf_event___audit *e, u32 cmd, u64 arg)
+{
+	if (is_perf_ioctl(cmd) && !is_self())
+		tell_act(e, AUDIT_IOCTL, cmd, arg);
+	return 0;
+}
+
+/* The end of a file of a perf event, whoever had it last. */
+static __always_inline int on_release(struct file *file)
+{
+	if (!is_self())
+		tell_act(private_of(file), AUDIT_RELEASE, 0, 0);
+	return 0;
+}
+
+static __always_inline int on_prctl(u64 option)
+{
+	if (is_known(bpf_get_current_pid_tgid() >> 32) && !is_self())
+		tell_task((void *)bpf_get_current_task(), AUDIT_PRCTL, option, 0);
+	return 0;
+}
+
+/* A system call's argument, while it runs. */
+static __always_inline u64 syscall_argument(u32 n)
+{
+	struct task_struct *t = (void *)bpf_get_current_task_btf();
+	struct pt_regs *regs = (void *)bpf_task_pt_regs(t);
+
+#if defined(__TARGET_ARCH_x86)
+	/* A 32-bit caller has them in other registers. */
+	if (READ((struct task_struct___audit *)t, thread_info.status) & AUDIT_TS_COMPAT)
+		return n ? READ(regs, cx) : READ(regs, bx);
+#endif
+	return n ? PT_REGS_PARM2_CORE_SYSCALL(regs) : PT_REGS_PARM1_CORE_SYSCALL(regs);
+}
+
+/* A call of bpf() is over. */
+static __always_inline int on_bpf(s64 ret)
+{
+	struct file *file;
+	u64 cmd;
+
+	if (ret < 0 || !audit_globals.link_fops || is_self())
+		return 0;
+	/* Others give a descriptor of a link that was there. */
+	cmd = syscall_argument(0);
+	if (cmd != AUDIT_BPF_RAW_TRACEPOINT_OPEN && cmd != AUDIT_BPF_LINK_CREATE)
+		return 0;
+	file = file_of(ret);
+	if (file && f_op_of(file) == audit_globals.link_fops)
+		tell_link(private_of(file), AUDIT_LINK, cmd);
+	return 0;
+}
+
+/* A link ends: the last descriptor and pin of it are gone. */
+static __always_inline int on_link_end(struct bpf_link *link)
+{
+	if (!is_self())
+		tell_link(link, AUDIT_LINK_CLOSE, 0);
+	return 0;
+}
+
+/* The kernel lists who traces whom. Of children that a tracer follows fork tells. */
+static __always_inline int on_traced(struct task_struct *child, struct task_struct *tracer)
+{
+	struct task_struct *t = (void *)bpf_get_current_task();
+	struct task_struct___audit *c = (void *)child;
+	u32 request = AUDIT_PTRACE_TRACEME;
+
+	if (tracer == t)
+		request = READ(c, ptrace) & AUDIT_PT_SEIZED ? AUDIT_PTRACE_SEIZE :
+							      AUDIT_PTRACE_ATTACH;
+	else if (child != t)
+		return 0;
+	tell_two(tracer, child, AUDIT_PTRACE, request, 0);
+	return 0;
+}
+
+/* Of one that has ended its exit told. */
+static __always_inline int on_let_go(struct task_struct *child)
+{
+	struct task_struct___audit *c = (void *)child;
+
+	if (!READ(c, exit_state))
+		tell_two(READ(c, parent), child, AUDIT_PTRACE_UNLINK,
+			 !!(READ((struct task_struct *)bpf_get_current_task(), flags) &
+			    PROF_PF_EXITING),
+			 0);
+	return 0;
+}
+
+/* -- functions of the kernel, by trampolines ----------------------------- */
+
+#if defined(__TARGET_ARCH_x86)
+#define SYSCALL "__x64_sys_"
+#elif defined(__TARGET_ARCH_arm64)
+#define SYSCALL "__arm64_sys_"
+#endif
+
+SEC("fexit/" SYSCALL "perf_event_open")
+int BPF_PROG(fexit_opened, const struct pt_regs *regs, long ret)
+{
+	return on_opened(ret);
+}
+
+/* Not what links are made with: the compiler has that in each of its callers. */
+SEC("fexit/" SYSCALL "bpf")
+int BPF_PROG(fexit_bpf, const struct pt_regs *regs, long ret)
+{
+	return on_bpf(ret);
+}
+
+/* For 32-bit callers; elsewhere they come the same way as all others. */
+#if defined(__TARGET_ARCH_x86)
+SEC("fexit/__ia32_sys_perf_event_open")
+int BPF_PROG(fexit_opened_32, const struct pt_regs *regs, long ret)
+{
+	return on_opened(ret);
+}
+
+SEC("fexit/__ia32_sys_bpf")
+int BPF_PROG(fexit_bpf_32, const struct pt_regs *regs, long ret)
+{
+	return on_bpf(ret);
+}
+#endif
+
+/* Behind perf_ioctl and perf_compat_ioctl. */
+SEC("fentry/_perf_ioctl")
+int BPF_PROG(fentry_ioctl, struct perf_event *e, unsigned int cmd, unsigned long arg)
+{
+	return on_ioctl((void *)e, cmd, arg);
+}
+
+SEC("fentry/perf_release")
+int BPF_PROG(fentry_release, void *inode, struct file *file)
+{
+	return on_release(file);
+}
+
+SEC("fentry/perf_event_task_enable")
+int BPF_PROG(fentry_prctl_on)
+{
+	return on_prctl(AUDIT_PRCTL_ENABLE);
+}
+
+SEC("fentry/perf_event_task_disable")
+int BPF_PROG(fentry_prctl_off)
+{
+	return on_prctl(AUDIT_PRCTL_DISABLE);
+}
+
+SEC("fentry/bpf_link_free")
+int BPF_PROG(fentry_link_end, struct bpf_link *link)
+{
+	return on_link_end(link);
+}
+
+SEC("fentry/__ptrace_link")
+int BPF_PROG(fentry_traced, struct task_struct *child, struct task_struct *tracer)
+{
+	return on_traced(child, tracer);
+}
+
+SEC("fentry/__ptrace_unlink")
+int BPF_PROG(fentry_let_go, struct task_struct *child)
+{
+	return on_let_go(child);
+}
+
+/* -- the same, by kprobes ------------------------------------------------ */
+
+SEC("kretprobe")
+int kretprobe_opened(struct pt_regs *ctx)
+{
+	return on_opened((long)PT_REGS_RC(ctx));
+}
+
+SEC("kretprobe")
+int kretprobe_bpf(struct pt_regs *ctx)
+{
+	return on_bpf((long)PT_REGS_RC(ctx));
+}
+
+SEC("kprobe")
+int kprobe_ioctl(struct pt_regs *ctx)
+{
+	return on_ioctl((void *)PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
+}
+
+SEC("kprobe")
+int kprobe_release(struct pt_regs *ctx)
+{
+	return on_release((void *)PT_REGS_PARM2(ctx));
+}
+
+SEC("kprobe")
+int kprobe_prctl_on(struct pt_regs *ctx)
+{
+	return on_prctl(AUDIT_PRCTL_ENABLE);
+}
+
+SEC("kprobe")
+int kprobe_prctl_off(struct pt_regs *ctx)
+{
+	return on_prctl(AUDIT_PRCTL_DISABLE);
+}
+
+SEC("kprobe")
+int kprobe_link_end(struct pt_regs *ctx)
+{
+	return on_link_end((void *)PT_REGS_PARM1(ctx));
+}
+
+SEC("kprobe")
+int kprobe_traced(struct pt_regs *ctx)
+{
+	return on_traced((void *)PT_REGS_PARM1(ctx), (void *)PT_REGS_PARM2(ctx));
+}
+
+SEC("kprobe")
+int kprobe_let_go(struct pt_regs *ctx)
+{
+	return on_let_go((void *)PT_REGS_PARM1(ctx));
+}
+
+/* -- system calls, by their tracepoints ---------------------------------- */
+
+SEC("tracepoint/syscalls/sys_exit_perf_event_open")
+int audit_opened(struct syscall_exit *ctx)
+{
+	return on_opened(ctx->ret);
 }
 
 SEC("tracepoint/syscalls/sys_enter_ioctl")
@@ -72,13 +314,11 @@ int audit_ioctl(struct syscall_enter *ctx)
 	u32 cmd = ctx->args[1];
 	struct perf_event___audit *e;
 
-	if ((cmd >> 8 & 0xff) != AUDIT_PERF_IOCTLS || is_self())
+	if (!is_perf_ioctl(cmd))
 		return 0;
 	e = event_of(ctx->args[0]);
 	/* Others use this letter, too. */
-	if (e)
-		tell_act(e, AUDIT_IOCTL, cmd, ctx->args[2]);
-	return 0;
+	return e ? on_ioctl(e, cmd, ctx->args[2]) : 0;
 }
 
 SEC("tracepoint/syscalls/sys_enter_close")
@@ -107,45 +347,14 @@ int audit_prctl(struct syscall_enter *ctx)
 
 	if (option != AUDIT_PRCTL_DISABLE && option != AUDIT_PRCTL_ENABLE)
 		return 0;
-	if (is_known(bpf_get_current_pid_tgid() >> 32) && !is_self())
-		tell_task((void *)bpf_get_current_task(), AUDIT_PRCTL, option, 0);
-	return 0;
+	return on_prctl(option);
 }
-
-/* A system call's argument at its end. */
-static __always_inline u64 syscall_argument(u32 n)
-{
-	struct task_struct *t = (void *)bpf_get_current_task_btf();
-	struct pt_regs *regs = (void *)bpf_task_pt_regs(t);
-
-	return n ? PT_REGS_PARM2_CORE_SYSCALL(regs) : PT_REGS_PARM1_CORE_SYSCALL(regs);
-}
-
-#define AUDIT_BPF_RAW_TRACEPOINT_OPEN 17
-#define AUDIT_BPF_LINK_CREATE 28
 
 SEC("tracepoint/syscalls/sys_exit_bpf")
 int audit_bpf(struct syscall_exit *ctx)
 {
-	struct file *file;
-	u64 cmd;
-
-	if (ctx->ret < 0 || !audit_globals.link_fops || is_self())
-		return 0;
-	/* Others give a descriptor of a link that was there. */
-	cmd = syscall_argument(0);
-	if (cmd != AUDIT_BPF_RAW_TRACEPOINT_OPEN && cmd != AUDIT_BPF_LINK_CREATE)
-		return 0;
-	file = file_of(ctx->ret);
-	if (file && f_op_of(file) == audit_globals.link_fops)
-		tell_link(private_of(file), AUDIT_LINK, cmd);
-	return 0;
+	return on_bpf(ctx->ret);
 }
-
-#define AUDIT_PTRACE_TRACEME 0
-#define AUDIT_PTRACE_ATTACH 16
-#define AUDIT_PTRACE_DETACH 17
-#define AUDIT_PTRACE_SEIZE 0x4206
 
 SEC("tracepoint/syscalls/sys_enter_ptrace")
 int audit_ptrace(struct syscall_enter *ctx)
@@ -180,6 +389,8 @@ int audit_traced(struct syscall_exit *ctx)
 	return 0;
 }
 
+/* -- processes, whichever way the rest is seen --------------------------- */
+
 SEC("raw_tp/sched_process_exec")
 int audit_exec(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -209,6 +420,8 @@ int audit_fork(struct bpf_raw_tracepoint_args *ctx)
 		tell_two((void *)ctx->args[0], (void *)c, AUDIT_FORK, 0, 0);
 	return 0;
 }
+
+/* -- on request ---------------------------------------------------------- */
 
 /* How files of perf events and of links are known: by two of prof's own. */
 SEC("syscall")

@@ -97,7 +97,17 @@ struct perf_event___audit {
 	struct perf_cgroup *cgrp;
 };
 
+#if defined(__TARGET_ARCH_x86)
+struct thread_info {
+	u32 status;
+};
+#endif
+
 struct task_struct___audit {
+#if defined(__TARGET_ARCH_x86)
+	struct thread_info thread_info;
+#endif
+	int exit_state;
 	struct files_struct *files;
 	struct perf_event_context *perf_event_ctxp;
 	unsigned int ptrace;
@@ -129,6 +139,14 @@ struct syscall_exit {
 #define AUDIT_PERF_IOCTLS 0x24 /* '$' */
 #define AUDIT_PRCTL_DISABLE 31
 #define AUDIT_PRCTL_ENABLE 32
+#define AUDIT_BPF_RAW_TRACEPOINT_OPEN 17
+#define AUDIT_BPF_LINK_CREATE 28
+#define AUDIT_PTRACE_TRACEME 0
+#define AUDIT_PTRACE_ATTACH 16
+#define AUDIT_PTRACE_DETACH 17
+#define AUDIT_PTRACE_SEIZE 0x4206
+#define AUDIT_PT_SEIZED 0x00010000 /* of a tracee's `ptrace` */
+#define AUDIT_TS_COMPAT 0x0002 /* of `status`: in a system call of a 32-bit caller */
 
 /* Records for user space; the size is set before load. */
 struct {
@@ -373,8 +391,9 @@ static __always_inline void tell_act(struct perf_event___audit *e, u32 kind, u32
 	u64 pid = bpf_get_current_pid_tgid();
 	struct audit_act *r;
 
-	/* Who has it was not there when the audit began, or has it from another. */
-	if (!is_known(pid >> 32))
+	/* Who has it was not there when the audit began, or has it from another. With its
+	 * end it is too late to tell of it. */
+	if (kind != AUDIT_RELEASE && !is_known(pid >> 32))
 		tell_event(e, AUDIT_BEFORE);
 	r = reserve(kind, sizeof(*r));
 	if (!r)
@@ -456,7 +475,9 @@ static __always_inline void tell_link(struct bpf_link *link, u32 kind, u32 cmd)
 	if (!r)
 		return;
 	read_ident(t, &r->by);
-	set_known(r->by.pid);
+	/* The end may come in a thread of the kernel's. */
+	if (kind == AUDIT_LINK)
+		set_known(r->by.pid);
 	r->id = READ(link, id);
 	r->type = READ(link, type);
 	r->prog = prog ? READ(prog, aux, id) : 0;

@@ -29,6 +29,8 @@ enum audit_kind {
 	AUDIT_LINK_CLOSE = 10, /* struct audit_link */
 	AUDIT_PTRACE = 11, /* struct audit_fork: tracer, tracee */
 	AUDIT_PTRACE_END = 12, /* struct audit_task; arg: the pid as the tracer gave it */
+	AUDIT_RELEASE = 13, /* struct audit_act: the end of the file, told by whoever had it last */
+	AUDIT_PTRACE_UNLINK = 14, /* struct audit_fork; request: whether the tracer exits */
 };
 
 /* A perf event, as the kernel has it: none of it is from the caller's memory. */

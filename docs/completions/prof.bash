@@ -209,7 +209,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__audit)
-            opts="-o -h -V --list --output --by --of --duration --btf --buffer --no-cache --color --help --version"
+            opts="-o -h -V --list --output --by --of --hooks --duration --btf --buffer --no-cache --color --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -229,6 +229,10 @@ _prof() {
                     ;;
                 --of)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --hooks)
+                    COMPREPLY=($(compgen -W "auto fentry kprobe tracepoint" -- "${cur}"))
                     return 0
                     ;;
                 --duration)

@@ -218,6 +218,10 @@ complete -c prof -n "__fish_prof_using_subcommand report" -s V -l version -d 'Pr
 complete -c prof -n "__fish_prof_using_subcommand audit" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; may be repeated' -r
 complete -c prof -n "__fish_prof_using_subcommand audit" -l by -d 'Only what those do who profile and whom this rule names, as in `prof watch -s`: comm=, exe=, uid=, gid=, pid=, container … Repeatable: any of them' -r
 complete -c prof -n "__fish_prof_using_subcommand audit" -l of -d 'Only what is done to those who are profiled and whom this rule names; what is not of a single process is left out' -r
+complete -c prof -n "__fish_prof_using_subcommand audit" -l hooks -d 'How to attach to the kernel' -r -f -a "auto\t'The cheapest that this kernel has'
+fentry\t'Trampolines at the kernel\'s functions for perf, links and ptrace'
+kprobe\t'Probes on the same functions'
+tracepoint\t'Tracepoints of system calls: all system calls of everybody take longer'"
 complete -c prof -n "__fish_prof_using_subcommand audit" -l duration -d 'Stop after this time (10s, 2m, 500ms)' -r
 complete -c prof -n "__fish_prof_using_subcommand audit" -l btf -d 'BTF of the running kernel, if it is not at /sys/kernel/btf/vmlinux' -r -F
 complete -c prof -n "__fish_prof_using_subcommand audit" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M) [default: 8M, or 1M a CPU]' -r

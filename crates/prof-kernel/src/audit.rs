@@ -1,12 +1,14 @@
 //! `prof audit`'s session: tells who switches profiling on and off, whoever it is.
 //!
 //! - [`derive`]: from what the kernel half tells to the switches
+//! - [`hooks`]: what it is attached to, in each of the ways
 //! - [`tracefs`]: what is switched on by writing to files
 //!
 //! What is attached costs others something: [`Audit::attached`] has the list.
 
 pub mod derive;
 mod hear;
+pub mod hooks;
 mod look;
 mod people;
 #[cfg(test)]
@@ -14,7 +16,6 @@ mod tests;
 mod totals;
 pub mod tracefs;
 
-use std::ffi::CStr;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
@@ -27,6 +28,10 @@ use anyhow::Result;
 use anyhow::anyhow;
 use prof_model::record::Attached;
 
+use self::hooks::Hook;
+use self::hooks::ONLY_32_BIT;
+use self::hooks::PROCESSES;
+use self::hooks::Way;
 use crate::abi::Config;
 use crate::abi::DecodeError;
 use crate::abi::Plain as _;
@@ -40,7 +45,6 @@ use crate::abi::audit::decode;
 use crate::host;
 use crate::loader;
 use crate::loader::Loaded;
-use crate::session::tracepoint_id;
 use crate::sys;
 use crate::sys::PerfSpec;
 use crate::sys::Ring;
@@ -49,6 +53,8 @@ use crate::sys::Words;
 /// What to do.
 #[derive(Debug, Clone)]
 pub struct AuditPlan {
+    /// By what it is told; `None`: the first that works.
+    pub way: Option<Way>,
     /// Bytes of the ring buffer; rounded up to a power of two of pages.
     pub ring_bytes: u32,
     /// BTF of the kernel, if not where it usually is.
@@ -56,25 +62,6 @@ pub struct AuditPlan {
     /// Where prepared programs are kept; `None`: nowhere.
     pub cache: Option<PathBuf>,
 }
-
-/// Programs, and the system call whose tracepoint each is at.
-const SYSCALLS: [(&str, &str); 7] = [
-    ("audit_close", "sys_enter_close"),
-    ("audit_ioctl", "sys_enter_ioctl"),
-    ("audit_prctl", "sys_enter_prctl"),
-    ("audit_ptrace", "sys_enter_ptrace"),
-    ("audit_traced", "sys_exit_ptrace"),
-    ("audit_bpf", "sys_exit_bpf"),
-    // The last: from then on there is something that the others are to see.
-    ("audit_opened", "sys_exit_perf_event_open"),
-];
-
-/// The same at raw tracepoints.
-const HOOKS: [(&str, &CStr); 3] = [
-    ("audit_exit", c"sched_process_exit"),
-    ("audit_fork", c"sched_process_fork"),
-    ("audit_exec", c"sched_process_exec"),
-];
 
 /// A loaded and attached audit. Detaches when dropped.
 #[derive(Debug)]
@@ -93,6 +80,38 @@ pub struct Audit {
 impl Audit {
     /// Loads and attaches. From its return on, every switch is seen.
     pub fn open(plan: &AuditPlan) -> Result<Self> {
+        let ways = match &plan.way {
+            Some(way) => std::slice::from_ref(way),
+            None => &Way::ALL,
+        };
+        let mut error = None;
+        for way in ways {
+            match Self::open_by(plan, *way) {
+                Ok(audit) => return Ok(audit),
+                // That of the last, which needs least, says most.
+                Err(e) => error = Some(e),
+            }
+        }
+        Err(error.unwrap_or_else(|| anyhow!("no way to attach was tried")))
+    }
+
+    fn open_by(plan: &AuditPlan, way: Way) -> Result<Self> {
+        match Self::open_with(plan, way.hooks().to_vec()) {
+            Err(e) if format!("{e:#}").contains(ONLY_32_BIT) => {
+                let hooks = way.hooks().iter().filter(|h| !h.is_32_bit()).copied().collect();
+                let mut audit = Self::open_with(plan, hooks)?;
+                audit.limits.push(
+                    "what 32-bit programs open is not seen, if this kernel runs any: it has no \
+                     function of its own for that"
+                        .into(),
+                );
+                Ok(audit)
+            }
+            other => other,
+        }
+    }
+
+    fn open_with(plan: &AuditPlan, hooks: Vec<Hook>) -> Result<Self> {
         let ring_bytes = crate::session::ring_size(plan.ring_bytes);
         let mounts = host::cgroup_mounts();
         let config = Config {
@@ -100,10 +119,10 @@ impl Audit {
             ring_wakeup: ring_bytes / 8,
             ..Config::zeroed()
         };
-        let of_syscalls = SYSCALLS.iter().map(|(p, _)| *p);
-        let of_hooks = HOOKS.iter().map(|(p, _)| *p);
-        let programs: Vec<_> =
-            of_syscalls.chain(of_hooks).chain(["audit_learn", "audit_look"]).collect();
+        let hooked = PROCESSES.iter().chain(&hooks).map(|h| h.program);
+        let mut programs: Vec<_> = hooked.chain(["audit_learn", "audit_look"]).collect();
+        // One may be at two places.
+        programs.dedup();
         let loaded = loader::load(&loader::Spec {
             objects: &loader::AUDIT,
             programs: &programs,
@@ -127,29 +146,21 @@ impl Audit {
             clock_types: [0; 2],
             _links: Vec::new(),
         };
-        audit.attach()?;
+        audit.attach(&hooks)?;
         Ok(audit)
     }
 
-    fn attach(&mut self) -> Result<()> {
-        let mut link = None;
-        for (prog, hook) in HOOKS {
-            let name = hook.to_string_lossy().into_owned();
-            let fd = sys::raw_tracepoint_open(Some(hook), self.loaded.prog(prog)?)
-                .with_context(|| format!("attaching to {name}"))?;
-            link.get_or_insert(fd.as_raw_fd());
-            self._links.push(fd);
-            self.attached.push(Attached { hook: name, how: "raw_tp" });
-        }
-        self.learn(link.unwrap_or(-1))?;
-        for (prog, hook) in SYSCALLS {
-            let id = tracepoint_id("syscalls", hook).with_context(|| {
-                format!("no tracepoint {hook}: the kernel is without CONFIG_FTRACE_SYSCALLS")
-            })?;
-            let fd = sys::tracepoint_open(id, self.loaded.prog(prog)?)
-                .with_context(|| format!("attaching to {hook}"))?;
-            self._links.push(fd);
-            self.attached.push(Attached { hook: hook.to_owned(), how: "tracepoint" });
+    fn attach(&mut self, hooks: &[Hook]) -> Result<()> {
+        self.attach_all(&PROCESSES)?;
+        let link = self._links.first().map_or(-1, |fd| fd.as_raw_fd());
+        self.learn(link)?;
+        self.attach_all(hooks)
+    }
+
+    fn attach_all(&mut self, hooks: &[Hook]) -> Result<()> {
+        for hook in hooks {
+            self._links.push(hook.attach(&self.loaded)?);
+            self.attached.push(hook.told());
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! version numbers and configuration files say too little about a kernel that was
 //! patched, locked down or put into a container.
 
+mod audit;
 mod counters;
 mod errors;
 mod hooks;
@@ -74,6 +75,7 @@ pub fn probe(options: &ProbeOptions) -> Report {
     counters::check(&mut found, &privileges);
     stacks::check(&mut found, hooks.backend, options, &privileges);
     regions::check(&mut found, hooks.backend, options, &privileges);
+    audit::check(&mut found, options, &privileges);
     let identity = host::check(&mut found, options, &privileges);
 
     let parts = Parts {

@@ -5,11 +5,13 @@
 mod act;
 mod args;
 mod children;
+mod compat;
 mod cpu;
 mod error;
 mod exec;
 mod exit;
 mod file_io;
+mod link;
 mod memory;
 mod namespaces;
 mod perf;
@@ -139,8 +141,15 @@ const COMMANDS: &[(&str, &str, &str, Run)] = &[
         "perf",
         "STEP...",
         "open, open-off, member (of the last), enable, disable, reset, enable-group, disable-group, \
-         prctl-off, prctl-on, dup, close, sleep MS: perf events on itself",
+         prctl-off, prctl-on, dup, close, close-range, sleep MS: perf events on itself; open32, \
+         enable32, disable32, close32: as a 32-bit program",
         perf::perf,
+    ),
+    (
+        "bpf-pin",
+        "PATH MS",
+        "attach a BPF program by a link that only PATH keeps; remove that after MS ms",
+        link::pin,
     ),
     (
         "perf-hold",

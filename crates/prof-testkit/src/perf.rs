@@ -1,8 +1,9 @@
 //! A profiler of itself: perf events opened, switched and closed in each of the ways.
 
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd};
 
 use crate::args::Args;
+use crate::compat;
 use crate::error::{Error, Result};
 use crate::report::Facts;
 use crate::sys;
@@ -28,7 +29,7 @@ const PRCTL_ENABLE: i32 = 32;
 /// `perf_event_attr` as of its first version: 64 bytes.
 #[repr(C)]
 #[derive(Default)]
-struct Attr {
+pub struct Attr {
     kind: u32,
     size: u32,
     config: u64,
@@ -39,6 +40,12 @@ struct Attr {
     wakeup: u32,
     bp_type: u32,
     config1: u64,
+}
+
+impl Attr {
+    fn of(config: u64, bits: u64) -> Self {
+        Self { kind: SOFTWARE, size: 64, config, bits, ..Self::default() }
+    }
 }
 
 /// Opens an event on this thread.
@@ -53,7 +60,7 @@ fn open_on(
     bits: u64,
     leader: Option<&OwnedFd>,
 ) -> Result<OwnedFd> {
-    let attr = Attr { kind: SOFTWARE, size: 64, config, bits, ..Attr::default() };
+    let attr = Attr::of(config, bits);
     let leader = leader.map_or(-1, |fd| fd.as_raw_fd());
     // SAFETY: the attr says its own size; the rest are numbers.
     let fd =
@@ -103,6 +110,16 @@ pub fn perf(args: Args) -> Result<()> {
                 open_ones.push(copy);
             }
             "close" => drop(open_ones.pop()),
+            "close-range" => {
+                let fd = open_ones.pop().map_or(-1, OwnedFd::into_raw_fd);
+                // SAFETY: takes numbers only; nobody else has this descriptor.
+                let ret = unsafe { libc::syscall(libc::SYS_close_range, fd, fd, 0) };
+                sys::check("close_range", ret as i32)?;
+            }
+            "open32" => open_ones.push(compat::open(Attr::of(PAGE_FAULTS, EXCLUDE_KERNEL))?),
+            "enable32" => compat::ioctl(last?, ENABLE)?,
+            "disable32" => compat::ioctl(last?, DISABLE)?,
+            "close32" => open_ones.pop().map_or(Ok(()), compat::close)?,
             "sleep" => {
                 let ms = steps.next().and_then(|ms| ms.to_string_lossy().parse::<u64>().ok());
                 sys::sleep_ns(ms.ok_or_else(|| Error::new("sleep MS"))? * sys::NS_PER_MS);

@@ -70,6 +70,7 @@ pub fn main(args: &AuditArgs) -> Result<ExitCode> {
     let outputs = Outputs::of(&specs, args.color, output::Default::Stdout)?;
     let stop = Stop::install()?;
     let audit = Audit::open(&AuditPlan {
+        way: args.hooks.way(),
         ring_bytes: args.buffer.unwrap_or_else(default_buffer),
         btf: args.btf.clone(),
         cache: prepared::dir_unless(args.no_cache),

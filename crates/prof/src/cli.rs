@@ -16,6 +16,7 @@ use clap::ValueEnum;
 use prof_export::AnyOutputSpec;
 use prof_export::OutputSpec;
 use prof_export::stacks::StackOutputSpec;
+use prof_kernel::audit::hooks::Way;
 use prof_kernel::sampler::Rate;
 use prof_kernel::sampler::StackPlan;
 use prof_kernel::sampler::off_cpu::OffCpu;
@@ -105,6 +106,31 @@ impl Hooks {
             Hooks::TpBtf => Some(Backend::TpBtf),
             Hooks::RawTp => Some(Backend::RawTp),
             Hooks::Kprobe => Some(Backend::Kprobe),
+        }
+    }
+}
+
+/// How an audit is told of what is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AuditHooks {
+    /// The cheapest that this kernel has
+    Auto,
+    /// Trampolines at the kernel's functions for perf, links and ptrace
+    Fentry,
+    /// Probes on the same functions
+    Kprobe,
+    /// Tracepoints of system calls: all system calls of everybody take longer
+    Tracepoint,
+}
+
+impl AuditHooks {
+    /// The way, unless any will do.
+    pub fn way(self) -> Option<Way> {
+        match self {
+            AuditHooks::Auto => None,
+            AuditHooks::Fentry => Some(Way::Fentry),
+            AuditHooks::Kprobe => Some(Way::Kprobe),
+            AuditHooks::Tracepoint => Some(Way::Tracepoint),
         }
     }
 }
@@ -546,14 +572,14 @@ A `prof` record, flagged `foreign`, for each switch: by perf_event_open, its ioc
 prctl, by an exec or fork that takes events along, by close, exit and exec; of BPF
 programs where they are attached by a link; of ptrace; of what is switched on in
 tracefs. prof's own are left out.
-While it runs, each close, ioctl, prctl, bpf and ptrace of any process costs a little
-more: docs/audit.md says how much.
+Where the kernel has trampolines or kprobes, only those who profile pay for it; elsewhere
+each system call of any process costs a little more: docs/audit.md says how much.
 
 With --list: perf events, BPF programs at tracepoints, functions and places in programs,
 ptrace and what is switched on in tracefs. Without root it lists what /proc shows.")]
 pub struct AuditArgs {
     /// List what is being profiled now, whoever began it and when, and end (table, json)
-    #[arg(long, conflicts_with_all = ["by", "of", "duration", "buffer"])]
+    #[arg(long, conflicts_with_all = ["by", "of", "duration", "buffer", "hooks"])]
     pub list: bool,
 
     /// Output, FORMAT[:FILE]: table, summary, json or tracee; may be repeated
@@ -569,6 +595,10 @@ pub struct AuditArgs {
     /// single process is left out
     #[arg(long, value_name = "RULE")]
     pub of: Vec<String>,
+
+    /// How to attach to the kernel
+    #[arg(long, value_enum, default_value_t = AuditHooks::Auto)]
+    pub hooks: AuditHooks,
 
     /// Stop after this time (10s, 2m, 500ms)
     #[arg(long, value_name = "TIME", value_parser = duration)]

@@ -93,6 +93,10 @@ pub enum RawAudit {
     Ptrace(Box<RecFork>),
     /// One process lets another go.
     PtraceEnd(RecTask),
+    /// A file of an event ends, by whoever had it last.
+    Release(RecAct),
+    /// One process lets another go, or ends.
+    PtraceUnlink(Box<RecFork>),
 }
 
 /// A record of a kind that has nothing behind it.
@@ -138,6 +142,8 @@ pub fn decode(bytes: &[u8]) -> Result<RawAudit, DecodeError> {
         10 => RawAudit::LinkClose(Box::new(whole(bytes)?)),
         11 => RawAudit::Ptrace(Box::new(whole(bytes)?)),
         12 => RawAudit::PtraceEnd(whole(bytes)?),
+        13 => RawAudit::Release(whole(bytes)?),
+        14 => RawAudit::PtraceUnlink(Box::new(whole(bytes)?)),
         kind => return Err(DecodeError::UnknownKind(kind)),
     })
 }
@@ -165,7 +171,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_decode_or_fail_without_panic(
-            kind in 0u32..14, mut bytes in proptest::collection::vec(any::<u8>(), 0..700),
+            kind in 0u32..16, mut bytes in proptest::collection::vec(any::<u8>(), 0..700),
         ) {
             let len = bytes.len() as u32;
             if bytes.len() >= 8 {

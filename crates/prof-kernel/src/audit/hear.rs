@@ -32,6 +32,10 @@ pub(super) const STATE_OFF: i32 = -1;
 
 const BEFORE: &str = "it was there before the audit was";
 
+/// Time from the hook of an exec in which what the image before had open is closed as a
+/// rule: it happens before the new one runs.
+const EXEC_TAKES_NS: u64 = 5_000_000;
+
 /// `PTRACE_*`.
 const PTRACE_TRACEME: u32 = 0;
 const PTRACE_SEIZE: u32 = 0x4206;
@@ -106,11 +110,11 @@ impl Derive {
             RawAudit::Exit(rec) => self.exit(&rec, out),
             RawAudit::Fork(rec) => self.fork(&rec, out),
             RawAudit::Link(rec) => self.link(&rec, out),
-            RawAudit::LinkClose(rec) => {
-                self.end(Id::Link(rec.id), moment(&rec.head, Interface::Close), &[], out);
-            }
+            RawAudit::LinkClose(rec) => self.freed(Id::Link(rec.id), rec.by.pid, &rec.head, out),
             RawAudit::Ptrace(rec) => self.traced(&rec, out),
             RawAudit::PtraceEnd(rec) => self.let_go(&rec, out),
+            RawAudit::Release(rec) => self.freed(Id::Perf(rec.id), rec.pid, &rec.head, out),
+            RawAudit::PtraceUnlink(rec) => self.unlinked(&rec, out),
         }
     }
 
@@ -218,6 +222,20 @@ impl Derive {
             self.end(id, moment(&rec.head, Interface::Close), &[], out);
         } else {
             k.closed = Some(rec.head.time_ns);
+        }
+    }
+
+    /// The last that held an event or a link lets it go. What ends with who made it is told
+    /// together, by the next look.
+    fn freed(&mut self, id: Id, pid: u32, head: &RecHead, out: &mut Vec<AuditEvent>) {
+        let Some(k) = self.known.get(&id) else { return };
+        let with_owner = match k.left.filter(|_| pid == k.by.ident.pid) {
+            Some((_, Interface::OwnerExit)) => true,
+            Some((since, _)) => head.time_ns < since + EXEC_TAKES_NS,
+            None => false,
+        };
+        if !with_owner {
+            self.end(id, moment(head, Interface::Close), &[], out);
         }
     }
 
@@ -412,6 +430,17 @@ impl Derive {
         };
         if self.follow(id, known) {
             self.settle(moment(&rec.head, through), &[id], &[], out);
+        }
+    }
+
+    /// Not of a tracee that has ended.
+    fn unlinked(&mut self, rec: &RecFork, out: &mut Vec<AuditEvent>) {
+        let id = Id::Traced { tracer: rec.parent.pid, tracee: rec.child.pid };
+        self.part(id, rec.child.tid);
+        if self.known.get(&id).is_some_and(|k| k.spans.values().all(|s| s.gone)) {
+            let exits = rec.request != 0;
+            let how = if exits { Interface::OwnerExit } else { Interface::PtraceDetach };
+            self.end(id, moment(&rec.head, how), &[], out);
         }
     }
 

@@ -53,10 +53,7 @@ impl Derive {
                 together.2.push(id);
                 continue;
             }
-            match k.left {
-                Some((since, Interface::OwnerExit)) if time_ns < since + EXIT_TAKES_NS => {}
-                _ => (k.alive, k.left) = (time_ns, None),
-            }
+            k.is_there(time_ns);
             if let What::Perf { bpf, .. } = &mut k.what {
                 *bpf = (look.prog != 0).then_some(look.prog);
             }
@@ -123,6 +120,11 @@ impl Derive {
 
     /// Which of the links that [`Derive::links`] named are no more.
     pub fn links_gone(&mut self, time_ns: u64, gone: &[u32], out: &mut Vec<AuditEvent>) {
+        for (id, k) in &mut self.known {
+            if matches!(id, Id::Link(link) if !gone.contains(link)) && k.touched < time_ns {
+                k.is_there(time_ns);
+            }
+        }
         for link in gone {
             let id = Id::Link(*link);
             if let Some(k) = self.known.get(&id) {
@@ -152,6 +154,14 @@ impl Derive {
 }
 
 impl Known {
+    /// It was there at that time.
+    fn is_there(&mut self, time_ns: u64) {
+        let takes = |how| if how == Interface::OwnerExit { EXIT_TAKES_NS } else { 0 };
+        if self.left.is_none_or(|(since, how)| time_ns >= since + takes(how)) {
+            (self.alive, self.left) = (time_ns, None);
+        }
+    }
+
     /// When and by what it ended, that is found to be no more.
     fn ended(&self, time_ns: u64) -> (Moment, &'static [&'static str]) {
         let at = |time_ns, through| Moment { time_ns, cpu: 0, through };

@@ -109,6 +109,23 @@ impl Audit {
         self.hear(RawAudit::Close(rec))
     }
 
+    /// The end of an event's file, by whoever had it last.
+    fn release(&mut self, id: u64, pid: u32) -> Vec<String> {
+        let rec = RecAct { pid, ..self.act(id, 0, 0) };
+        self.hear(RawAudit::Release(rec))
+    }
+
+    /// A tracee and its tracer; `exits` of the tracer's thread.
+    fn trace(&mut self, child: (u32, u32), exits: bool) -> Box<RecFork> {
+        Box::new(RecFork {
+            head: self.head(),
+            parent: ident(PROFILER, PROFILER),
+            child: ident(child.0, child.1),
+            request: exits.into(),
+            ..zero!()
+        })
+    }
+
     /// A look that finds an event in a state, or gone.
     fn look(&mut self, id: u64, state: Option<i32>) -> Vec<String> {
         self.now += 1;
@@ -258,6 +275,56 @@ fn an_end_is_by_what_came_last_before_it() {
     // It was there after that: mapped, or somebody else's.
     assert!(a.look(3, Some(1)).is_empty());
     assert_eq!(a.look(3, None), ["off 20: 3 found"]);
+}
+
+#[test]
+fn the_end_of_a_file_is_a_close_unless_its_owner_ended() {
+    let mut a = Audit::new();
+    a.open(1, 1, 0, (TARGET, TARGET), true);
+    assert_eq!(a.release(1, PROFILER), ["off 20: 1 close"]);
+    // It is handed on, and outlives who opened it.
+    a.open(2, 2, 0, (TARGET, TARGET), true);
+    a.exit(PROFILER, PROFILER, true);
+    assert_eq!(a.release(2, CHILD), ["off 20: 2 close"]);
+    // All that ends with its owner is told by one look, as of then.
+    a.open(3, 3, 0, (TARGET, TARGET), true);
+    a.exit(PROFILER, PROFILER, true);
+    assert!(a.release(3, PROFILER).is_empty());
+    assert_eq!(a.look(3, None), ["off 20: 3 owner_exit"]);
+    // By an exec at once, or by the new program later.
+    a.open(4, 4, 0, (TARGET, TARGET), true);
+    a.exec(PROFILER, PROFILER);
+    assert!(a.release(4, PROFILER).is_empty());
+    assert_eq!(a.look(4, None), ["off 20: 4 exec"]);
+    a.open(5, 5, 0, (TARGET, TARGET), true);
+    a.exec(PROFILER, PROFILER);
+    a.now += 10_000_000;
+    assert_eq!(a.release(5, PROFILER), ["off 20: 5 close"]);
+    // Nobody's.
+    assert!(a.release(9, PROFILER).is_empty());
+    assert_eq!(a.derive.unknown, 0);
+}
+
+#[test]
+fn a_tracee_is_let_go_with_its_last_thread() {
+    let mut a = Audit::new();
+    let second = (TARGET, TARGET + 1);
+    for child in [(TARGET, TARGET), second] {
+        let rec = a.trace(child, false);
+        a.hear(RawAudit::Ptrace(rec));
+    }
+    let rec = a.trace((TARGET, TARGET), false);
+    assert!(a.hear(RawAudit::PtraceUnlink(rec)).is_empty());
+    let rec = a.trace(second, false);
+    assert_eq!(a.hear(RawAudit::PtraceUnlink(rec)), ["off 20: 20 ptrace_detach"]);
+    // The thread that traces ends, its process does not.
+    let rec = a.trace(second, false);
+    a.hear(RawAudit::Ptrace(rec));
+    let rec = a.trace(second, true);
+    assert_eq!(a.hear(RawAudit::PtraceUnlink(rec)), ["off 20: 20 owner_exit"]);
+    // Of what has ended already nothing is told.
+    let rec = a.trace(second, true);
+    assert!(a.hear(RawAudit::PtraceUnlink(rec)).is_empty());
 }
 
 #[test]

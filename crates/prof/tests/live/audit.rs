@@ -1,6 +1,8 @@
 //! `prof audit`: what profilers are known to do is what is told of them, all of it and
 //! nothing else. The lists are written by hand.
 
+mod hooks;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Child;
@@ -16,9 +18,17 @@ use crate::harness::*;
 
 const SCHEMA: &str = include_str!("../../../../docs/schema/prof-records.schema.json");
 
-/// An audit from before the profiler's start to after its end.
+/// An audit from before the profiler's start to after its end. What other commands do by
+/// tracepoints, raw ones or typed, it does by system calls or functions.
 fn audit(options: &[&str]) -> Watch {
-    Watch::verb("audit", options)
+    let asked = hooks();
+    let way = match asked.as_deref() {
+        None => "auto",
+        Some("raw_tp") => "tracepoint",
+        Some("tp_btf") => "fentry",
+        Some(other) => other,
+    };
+    Watch::verb("audit", &[&["--hooks", way], options].concat())
 }
 
 /// A profiler, with nothing to read and nobody to read it.
@@ -598,8 +608,9 @@ fn an_event_whose_descriptor_another_has_ends_when_that_ends() {
         .filter(|r| r["target"]["kind"] == "cpu" && r["by"]["comm"] == "prof-target")
         .collect();
     assert_eq!(told.iter().map(|r| has_flag(r, "enable")).collect::<Vec<_>>(), [true, false]);
-    assert_eq!(told[1]["hook"], "found", "{:#}", told[1]);
-    assert_eq!(told[1]["notes"].as_array().map(Vec::len), Some(1), "{:#}", told[1]);
+    let (how, notes) = if hooks::by_functions(&records) { ("close", 0) } else { ("found", 1) };
+    assert_eq!(told[1]["hook"], how, "{:#}", told[1]);
+    assert_eq!(told[1]["notes"].as_array().map_or(0, Vec::len), notes, "{:#}", told[1]);
     // It went on after its owner's exit, for as long as the other slept.
     lasted(&told[1]["monitors"][0]["on_ns"], 300);
 }

@@ -70,6 +70,11 @@ fn root_has_everything_that_the_kernel_has() {
     if !kprobes {
         assert!(checks["kprobe"]["cure"].as_str().unwrap().contains("CONFIG_KPROBES"));
     }
+    // Tracepoints of system calls are the last resort.
+    let audit = checks["audit"]["detail"].as_str().unwrap();
+    assert!(audit.starts_with("by ") && audit.contains("tracepoint"), "{audit}");
+    assert_eq!(audit.contains("kprobe: this kernel has no kprobes"), !kprobes, "{audit}");
+    assert_eq!(state("audit") == "works", !audit.starts_with("by tracepoint"), "{audit}");
     let devices = ["cpu", "cpu_core", "armv8_pmuv3", "armv8_pmuv3_0"];
     let pmu = devices.iter().any(|d| Path::new("/sys/bus/event_source/devices").join(d).exists());
     if !pmu {
@@ -103,7 +108,8 @@ fn an_ordinary_user_is_told_what_works_and_how_to_get_the_rest() {
     assert_eq!(report["ready"]["level"], "command_only");
     assert_eq!(report["ready"]["verbs"], serde_json::json!(["prof run"]));
     assert_eq!(report["chosen"]["hooks"], Value::Null);
-    for id in ["capabilities", "raw_tp", "tp_btf", "kprobe", "ring_buffer", "exact_clock"] {
+    for id in ["capabilities", "raw_tp", "tp_btf", "kprobe", "ring_buffer", "exact_clock", "audit"]
+    {
         assert_eq!(checks[id]["state"], "missing", "{}", checks[id]);
     }
     assert!(checks["raw_tp"]["detail"].as_str().unwrap().contains("EPERM"));
