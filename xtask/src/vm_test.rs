@@ -33,6 +33,11 @@ pub struct VmTestArgs {
     #[arg(long, value_name = "SECS", default_value_t = 1500)]
     timeout: u64,
 
+    /// Copy HOST into the guest as GUEST, as with `vm`: a program that tests compare with;
+    /// may be repeated
+    #[arg(long = "file", value_name = "HOST[:GUEST]", value_parser = GuestFile::parse)]
+    files: Vec<GuestFile>,
+
     #[command(flatten)]
     host: Host,
 
@@ -71,13 +76,15 @@ pub fn run(args: &VmTestArgs) -> Result<()> {
     let mut command =
         vec!["sh".to_owned(), "-c".to_owned(), script(&args.hooks), guest("prof-live")];
     command.extend(args.runner.iter().cloned());
+    let mut files = args.files.clone();
+    files.extend([
+        file(prof, "prof"),
+        file(prof_target, "prof-target"),
+        file(stripped, "prof-live"),
+    ]);
     vm::run(&VmArgs {
         kernels: args.kernels.clone(),
-        files: vec![
-            file(prof, "prof"),
-            file(prof_target, "prof-target"),
-            file(stripped, "prof-live"),
-        ],
+        files,
         env,
         timeout: args.timeout,
         host: args.host.clone(),

@@ -25,7 +25,7 @@ const CALLS: u32 = 2_000_000;
 const QUICK_CALLS: u32 = 300_000;
 
 /// The calls, as the target names what one of each took. The audit does not watch getppid:
-/// that is what its tracepoints cost all the others.
+/// that is what tracepoints cost all the others.
 const WHICH: [&str; 4] = ["ioctl_ns", "prctl_ns", "close_ns", "getppid_ns"];
 
 /// Seconds that so many of one call take.
@@ -46,6 +46,7 @@ impl Audit {
         let _ = fs::remove_file(&out);
         let mut command = bench.programs.prof("audit")?;
         command.arg("-o").arg(format!("json:{}", out.display()));
+        command.args(["--hooks", &bench.audit_hooks]);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let audit = Self(command.spawn().context("prof audit")?);
         let began = Instant::now();
@@ -86,8 +87,8 @@ pub fn measure(bench: &Bench) -> Result<Section> {
         title: "What an audit adds to system calls of others",
         method: format!(
             "`prof-target syscalls {n}`: {n} calls each that have nothing to do with profiling, \
-             beside `prof audit` and without. {} pairs each, after {WARM_UP} to warm up.",
-            bench.runs,
+             beside `prof audit --hooks {}` and without. {} pairs each, after {WARM_UP} to warm up.",
+            bench.audit_hooks, bench.runs,
         ),
         tables: vec![table],
         skipped: Vec::new(),

@@ -88,6 +88,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
+    /// How the audit of part h attaches: auto, fentry, kprobe or tracepoint
+    #[arg(long, value_name = "WAY", default_value = "auto")]
+    audit_hooks: String,
+
     /// A prof to measure instead of the one built from this workspace
     #[arg(long, value_name = "FILE")]
     prof: Option<PathBuf>,
@@ -100,6 +104,7 @@ struct Bench {
     scratch: Scratch,
     runs: usize,
     quick: bool,
+    audit_hooks: String,
 }
 
 impl Bench {
@@ -115,8 +120,13 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     // Only the BPF programs are measured without the command.
     let programs = Programs::build(args.prof.as_deref(), args.part != Part::C)?;
     let runs = args.runs.map_or(if args.quick { QUICK_RUNS } else { RUNS }, |n| n as usize);
-    let bench =
-        Bench { programs, scratch: Scratch::create(Path::new("target"))?, runs, quick: args.quick };
+    let bench = Bench {
+        programs,
+        scratch: Scratch::create(Path::new("target"))?,
+        runs,
+        quick: args.quick,
+        audit_hooks: args.audit_hooks.clone(),
+    };
 
     let mut sections = Vec::new();
     if wanted(Part::A) {

@@ -122,7 +122,8 @@ pub struct GuestFile {
 }
 
 impl GuestFile {
-    fn parse(arg: &str) -> Result<Self, String> {
+    /// As on the command line.
+    pub fn parse(arg: &str) -> Result<Self, String> {
         let (host, guest) = match arg.split_once(':') {
             Some((host, guest)) if guest.starts_with('/') => (host, PathBuf::from(guest)),
             Some((_, guest)) => return Err(format!("guest path {guest:?} is not absolute")),
