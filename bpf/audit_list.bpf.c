@@ -22,6 +22,11 @@
 #include "include/prof_abi.h"
 #include "include/audit_list_abi.h"
 
+/* One object for all kernels: that a step is a helper call does not matter here. */
+#define PROF_BEFORE_6_4
+
+#include "include/ident.h"
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 enum bpf_link_type___list {
@@ -153,66 +158,12 @@ struct {
 	__type(value, struct prof_list_event);
 } list_scratch SEC(".maps");
 
-/* The cgroup of a task in one hierarchy: a v1 controller's, or v2 (~0). */
-static __always_inline struct cgroup *cgroup_of(struct task_struct *t, u32 subsys)
-{
-	struct css_set *set = BPF_CORE_READ(t, cgroups);
-	struct cgroup_subsys_state *css = 0;
-
-	if (subsys == ~0u)
-		return BPF_CORE_READ(set, dfl_cgrp);
-	bpf_probe_read_kernel(&css, sizeof(css),
-			      (void *)set + bpf_core_field_offset(struct css_set, subsys) +
-				      subsys * sizeof(css));
-	return BPF_CORE_READ(css, cgroup);
-}
-
-static __always_inline u32 pidns_of(struct task_struct *t)
-{
-	struct pid *pid = BPF_CORE_READ(t, thread_pid);
-	u32 level = BPF_CORE_READ(pid, level);
-	struct pid_namespace *ns = 0;
-
-	/* A task that has ended has none. */
-	if (!pid)
-		return 0;
-	bpf_probe_read_kernel(&ns, sizeof(ns),
-			      (void *)pid + bpf_core_field_offset(struct pid, numbers) +
-				      level * bpf_core_type_size(struct upid) +
-				      bpf_core_field_offset(struct upid, ns));
-	return BPF_CORE_READ(ns, ns.inum);
-}
-
-/*
- * Of a task that has ended and is only kept by an event, the leader and the parent may
- * be gone: their memory can be another's by now. Then it is all that is told.
- */
-static __always_inline void read_ident(struct task_struct *t, struct prof_ident *id, u32 subsys)
-{
-	struct task_struct *leader = t;
-
-	id->ppid = 0;
-	if (BPF_CORE_READ(t, thread_pid)) {
-		leader = BPF_CORE_READ(t, group_leader);
-		id->ppid = BPF_CORE_READ(t, real_parent, tgid);
-	}
-	id->start_ns = BPF_CORE_READ(leader, start_boottime);
-	id->cgroup_id = BPF_CORE_READ(cgroup_of(t, subsys), kn, id);
-	id->pid = BPF_CORE_READ(t, tgid);
-	id->tid = BPF_CORE_READ(t, pid);
-	id->uid = BPF_CORE_READ(t, cred, uid.val);
-	id->gid = BPF_CORE_READ(t, cred, gid.val);
-	id->mntns = BPF_CORE_READ(t, nsproxy, mnt_ns, ns.inum);
-	id->pidns = pidns_of(t);
-	id->exec = (u32)(BPF_CORE_READ(t, self_exec_id) - BPF_CORE_READ(t, parent_exec_id));
-	/* That of the process, as everywhere else. */
-	BPF_CORE_READ_INTO(&id->comm, leader, comm);
-}
-
-/* How many inherited copies there are, and whose. */
-static __always_inline void read_copies(void *event, struct prof_list_event *r)
+/* Whose the inherited copies are. */
+static __always_inline void write_copies(struct seq_file *seq, void *event,
+					 struct prof_list_event *r)
 {
 	const u64 at = bpf_core_field_offset(struct perf_event___list, child_list);
+	struct prof_list_copy c = { .kind = PROF_LIST_REC_COPY, .event = r->id };
 	u64 head = (u64)event + at;
 	u64 n = (u64)EVENT(event, child_list.next);
 
@@ -226,12 +177,17 @@ static __always_inline void read_copies(void *event, struct prof_list_event *r)
 		if ((void *)EVENT(child, parent) != event)
 			break;
 		t = EVENT(child, hw.target);
-		if (i < PROF_LIST_NAMED)
-			r->copy_of[i] = BPF_CORE_READ(t, tgid);
-		r->copies = i + 1;
+		c.state = EVENT(child, state);
+		if (t) {
+			c.pid = READ(t, tgid);
+			c.tid = READ(t, pid);
+			bpf_seq_write(seq, &c, sizeof(c));
+		}
 		n = (u64)EVENT(child, child_list.next);
 	}
-	r->has |= PROF_LIST_MORE_COPIES;
+	/* There are more, or the list was changed meanwhile. */
+	c.tid = 0;
+	bpf_seq_write(seq, &c, sizeof(c));
 }
 
 /* What a kprobe or uprobe is at: the opener's attr has but an address of its own. */
@@ -296,6 +252,7 @@ static __always_inline void write_event(struct seq_file *seq, void *event,
 		return;
 	__builtin_memset(r, 0, sizeof(*r));
 	r->kind = PROF_LIST_REC_EVENT;
+	r->addr = (u64)event;
 	r->id = EVENT(event, id);
 	r->leader = EVENT(event, group_leader, id);
 	r->state = EVENT(event, state);
@@ -326,21 +283,21 @@ static __always_inline void write_event(struct seq_file *seq, void *event,
 	t = EVENT(event, hw.target);
 	if (t) {
 		r->has |= PROF_LIST_HAS_TARGET;
-		read_ident(t, &r->target, s->ident_subsys);
+		read_ident_of(t, &r->target, s->ident_subsys);
 	}
 	t = EVENT(event, owner);
 	if ((u64)t == TOMBSTONE) {
 		r->has |= PROF_LIST_BY_KERNEL;
 	} else if (t) {
 		r->has |= PROF_LIST_HAS_OWNER;
-		read_ident(t, &r->owner, s->ident_subsys);
+		read_ident_of(t, &r->owner, s->ident_subsys);
 	}
 	if (holder) {
 		r->has |= PROF_LIST_HAS_HOLDER;
-		read_ident(holder, &r->holder, s->ident_subsys);
+		read_ident_of(holder, &r->holder, s->ident_subsys);
 	}
-	read_copies(event, r);
 	bpf_seq_write(seq, r, sizeof(*r));
+	write_copies(seq, event, r);
 }
 
 /* The event that a link of that kind stands for; 0 for other links. */
@@ -396,7 +353,7 @@ int list_files(struct bpf_iter__task_file *ctx)
 	l.kind = PROF_LIST_REC_LINK;
 	l.link = BPF_CORE_READ((struct bpf_link___list *)private, id);
 	l.fd = ctx->fd;
-	read_ident(t, &l.holder, s->ident_subsys);
+	read_ident_of(t, &l.holder, s->ident_subsys);
 	bpf_seq_write(seq, &l, sizeof(l));
 	return 0;
 }

@@ -10,10 +10,9 @@
 #define PROF_LIST_TARGET 256
 /* struct perf_event_attr as of 6.3: what the kernel has beyond is not read. */
 #define PROF_LIST_ATTR 136
-/* Inherited copies that are looked at, and of those the ones that are named. The
- * verifier walks every round of that loop on kernels before 6.4. */
+/* Inherited copies that are looked at: with their event, what an iterator may write for
+ * one file (8 pages). The verifier walks every round on kernels before 6.4. */
 #define PROF_LIST_COPIES 1024
-#define PROF_LIST_NAMED 32
 
 /* What a task's open file is, by what serves it. */
 enum prof_list_file {
@@ -42,6 +41,7 @@ struct prof_list_state {
 enum prof_list_kind {
 	PROF_LIST_REC_EVENT = 1, /* struct prof_list_event */
 	PROF_LIST_REC_LINK = 2, /* struct prof_list_link */
+	PROF_LIST_REC_COPY = 3, /* struct prof_list_copy */
 };
 
 enum prof_list_has {
@@ -49,14 +49,14 @@ enum prof_list_has {
 	PROF_LIST_HAS_OWNER = 0x2,
 	PROF_LIST_HAS_HOLDER = 0x4,
 	PROF_LIST_BY_KERNEL = 0x8, /* nobody in user space opened it */
-	PROF_LIST_MORE_COPIES = 0x10, /* not all inherited copies were counted */
-	PROF_LIST_GONE = 0x20, /* the target has ended, or what it was opened for */
+	PROF_LIST_GONE = 0x10, /* the target has ended, or what it was opened for */
 };
 
 /* A perf event, once for each file that somebody has of it. */
 struct prof_list_event {
 	__u32 kind;
 	__u32 has; /* enum prof_list_has */
+	__u64 addr;
 	__u64 id;
 	__u64 leader; /* id of the leader of its group */
 	__u64 cgroup_id; /* of the cgroup that it is for, else 0 */
@@ -67,15 +67,24 @@ struct prof_list_event {
 	__s32 cpu; /* -1: any */
 	__u32 prog; /* id of its BPF program */
 	__u32 link; /* id of the link that holds the file, if none of a task does */
-	__u32 copies; /* inherited ones */
 	__s32 fd; /* of the holder */
+	__u32 pad;
 	struct prof_ident target;
 	struct prof_ident owner;
 	struct prof_ident holder;
 	char prog_name[16];
 	char probe[PROF_LIST_TARGET]; /* function or file */
-	__u32 copy_of[PROF_LIST_NAMED]; /* processes that have the copies */
 	__u8 attr[PROF_LIST_ATTR];
+};
+
+/* An event's copy that a thread has inherited, behind the event; with no thread: there
+ * are more. */
+struct prof_list_copy {
+	__u32 kind;
+	__s32 state;
+	__u64 event; /* id */
+	__u32 pid;
+	__u32 tid;
 };
 
 /* Somebody holds a BPF link. */
@@ -88,8 +97,8 @@ struct prof_list_link {
 };
 
 _Static_assert(sizeof(struct prof_list_state) == 48, "list_state");
-_Static_assert(sizeof(struct prof_list_event) == 56 + 24 + 3 * 64 + 16 + 256 + 128 + 136,
-	       "list_event");
+_Static_assert(sizeof(struct prof_list_event) == 64 + 24 + 3 * 64 + 16 + 256 + 136, "list_event");
+_Static_assert(sizeof(struct prof_list_copy) == 24, "list_copy");
 _Static_assert(sizeof(struct prof_list_link) == 80, "list_link");
 
 #endif /* PROF_AUDIT_LIST_ABI_H */

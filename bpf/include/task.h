@@ -3,19 +3,7 @@
 #ifndef PROF_TASK_H
 #define PROF_TASK_H
 
-/*
- * Pointers are followed with READ(): plain loads (a fault reads as 0) where the
- * kernel lets a pointer be cast; BPF_CORE_READ, a helper call for each step, in the
- * object for kernels before 6.4. Not by dereference of what is trusted: for each pointer that
- * is loaded from a trusted one, the verifier searches the kernel's whole BTF by
- * name, which made loading take a second. A cast pointer is not trusted.
- */
-#ifdef PROF_BEFORE_6_4
-#define READ BPF_CORE_READ
-#else
-#define CAST(p) ((typeof(p))bpf_rdonly_cast((p), bpf_core_type_id_kernel(typeof(*(p)))))
-#define READ(src, a, ...) ___arrow(CAST(src), a, ##__VA_ARGS__)
-#endif
+#include "ident.h"
 
 /* A field of a task: by dereference of a trusted one, which costs least, unless tasks
  * are met that are not. */
@@ -210,43 +198,6 @@ static __always_inline u64 peak_rss_pages(struct task_struct *t, u64 base_maxrss
 	rss = rss_pages(mm, quality);
 	high = READ(mm, hiwater_rss);
 	return rss > high ? rss : high;
-}
-
-/* The cgroup of a task in one hierarchy: a v1 controller's, or v2 (~0). */
-static __always_inline struct cgroup *task_cgroup(struct task_struct *t, u32 subsys)
-{
-	struct css_set *set = READ(t, cgroups);
-
-	if (subsys != ~0u) {
-		u32 at = bpf_core_field_offset(struct css_set, subsys) + subsys * 8;
-		struct cgroup_subsys_state *css = 0;
-
-		bpf_probe_read_kernel(&css, sizeof(css), (void *)set + at);
-		return css ? READ(css, cgroup) : 0;
-	}
-	return READ(set, dfl_cgrp);
-}
-
-static __always_inline u32 task_pidns(struct task_struct *t)
-{
-	struct pid *pid = READ(t, thread_pid);
-	struct pid_namespace *ns = 0;
-	u32 level, at;
-
-	if (!pid)
-		return 0;
-	level = READ(pid, level);
-	at = bpf_core_field_offset(struct pid, numbers) + level * bpf_core_type_size(struct upid) +
-	     bpf_core_field_offset(struct upid, ns);
-	bpf_probe_read_kernel(&ns, sizeof(ns), (void *)pid + at);
-	return ns ? READ(ns, ns.inum) : 0;
-}
-
-static __always_inline u32 task_mntns(struct task_struct *t)
-{
-	struct nsproxy *ns = READ(t, nsproxy);
-
-	return ns ? READ(ns, mnt_ns, ns.inum) : 0;
 }
 
 static __always_inline void read_ident(struct task_struct *t, struct prof_ident *id)

@@ -190,7 +190,7 @@ fn monitor(m: &Monitor) -> Value {
 
 fn attr_out(a: &PerfAttr) -> Value {
     let samples = a.rate != 0;
-    let asks = |bit| samples && a.samples(bit);
+    let asks = |bit| a.takes_samples() && a.samples(bit);
     let mut out = json!({
         "type": a.kind,
         "config": a.config,
@@ -200,9 +200,7 @@ fn attr_out(a: &PerfAttr) -> Value {
         "enable_on_exec": a.has(PerfAttr::ENABLE_ON_EXEC),
         "precise_ip": a.precise_ip(),
         "callchain": asks(PerfAttr::SAMPLE_CALLCHAIN),
-        "kernel_callchain": asks(PerfAttr::SAMPLE_CALLCHAIN)
-            && !a.has(PerfAttr::EXCLUDE_CALLCHAIN_KERNEL)
-            && !a.has(PerfAttr::EXCLUDE_KERNEL),
+        "kernel_callchain": a.shows_kernel_stacks(),
         "branch_stack": asks(PerfAttr::SAMPLE_BRANCH_STACK),
         "registers": asks(PerfAttr::SAMPLE_REGS_USER) || asks(PerfAttr::SAMPLE_REGS_INTR),
     });

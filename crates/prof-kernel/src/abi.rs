@@ -148,6 +148,7 @@ macro_rules! plain {
     )*};
 }
 
+pub mod attr;
 pub mod audit;
 pub mod stacks;
 

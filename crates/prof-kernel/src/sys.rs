@@ -493,13 +493,15 @@ pub fn tracepoint_open(id: u64, prog: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     run_at(&mut attr, prog)
 }
 
+/// The BPF link of this id.
+pub fn link_of(id: u32) -> io::Result<OwnedFd> {
+    // SAFETY: takes a number only.
+    own(unsafe { bpf::bpf_link_get_fd_by_id(id) })
+}
+
 /// Whether there is a BPF link of this id.
 pub fn has_link(id: u32) -> bool {
-    // SAFETY: takes a number only.
-    match own(unsafe { bpf::bpf_link_get_fd_by_id(id) }) {
-        Ok(_) => true,
-        Err(e) => e.raw_os_error() != Some(libc::ENOENT),
-    }
+    !matches!(link_of(id), Err(e) if e.raw_os_error() == Some(libc::ENOENT))
 }
 
 /// Has a program run where a probe's event is.

@@ -10,6 +10,10 @@ use crate::counters::perf_id;
 use crate::record::Flags;
 use crate::record::Process;
 
+/// `PERF_TYPE_SOFTWARE` and `PERF_COUNT_SW_DUMMY`.
+const SOFTWARE: u32 = 1;
+const DUMMY: u64 = 9;
+
 /// What a `perf_event_attr` says, as the kernel has it. The bits are its bit field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[allow(missing_docs)]
@@ -94,6 +98,30 @@ impl PerfAttr {
             (hz, true) => Sampling::Hz(hz),
             (n, false) => Sampling::Period(n),
         }
+    }
+
+    /// Whether there are samples at all: perf opens one event that counts nothing, ever, for
+    /// what the kernel tells beside samples.
+    pub fn takes_samples(&self) -> bool {
+        let dummy = (self.kind, self.config) == (SOFTWARE, DUMMY);
+        self.sampling() != Sampling::Counting && !dummy
+    }
+
+    /// Whether samples hold call chains through the kernel.
+    pub fn shows_kernel_stacks(&self) -> bool {
+        self.takes_samples()
+            && self.samples(Self::SAMPLE_CALLCHAIN)
+            // In a program's own code there is nothing of the kernel below it.
+            && !self.has(Self::EXCLUDE_KERNEL)
+            && !self.has(Self::EXCLUDE_CALLCHAIN_KERNEL)
+    }
+
+    /// Whether samples hold call chains of the program, or memory of its stack.
+    pub fn shows_user_stacks(&self) -> bool {
+        let chains =
+            self.samples(Self::SAMPLE_CALLCHAIN) && !self.has(Self::EXCLUDE_CALLCHAIN_USER);
+        let memory = self.samples(Self::SAMPLE_STACK_USER) && self.sample_stack_user > 0;
+        self.takes_samples() && (chains || memory)
     }
 
     /// [`perf_id`] of it.
@@ -364,6 +392,27 @@ mod tests {
         assert_eq!(a.sampling(), Sampling::Hz(4000));
         assert_eq!(PerfAttr { bits: 0, ..a }.sampling(), Sampling::Period(4000));
         assert_eq!(PerfAttr { rate: 0, ..a }.sampling(), Sampling::Counting);
+    }
+
+    #[test]
+    fn perf_record_with_call_graphs_shows_both_stacks() {
+        // As `perf record -F 99 -g -vv` prints it.
+        let record = PerfAttr {
+            rate: 99,
+            bits: PerfAttr::FREQ,
+            sample_type: 0x1 | 0x2 | 0x4 | 0x20 | 0x100,
+            ..PerfAttr::default()
+        };
+        assert!(record.shows_kernel_stacks() && record.shows_user_stacks());
+        for bit in [PerfAttr::EXCLUDE_CALLCHAIN_KERNEL, PerfAttr::EXCLUDE_KERNEL] {
+            let user = PerfAttr { bits: record.bits | bit, ..record };
+            assert!(!user.shows_kernel_stacks() && user.shows_user_stacks());
+        }
+        let dummy = PerfAttr { kind: 1, config: 9, ..record };
+        assert!(!dummy.shows_kernel_stacks() && !dummy.shows_user_stacks());
+        // Without a rate nothing is sampled, whatever a sample would hold.
+        let stat = PerfAttr { rate: 0, ..record };
+        assert!(!stat.shows_kernel_stacks() && !stat.shows_user_stacks());
     }
 
     #[test]

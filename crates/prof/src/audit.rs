@@ -24,6 +24,7 @@ use prof_kernel::audit::Audit;
 use prof_kernel::audit::AuditPlan;
 use prof_kernel::audit::derive::Derive;
 use prof_kernel::audit::tracefs::Tracefs;
+use prof_kernel::audit_list::links::Links;
 use prof_kernel::clock;
 use prof_kernel::host;
 use prof_kernel::prepared;
@@ -119,6 +120,8 @@ impl Stream {
         let mut derive = Derive::new(Box::new(move |attr| names.opened(attr)), host::exe_of);
         derive.set_realtime_offset(clock::realtime_offset());
         derive.set_clock_types(audit.clock_types());
+        let links = Links::default();
+        derive.set_link_of(Box::new(move |id| links.of(id)));
         let mut attached = audit.attached().to_vec();
         let mut limits = audit.limits().to_vec();
         let tracefs = match Tracefs::open() {

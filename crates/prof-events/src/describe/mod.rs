@@ -2,7 +2,7 @@
 //! [`resolve`](crate::resolve).
 //!
 //! One topic a file: `names`, from numbers to a name that `-e` takes; `probes`,
-//! those of kprobes and uprobes; `samples`, what samples show.
+//! those of kprobes and uprobes; `samples`, what samples hold.
 
 mod names;
 mod probes;
@@ -10,5 +10,3 @@ mod samples;
 
 pub use names::Names;
 pub use samples::sampled;
-pub use samples::shows_kernel_stacks;
-pub use samples::shows_user_stacks;

@@ -24,6 +24,7 @@ use prof_model::record::Process;
 
 use super::people::People;
 use super::totals::Totals;
+use crate::audit_list::links::Link;
 
 /// Most events, links and tracees that are followed at once.
 const MAX_KNOWN: usize = 1 << 17;
@@ -129,6 +130,9 @@ pub(super) struct Moment {
 /// Names an event.
 pub type Name = Box<dyn Fn(&PerfAttr) -> String>;
 
+/// Finds out what a BPF link is at, by its id.
+pub type LinkOf = Box<dyn Fn(u32) -> Option<Link>>;
+
 /// All that is followed.
 pub struct Derive {
     pub(super) known: BTreeMap<Id, Known>,
@@ -138,6 +142,7 @@ pub struct Derive {
     pub(super) by_task: HashMap<u32, BTreeSet<Id>>,
     pub(super) people: People,
     pub(super) name: Name,
+    pub(super) link_of: LinkOf,
     /// Files of tracefs, by number.
     pub(super) files: Vec<Vec<u8>>,
     pub(super) clock_types: [u32; 2],
@@ -169,6 +174,7 @@ impl Derive {
             by_task: HashMap::new(),
             people: People::new(exe_of),
             name,
+            link_of: Box::new(|_| None),
             files: Vec::new(),
             clock_types: [0; 2],
             totals: Totals::default(),
@@ -178,6 +184,11 @@ impl Derive {
             full: 0,
             unknown: 0,
         }
+    }
+
+    /// Who knows what links are at; until then nobody does.
+    pub fn set_link_of(&mut self, link_of: LinkOf) {
+        self.link_of = link_of;
     }
 
     /// What the kernel makes of the types of cpu-clock and task-clock.
@@ -411,7 +422,7 @@ impl Derive {
             if k.asks(PerfAttr::INHERIT) {
                 flags.0 |= Flags::INHERIT;
             }
-            if k.attr().is_some_and(|a| a.rate != 0) {
+            if k.attr().is_some_and(PerfAttr::takes_samples) {
                 flags.0 |= Flags::SAMPLE;
             }
             let Some(span) = k.spans.get_mut(&pid) else { continue };

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
-use perf_event_open_sys::bindings::perf_event_attr;
 use prof_model::audit::AuditEvent;
 use prof_model::audit::Changes;
 use prof_model::audit::Interface;
@@ -19,6 +18,7 @@ use super::derive::Moment;
 use super::derive::Place;
 use super::derive::Span;
 use crate::abi::RecHead;
+use crate::abi::attr::attr_of;
 use crate::abi::audit::RawAudit;
 use crate::abi::audit::RecAct;
 use crate::abi::audit::RecFork;
@@ -26,6 +26,8 @@ use crate::abi::audit::RecLink;
 use crate::abi::audit::RecOpened;
 use crate::abi::audit::RecTask;
 use crate::abi::until_nul;
+use crate::audit_list::links;
+use crate::audit_list::links::Link;
 
 /// State of an event that is off, as all kernels have it; above it is on.
 pub(super) const STATE_OFF: i32 = -1;
@@ -48,35 +50,6 @@ const RAW_TRACEPOINT_OPEN: u32 = 17;
 
 fn moment(head: &RecHead, through: Interface) -> Moment {
     Moment { time_ns: head.time_ns, cpu: head.cpu, through }
-}
-
-/// The kernel's attr.
-fn attr_of(bytes: &[u8; crate::abi::audit::ATTR_SIZE]) -> PerfAttr {
-    let u64_at = |at: usize| u64::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
-    let u32_at = |at: usize| u32::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
-    macro_rules! at {
-        ($field:ident) => {
-            std::mem::offset_of!(perf_event_attr, $field)
-        };
-    }
-    PerfAttr {
-        kind: u32_at(at!(type_)),
-        config: u64_at(at!(config)),
-        config1: u64_at(at!(__bindgen_anon_3)),
-        config2: u64_at(at!(__bindgen_anon_4)),
-        config3: u64_at(at!(config3)),
-        rate: u64_at(at!(__bindgen_anon_1)),
-        sample_type: u64_at(at!(sample_type)),
-        read_format: u64_at(at!(read_format)),
-        // Right behind the read format: bindgen gives bit fields no name.
-        bits: u64_at(at!(read_format) + 8),
-        bp_type: u32_at(at!(bp_type)),
-        branch_sample_type: u64_at(at!(branch_sample_type)),
-        sample_regs_user: u64_at(at!(sample_regs_user)),
-        sample_stack_user: u32_at(at!(sample_stack_user)),
-        sample_regs_intr: u64_at(at!(sample_regs_intr)),
-        sample_max_stack: u32_at(at!(sample_max_stack)) as u16,
-    }
 }
 
 /// What a link does that observes others; `None` for one that does something else.
@@ -386,17 +359,25 @@ impl Derive {
             return;
         }
         let by = self.people.meet(Ident::from(&rec.by), None, None);
-        let name = until_nul(&rec.name).to_vec();
+        // One that is gone again was at nobody knows what.
+        let found = (self.link_of)(rec.id).unwrap_or_else(|| Link {
+            id: rec.id,
+            prog: rec.prog,
+            kind,
+            name: links::called(kind, links::UNKNOWN),
+            pid: None,
+        });
         let through = match rec.cmd {
             RAW_TRACEPOINT_OPEN => Interface::BpfRawTracepointOpen,
             _ => Interface::BpfLinkCreate,
         };
+        let target = found.target();
+        let name = until_nul(&rec.name).to_vec();
         let known = Known {
-            addr: 0,
-            name: format!("bpf:{kind}:{}", String::from_utf8_lossy(&name)),
-            what: What::Bpf { prog: rec.prog, link: rec.id, name, kind },
+            what: What::Bpf { prog: rec.prog, link: rec.id, name, kind: found.kind },
+            name: found.name,
             spans: BTreeMap::from([(0, span_of(0))]),
-            place: Place::Elsewhere(Target::Host),
+            place: Place::Elsewhere(target),
             ..nothing(id, by, rec.head.time_ns)
         };
         if self.follow(id, known) {

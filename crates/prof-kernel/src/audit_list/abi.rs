@@ -3,13 +3,10 @@
 
 use crate::abi::AbiIdent;
 use crate::abi::Plain;
+use crate::abi::attr::SIZE;
 
 /// Bytes of a probe's function or file.
 pub const TARGET: usize = 256;
-/// Bytes of a `perf_event_attr`.
-pub const ATTR: usize = 136;
-/// Processes with inherited copies that are named.
-pub const NAMED: usize = 32;
 
 /// `enum prof_list_has`.
 pub mod has {
@@ -18,12 +15,12 @@ pub mod has {
     pub const OWNER: u32 = 0x2;
     pub const HOLDER: u32 = 0x4;
     pub const BY_KERNEL: u32 = 0x8;
-    pub const MORE_COPIES: u32 = 0x10;
-    pub const GONE: u32 = 0x20;
+    pub const GONE: u32 = 0x10;
 }
 
 const REC_EVENT: u32 = 1;
 const REC_LINK: u32 = 2;
+const REC_COPY: u32 = 3;
 
 /// `struct prof_list_state`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -47,6 +44,7 @@ pub struct State {
 pub struct Event {
     pub kind: u32,
     pub has: u32,
+    pub addr: u64,
     pub id: u64,
     pub leader: u64,
     pub cgroup_id: u64,
@@ -57,15 +55,26 @@ pub struct Event {
     pub cpu: i32,
     pub prog: u32,
     pub link: u32,
-    pub copies: u32,
     pub fd: i32,
+    pub pad: u32,
     pub target: AbiIdent,
     pub owner: AbiIdent,
     pub holder: AbiIdent,
     pub prog_name: [u8; 16],
     pub probe: [u8; TARGET],
-    pub copy_of: [u32; NAMED],
-    pub attr: [u8; ATTR],
+    pub attr: [u8; SIZE],
+}
+
+/// `struct prof_list_copy`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+#[allow(missing_docs)]
+pub struct Copied {
+    pub kind: u32,
+    pub state: i32,
+    pub event: u64,
+    pub pid: u32,
+    pub tid: u32,
 }
 
 /// `struct prof_list_link`.
@@ -81,7 +90,8 @@ pub struct Link {
 }
 
 const _: () = assert!(size_of::<State>() == 48);
-const _: () = assert!(size_of::<Event>() == 56 + 24 + 3 * 64 + 16 + 256 + 128 + 136);
+const _: () = assert!(size_of::<Event>() == 64 + 24 + 3 * 64 + 16 + 256 + 136);
+const _: () = assert!(size_of::<Copied>() == 24);
 const _: () = assert!(size_of::<Link>() == 80);
 
 // SAFETY: integers and arrays of them; each is as large as its fields together, by the
@@ -90,6 +100,8 @@ unsafe impl Plain for State {}
 // SAFETY: as above.
 unsafe impl Plain for Event {}
 // SAFETY: as above.
+unsafe impl Plain for Copied {}
+// SAFETY: as above.
 unsafe impl Plain for Link {}
 
 /// Any record.
@@ -97,6 +109,8 @@ unsafe impl Plain for Link {}
 pub enum Record {
     /// A perf event.
     Event(Box<Event>),
+    /// An inherited copy of the event before.
+    Copied(Copied),
     /// A holder of a BPF link.
     Link(Link),
 }
@@ -116,6 +130,10 @@ pub fn decode(mut bytes: &[u8]) -> Option<Vec<Record>> {
                 records.push(Record::Link(Link::from_bytes(bytes)?));
                 size_of::<Link>()
             }
+            REC_COPY => {
+                records.push(Record::Copied(Copied::from_bytes(bytes)?));
+                size_of::<Copied>()
+            }
             _ => return None,
         };
         bytes = bytes.get(size..)?;
@@ -130,20 +148,22 @@ mod tests {
 
     #[test]
     fn records_follow_one_another() {
-        let mut bytes = vec![0u8; size_of::<Event>() + size_of::<Link>()];
-        bytes[0] = 1;
-        bytes[8] = 7;
-        bytes[size_of::<Event>()] = 2;
-        bytes[size_of::<Event>() + 4] = 9;
+        let copy = size_of::<Event>();
+        let link = copy + size_of::<Copied>();
+        let mut bytes = vec![0u8; link + size_of::<Link>()];
+        (bytes[0], bytes[16]) = (1, 7);
+        (bytes[copy], bytes[copy + 8], bytes[copy + 16]) = (3, 7, 8);
+        (bytes[link], bytes[link + 4]) = (2, 9);
         let records = decode(&bytes).unwrap();
         assert!(matches!(&records[0], Record::Event(e) if e.id == 7));
-        assert!(matches!(&records[1], Record::Link(l) if l.link == 9));
+        assert!(matches!(&records[1], Record::Copied(c) if (c.event, c.pid) == (7, 8)));
+        assert!(matches!(&records[2], Record::Link(l) if l.link == 9));
         assert!(decode(&bytes[..bytes.len() - 1]).is_none());
     }
 
     proptest! {
         #[test]
-        fn no_bytes_panic(bytes in proptest::collection::vec(0u8..3, 0..2048)) {
+        fn no_bytes_panic(bytes in proptest::collection::vec(0u8..4, 0..2048)) {
             let _ = decode(&bytes);
         }
     }

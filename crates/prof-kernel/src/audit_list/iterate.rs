@@ -10,6 +10,7 @@ use anyhow::Result;
 use anyhow::anyhow;
 use anyhow::bail;
 use libbpf_rs::MapCore as _;
+use libbpf_rs::Object;
 use libbpf_rs::ObjectBuilder;
 
 use super::abi;
@@ -44,80 +45,86 @@ pub struct ProbeTypes {
     pub uprobe: Option<u32>,
 }
 
-/// What the kernel half found.
-#[derive(Debug, Default)]
-pub struct Found {
-    /// Events and holders of links.
-    pub records: Vec<Record>,
-    /// Links that no task holds were not looked at, and why.
+/// The iterators, loaded.
+#[derive(Debug)]
+pub struct Iterators {
+    files: OwnedFd,
+    links: Option<OwnedFd>,
+    /// Links that no task holds are not looked at, and why.
     pub no_links: Option<String>,
+    /// To be on a CPU brings the times of all that is open there up to date.
+    _own: Vec<OwnedFd>,
+    _object: Object,
 }
 
-/// Looks at every open file and every link.
-pub fn iterate(probes: ProbeTypes) -> Result<Found> {
-    // Before 5.19 there is no iterator over links: without it.
-    match load_and_iterate(probes, true) {
-        Ok(found) => Ok(found),
-        Err(first) => {
-            let mut found = load_and_iterate(probes, false).map_err(|_| first)?;
-            found.no_links = Some(
-                "this kernel cannot list BPF links (5.19 can): perf events that only a pinned \
-                 link keeps open are missing"
-                    .into(),
-            );
-            Ok(found)
+impl Iterators {
+    /// Loads them, and learns how files of events are known.
+    pub fn load(probes: ProbeTypes) -> Result<Self> {
+        // Before 5.19 there is no iterator over links: without it.
+        match Self::load_with(probes, true) {
+            Ok(loaded) => Ok(loaded),
+            Err(first) => {
+                let mut loaded = Self::load_with(probes, false).map_err(|_| first)?;
+                loaded.no_links = Some(
+                    "this kernel cannot list BPF links (5.19 can): perf events that only a \
+                     pinned link keeps open are missing"
+                        .into(),
+                );
+                Ok(loaded)
+            }
         }
     }
-}
 
-fn load_and_iterate(probes: ProbeTypes, links: bool) -> Result<Found> {
-    libbpf_rs::set_print(None);
-    let mut open = ObjectBuilder::default()
-        .open_memory(OBJECT)
-        .context("the built-in BPF object of the list")?;
-    for mut p in open.progs_mut() {
-        let wanted = links || p.name() != LINKS;
-        p.set_autoload(wanted);
+    fn load_with(probes: ProbeTypes, links: bool) -> Result<Self> {
+        libbpf_rs::set_print(None);
+        let mut open = ObjectBuilder::default()
+            .open_memory(OBJECT)
+            .context("the built-in BPF object of the list")?;
+        for mut p in open.progs_mut() {
+            let wanted = links || p.name() != LINKS;
+            p.set_autoload(wanted);
+        }
+        let object = open.load().context("the iterators of the list could not be loaded")?;
+        let iterator = |name: &str| {
+            let found = object.progs().find(|p| p.name() == name);
+            let prog = found.ok_or_else(|| anyhow!("the BPF object has no program {name}"))?;
+            sys::iter_link(prog.as_fd()).with_context(|| format!("iterator {name}"))
+        };
+        let map = object.maps().find(|m| m.name() == "list_state");
+        let map = map.ok_or_else(|| anyhow!("the BPF object has no map list_state"))?;
+        let files = iterator(FILES)?;
+        let own = own_events()?;
+        let perf = own.first().ok_or_else(|| anyhow!("no CPU to open an event on"))?;
+        let mut state = abi::State {
+            mode: LEARN,
+            tgid: std::process::id(),
+            fds: [perf.as_raw_fd(), files.as_raw_fd()],
+            ident_subsys: host::cgroup_identity(&host::cgroup_mounts()).unwrap_or(u32::MAX),
+            kprobe_type: probes.kprobe.unwrap_or(u32::MAX),
+            uprobe_type: probes.uprobe.unwrap_or(u32::MAX),
+            ..abi::State::default()
+        };
+        sys::map_update(map.as_fd(), &0u32, &state)?;
+        read(files.as_fd())?;
+        let learnt: Option<abi::State> = sys::map_lookup(map.as_fd(), &0u32)?;
+        state = learnt.ok_or_else(|| anyhow!("list_state has no value"))?;
+        if state.served_by.contains(&0) {
+            bail!("prof's own perf event is not among the open files: is this a pid namespace?");
+        }
+        state.mode = ALL;
+        sys::map_update(map.as_fd(), &0u32, &state)?;
+        let links = if links { Some(iterator(LINKS)?) } else { None };
+        Ok(Self { files, links, no_links: None, _own: own, _object: object })
     }
-    let object = open.load().context("the iterators of the list could not be loaded")?;
-    let prog = |name: &str| {
-        let found = object.progs().find(|p| p.name() == name);
-        let fd = found.map(|p| p.as_fd().try_clone_to_owned());
-        fd.ok_or_else(|| anyhow!("the BPF object has no program {name}"))?.context("descriptor")
-    };
-    let map = object.maps().find(|m| m.name() == "list_state");
-    let map = map.ok_or_else(|| anyhow!("the BPF object has no map list_state"))?;
-    let files = prog(FILES)?;
-    // To be on a CPU brings the times of all that is open there up to date, too.
-    let own = own_events()?;
-    let perf = own.first().ok_or_else(|| anyhow!("no CPU to open an event on"))?;
-    let link = sys::iter_link(files.as_fd()).context("file iterator")?;
-    let mut state = abi::State {
-        mode: LEARN,
-        tgid: std::process::id(),
-        fds: [perf.as_raw_fd(), link.as_raw_fd()],
-        ident_subsys: host::cgroup_identity(&host::cgroup_mounts()).unwrap_or(u32::MAX),
-        kprobe_type: probes.kprobe.unwrap_or(u32::MAX),
-        uprobe_type: probes.uprobe.unwrap_or(u32::MAX),
-        ..abi::State::default()
-    };
-    sys::map_update(map.as_fd(), &0u32, &state)?;
-    read(link.as_fd())?;
-    let learnt: Option<abi::State> = sys::map_lookup(map.as_fd(), &0u32)?;
-    state = learnt.ok_or_else(|| anyhow!("list_state has no value"))?;
-    if state.served_by.contains(&0) {
-        bail!("prof's own perf event is not among the open files: is this a pid namespace?");
+
+    /// Looks at every open file and every link.
+    pub fn run(&self) -> Result<Vec<Record>> {
+        let mut bytes = read(self.files.as_fd())?;
+        if let Some(links) = &self.links {
+            bytes.extend(read(links.as_fd())?);
+        }
+        abi::decode(&bytes).ok_or_else(|| anyhow!("the list of files makes no sense"))
     }
-    state.mode = ALL;
-    sys::map_update(map.as_fd(), &0u32, &state)?;
-    let mut bytes = read(link.as_fd())?;
-    if links {
-        let over_links = sys::iter_link(prog(LINKS)?.as_fd()).context("link iterator")?;
-        bytes.extend(read(over_links.as_fd())?);
-    }
-    let records = abi::decode(&bytes);
-    let records = records.ok_or_else(|| anyhow!("the list of files makes no sense"))?;
-    Ok(Found { records, no_links: None })
 }
 
 /// An event on each CPU that may be interrupted for it; on one at least.

@@ -2,7 +2,9 @@
 //! functions of the kernel, places in programs. Others (of networks, of cgroups, LSM,
 //! schedulers, iterators) profile nobody and are left out.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 
 use libbpf_rs::ProgramAttachType;
@@ -15,12 +17,18 @@ use libbpf_rs::query::LinkTypeInfo;
 use libbpf_rs::query::PerfEventType;
 use libbpf_rs::query::ProgInfoIter;
 use libbpf_rs::query::TracingLinkInfo;
+use prof_model::audit::Target;
 use prof_model::audit::list::Program;
 
+use super::processes;
 use crate::clock;
+use crate::sys;
 
 /// `BPF_F_KPROBE_MULTI_RETURN` and `BPF_F_UPROBE_MULTI_RETURN`.
 const RETURN: u32 = 1;
+
+/// Of what a link is at, if that cannot be told.
+pub const UNKNOWN: &str = "?";
 
 /// A link by which a program watches others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,10 +45,83 @@ pub struct Link {
     pub pid: Option<u32>,
 }
 
-/// All of them; nothing where they may not be listed, which takes CAP_SYS_ADMIN.
-pub fn all() -> Vec<Link> {
-    let mut kernel = None;
-    LinkInfoIter::default().filter_map(|info| link(&info, &mut kernel)).collect()
+impl Link {
+    /// Whom it watches.
+    pub fn target(&self) -> Target {
+        match self.pid {
+            None => Target::Host,
+            Some(pid) => processes::of_pid(pid, pid)
+                .map_or(Target::Unknown, |p| Target::Process(Box::new(p))),
+        }
+    }
+}
+
+/// Finds out what links are at.
+#[derive(Debug, Default)]
+pub struct Links {
+    /// The kernel's BTF takes a while to read, and most machines have no link that needs it.
+    kernel: OnceCell<Option<Btf<'static>>>,
+}
+
+impl Links {
+    /// All that watch others; nothing where they may not be listed, which takes
+    /// CAP_SYS_ADMIN.
+    pub fn all(&self) -> Vec<Link> {
+        LinkInfoIter::default().filter_map(|info| self.link(&info)).collect()
+    }
+
+    /// The one with this id, if it is still there.
+    pub fn of(&self, id: u32) -> Option<Link> {
+        let fd = sys::link_of(id).ok()?;
+        self.link(&LinkInfo::from_fd(fd.as_fd()).ok()?)
+    }
+
+    fn link(&self, info: &LinkInfo) -> Option<Link> {
+        let mut pid = None;
+        let (kind, name) = match &info.info {
+            LinkTypeInfo::RawTracepoint(i) => ("raw_tracepoint", called("raw_tracepoint", &i.name)),
+            LinkTypeInfo::Tracing(i) => self.tracing(i)?,
+            LinkTypeInfo::KprobeMulti(i) => {
+                let kind = if i.flags & RETURN != 0 { "kretprobe_multi" } else { "kprobe_multi" };
+                (kind, called(kind, &format!("{} functions", i.count)))
+            }
+            LinkTypeInfo::UprobeMulti(i) => {
+                let kind = if i.flags & RETURN != 0 { "uretprobe_multi" } else { "uprobe_multi" };
+                let file = i.path.as_ref().map_or(UNKNOWN.into(), |p| p.display().to_string());
+                pid = Some(i.pid).filter(|p| *p != 0);
+                let at = match i.offsets.as_slice() {
+                    [one] => format!("{file}:{one:#x}"),
+                    _ => format!("{file}:{} places", i.count),
+                };
+                (kind, called(kind, &at))
+            }
+            LinkTypeInfo::PerfEvent(i) => ("perf_event", perf_event(&i.event_type)),
+            _ => return None,
+        };
+        Some(Link { id: info.id, prog: info.prog_id, kind, name, pid })
+    }
+
+    fn tracing(&self, info: &TracingLinkInfo) -> Option<(&'static str, String)> {
+        let kind = match info.attach_type {
+            ProgramAttachType::TraceRawTp => "tp_btf",
+            ProgramAttachType::TraceFentry => "fentry",
+            ProgramAttachType::TraceFexit => "fexit",
+            ProgramAttachType::ModifyReturn => "fmod_ret",
+            _ => return None,
+        };
+        let kernel = || self.kernel.get_or_init(|| Btf::from_vmlinux().ok()).as_ref();
+        let target = (info.target_obj_id == 1).then(kernel).flatten().and_then(|btf| {
+            let found: BtfType<'_> = btf.type_by_id(TypeId::from(info.target_btf_id))?;
+            Some(found.name()?.to_string_lossy().into_owned())
+        });
+        let target = target.as_deref().unwrap_or(UNKNOWN);
+        Some((kind, called(kind, target.strip_prefix("btf_trace_").unwrap_or(target))))
+    }
+}
+
+/// What people call a link, by its kind and what it is at: as bpftrace does.
+pub fn called(kind: &str, at: &str) -> String {
+    format!("{kind}:{at}")
 }
 
 /// Programs by id.
@@ -53,55 +134,6 @@ pub fn programs() -> HashMap<u32, Program> {
         loaded_ns: Some(boot + u64::try_from(p.load_time.as_nanos()).unwrap_or(0)),
     };
     ProgInfoIter::default().map(|p| (p.id, program(p))).collect()
-}
-
-fn link(info: &LinkInfo, kernel: &mut Option<Option<Btf<'static>>>) -> Option<Link> {
-    let mut pid = None;
-    let (kind, name) = match &info.info {
-        LinkTypeInfo::RawTracepoint(i) => ("raw_tracepoint", format!("raw_tracepoint:{}", i.name)),
-        LinkTypeInfo::Tracing(i) => tracing(i, kernel)?,
-        LinkTypeInfo::KprobeMulti(i) => {
-            let kind = if i.flags & RETURN != 0 { "kretprobe_multi" } else { "kprobe_multi" };
-            (kind, format!("{kind}:{} functions", i.count))
-        }
-        LinkTypeInfo::UprobeMulti(i) => {
-            let kind = if i.flags & RETURN != 0 { "uretprobe_multi" } else { "uprobe_multi" };
-            let file = i.path.as_ref().map_or("?".into(), |p| p.display().to_string());
-            pid = Some(i.pid).filter(|p| *p != 0);
-            (
-                kind,
-                match i.offsets.as_slice() {
-                    [one] => format!("{kind}:{file}:{one:#x}"),
-                    _ => format!("{kind}:{file}:{} places", i.count),
-                },
-            )
-        }
-        LinkTypeInfo::PerfEvent(i) => ("perf_event", perf_event(&i.event_type)),
-        _ => return None,
-    };
-    Some(Link { id: info.id, prog: info.prog_id, kind, name, pid })
-}
-
-/// The kernel's BTF takes a while to read, and most machines have no such link.
-fn tracing(
-    info: &TracingLinkInfo,
-    kernel: &mut Option<Option<Btf<'static>>>,
-) -> Option<(&'static str, String)> {
-    let kind = match info.attach_type {
-        ProgramAttachType::TraceRawTp => "tp_btf",
-        ProgramAttachType::TraceFentry => "fentry",
-        ProgramAttachType::TraceFexit => "fexit",
-        ProgramAttachType::ModifyReturn => "fmod_ret",
-        _ => return None,
-    };
-    let kernel = kernel.get_or_insert_with(|| Btf::from_vmlinux().ok());
-    let of_kernel = kernel.as_ref().filter(|_| info.target_obj_id == 1);
-    let target = of_kernel.and_then(|btf| {
-        let found: BtfType<'_> = btf.type_by_id(TypeId::from(info.target_btf_id))?;
-        Some(found.name()?.to_string_lossy().into_owned())
-    });
-    let target = target.as_deref().map_or("?", |t| t.strip_prefix("btf_trace_").unwrap_or(t));
-    Some((kind, format!("{kind}:{target}")))
 }
 
 /// Where the event itself was not found.

@@ -56,6 +56,12 @@ fn switches(records: &Records, by: u32) -> Vec<String> {
     records.of("prof").filter(told).map(switch).collect()
 }
 
+/// All that was switched by a process, each time.
+fn monitors_of(records: &Records, by: u32) -> impl Iterator<Item = &Value> {
+    let told = records.of("prof").filter(move |r| r["by"]["pid"] == by);
+    told.flat_map(|r| r["monitors"].as_array().unwrap())
+}
+
 fn switch(r: &Value) -> String {
     let whether = if has_flag(r, "enable") { "on" } else { "off" };
     let target = &r["target"];
@@ -73,8 +79,22 @@ fn switch(r: &Value) -> String {
     format!("{whether} {whom}: {} by {}", names.join(","), r["hook"].as_str().unwrap())
 }
 
-/// Ends the audit; its records are as the schema says, whole, and foreign.
+/// Ends the audit; its records are as the schema says, whole, foreign, and all.
 fn stop(watch: Watch) -> Records {
+    let records = stop_narrowed(watch);
+    // What is told is what is counted.
+    let end = records.end();
+    let of = |on: bool| {
+        let is = move |r: &&Value| has_flag(r, "enable") == on;
+        let n = |r: &Value| r["monitors"].as_array().unwrap().len() as u64;
+        records.of("prof").filter(is).map(n).sum::<u64>()
+    };
+    assert_eq!((of(true), of(false)), (count(end, "enabled"), count(end, "disabled")), "{end}");
+    records
+}
+
+/// The same of one that does not tell everything.
+fn stop_narrowed(watch: Watch) -> Records {
     let own = watch.pid();
     let records = watch.stop();
     let schema: Value = serde_json::from_str(SCHEMA).unwrap();
@@ -90,13 +110,6 @@ fn stop(watch: Watch) -> Records {
     let end = records.end();
     assert_eq!(end["lost"], serde_json::json!({}), "{end}");
     assert_eq!(end["unaccounted"], 0, "{end}");
-    // What is told is what is counted.
-    let of = |on: bool| {
-        let is = move |r: &&Value| has_flag(r, "enable") == on;
-        let n = |r: &Value| r["monitors"].as_array().unwrap().len() as u64;
-        records.of("prof").filter(is).map(n).sum::<u64>()
-    };
-    assert_eq!((of(true), of(false)), (count(end, "enabled"), count(end, "disabled")), "{end}");
     records
 }
 
@@ -248,7 +261,7 @@ fn perf_record_samples() {
         "0.2",
     ];
     let by = run_it("perf", &args);
-    let records = stop(watch);
+    let records = stop_narrowed(watch);
     let n = cpus().len();
     let (probes, told): (Vec<_>, Vec<_>) = switches(&records, by)
         .into_iter()
@@ -264,6 +277,10 @@ fn perf_record_samples() {
     let known = ["cpu-clock", "dummy"];
     for p in &probes {
         assert!(known.iter().any(|k| p.contains(&format!(": {k}"))), "{p}");
+    }
+    // What tells of mappings has no samples, whatever its attr asks for.
+    for m in monitors_of(&records, by).filter(|m| m["name"] == "dummy") {
+        assert_eq!(m["attr"]["kernel_callchain"], false, "{m}");
     }
     let on = records
         .of("prof")
@@ -542,18 +559,19 @@ fn another_prof_is_somebody_else() {
     if kprobes("the links of another prof") {
         return;
     }
-    let set = if hooks().as_deref() == Some("tp_btf") { "btf" } else { "raw" };
+    let kind = if hooks().as_deref() == Some("tp_btf") { "tp_btf" } else { "raw_tracepoint" };
     let watch = audit(&["--by", "comm=prof"]);
     let run = run(&["-e", "page-faults"], &["true"]);
     assert!(run.output.status.success());
-    let records = stop(watch);
-    let by = records.of("prof").next().unwrap()["by"]["pid"].as_u64().unwrap() as u32;
+    let records = stop_narrowed(watch);
+    let exe = fs::canonicalize(prof()).unwrap();
+    let is = |r: &&Value| r["by"]["exe"] == exe.to_str().unwrap();
+    let by = count(&records.of("prof").find(is).unwrap()["by"], "pid") as u32;
     let told = switches(&records, by);
-    // Its hooks, each attached by a link, and off with it. The kernel keeps 15 letters.
-    for hook in ["process_exi", "process_for", "process_exe"] {
-        let hook = format!("{set}_{hook}");
+    // Its hooks, each attached by a link, and off with it; called as the list calls them.
+    for hook in ["sched_process_exit", "sched_process_fork", "sched_process_exec"] {
         let of = |whether: &str| {
-            let start = format!("{whether} host: bpf:raw_tracepoint:{hook} by ");
+            let start = format!("{whether} host: {kind}:{hook} by ");
             told.iter().filter(|s| s.starts_with(&start)).count()
         };
         assert_eq!((of("on"), of("off")), (1, 1), "{hook}: {told:#?}");
