@@ -42,6 +42,7 @@ mod plain;
 pub mod rule;
 pub mod table;
 pub mod unwind;
+mod v8;
 pub mod vdso;
 
 pub use elf::Arch;

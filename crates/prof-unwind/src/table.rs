@@ -25,6 +25,7 @@ use crate::go;
 use crate::holes;
 use crate::pages;
 use crate::rule::RuleSet;
+use crate::v8;
 
 /// A page is of so many bits of a file offset.
 pub const PAGE_BITS: u32 = 16;
@@ -164,6 +165,8 @@ pub struct Stats {
     pub sigreturns: u64,
     /// Pieces of code without CFI that were read as they stand.
     pub plain: u64,
+    /// Whether V8's builtins are in it, which were read instruction by instruction.
+    pub v8: bool,
     /// Whether the outermost frame is known only by where the file is entered.
     pub entry: bool,
 }
@@ -245,12 +248,13 @@ impl Table {
             go::top_frames(&elf, functions, text, &mut reader);
         }
         let entry = !go && holes::entry(&elf, &code, &mut reader);
+        let v8 = missing.is_none() && v8::builtins(&elf, &code, &mut reader);
         let plain = match missing {
             None => holes::plain(&elf, &sections, &code, &mut reader),
             Some(_) => 0,
         };
         let Reader { stats, functions, steps, .. } = reader;
-        let stats = Stats { sigreturns, entry, plain, ..stats };
+        let stats = Stats { sigreturns, entry, plain, v8, ..stats };
         let end = code.iter().map(|c| c.offset + c.size).max().unwrap_or_default();
         if let Some(places) = places {
             places.extend(functions.iter().map(|f| (f.offset, f.size)));

@@ -275,3 +275,27 @@ fn go() {
     let stacks = assert_whole("a program in Go", &[&program]);
     assert_found(&stacks.profile, "built");
 }
+
+/// V8's builtins have no CFI. Compiled code has frame pointers, but its memory is not
+/// executable while V8 writes to it, with callers in it: such stacks end there.
+#[test]
+fn node() {
+    let Some(_turn) = live("stacks of node") else { return };
+    let Some(dir) = ready("stacks of node", &[("node", "nodejs")]) else { return };
+    let script = dir.path().join("x.js");
+    let source = "function work(n) {
+          const m = new Map(); for (let i = 0; i < 300; i++) m.set('k' + i * n, i);
+          const a = [...m.keys()].map(k => k.repeat(3)).sort();
+          return JSON.parse(JSON.stringify(a)).filter(x => /7+/.test(x)).length;
+        }
+        let x = 0;
+        while (process.cpuUsage().user < 1500000) x ^= work(x & 15);";
+    fs::write(&script, source).expect("a script");
+    let script = script.to_str().expect("a path");
+    let stacks = assert_whole("node --jitless", &["node", "--jitless", script]);
+    assert_found(&stacks.profile, "node");
+    let stacks = run_stacks(&["-F", "997"], &["node", script]);
+    let (n, whole) = (stacks.samples(), stacks.whole());
+    println!("node: {whole} of {n} whole");
+    assert!(n >= 150 && whole * 10 >= n * 9, "{whole} of {n}");
+}
