@@ -278,7 +278,7 @@ impl<'e> Reader<'e> {
     }
 
     /// Adds a row, unless the one before, of the same function, holds on.
-    fn add(&mut self, first: usize, step: Step) -> Result<(), Error> {
+    pub(crate) fn add(&mut self, first: usize, step: Step) -> Result<(), Error> {
         if self.steps.len() > first && self.steps.last().is_some_and(|s| s.rule == step.rule) {
             return Ok(());
         }
@@ -294,7 +294,8 @@ impl<'e> Reader<'e> {
         self.add(first, Step { at, rule: RuleSet::UNSUPPORTED })
     }
 
-    fn spend(&mut self) -> Result<(), Error> {
+    /// Counts an instruction, or what is as much work.
+    pub(crate) fn spend(&mut self) -> Result<(), Error> {
         self.left = self
             .left
             .checked_sub(1)

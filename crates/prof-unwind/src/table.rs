@@ -245,7 +245,7 @@ impl Table {
             }
         }
         if let (Some((functions, false)), Some((text, _))) = (functions, sections.find(b".text")) {
-            go::top_frames(&elf, functions, text, &mut reader);
+            go::functions(&elf, &code, functions, text, &mut reader)?;
         }
         let entry = !go && holes::entry(&elf, &code, &mut reader);
         let v8 = missing.is_none() && v8::builtins(&elf, &code, &mut reader);
@@ -342,7 +342,7 @@ fn read_cfi(
     if !reader.functions.is_empty() {
         return Ok(None);
     }
-    // Go's has frames that its code does not keep.
+    // Go's own table says the same, and more.
     match sections.find(b".debug_frame") {
         Some((_, true)) => return Ok(Some("its .debug_frame is compressed")),
         Some((place, false)) if !go => {
