@@ -16,6 +16,7 @@ use linux_perf_data::PerfFileReader;
 use linux_perf_data::PerfFileRecord;
 use linux_perf_data::linux_perf_event_reader::EventRecord;
 use linux_perf_data::linux_perf_event_reader::Mmap2FileId;
+use linux_perf_data::linux_perf_event_reader::RecordType;
 use linux_perf_data::linux_perf_event_reader::constants::PERF_CONTEXT_KERNEL;
 use linux_perf_data::linux_perf_event_reader::constants::PERF_CONTEXT_MAX;
 use linux_perf_data::linux_perf_event_reader::constants::PERF_CONTEXT_USER;
@@ -25,6 +26,7 @@ use prof_export::stacks::names;
 use prof_model::stacks::FrameKind;
 use prof_model::stacks::Interner;
 use prof_model::stacks::Kernel;
+use prof_model::stacks::KernelPart;
 use prof_model::stacks::Module;
 use prof_model::stacks::ModuleId;
 use prof_model::stacks::Process;
@@ -176,7 +178,7 @@ fn every_sample_is_read_as_it_was() {
 #[test]
 fn the_head_says_where_it_is_from() {
     let mut p = stacks::full();
-    p.kernel = Kernel { release: "6.18.0".into(), machine: "x86_64".into(), text: None };
+    p.kernel = Kernel { release: "6.18.0".into(), machine: "x86_64".into(), ..Kernel::default() };
     let bytes = bytes_of(&p);
     let file = PerfFileReader::parse_file(Cursor::new(&bytes[..])).unwrap().perf_file;
     assert_eq!(file.hostname().unwrap(), Some("here"));
@@ -198,6 +200,63 @@ fn the_head_says_where_it_is_from() {
     let attrs = file.event_attributes().iter();
     let rates: Vec<_> = attrs.map(|a| a.attributes().sampling_policy).collect();
     assert_eq!(format!("{rates:?}"), "[Frequency(1000), Period(100000)]");
+}
+
+/// Mappings of the kernel by name, and symbols of BPF programs: address and length.
+fn kernel_parts(bytes: &[u8]) -> Vec<(String, u64, u64)> {
+    let PerfFileReader { mut perf_file, mut record_iter } =
+        PerfFileReader::parse_file(Cursor::new(bytes)).unwrap();
+    let mut parts = Vec::new();
+    while let Some(record) = record_iter.next_record(&mut perf_file).unwrap() {
+        let PerfFileRecord::EventRecord { record, .. } = record else { continue };
+        let name = |bytes: &[u8]| {
+            let end = bytes.iter().position(|b| *b == 0).unwrap();
+            String::from_utf8(bytes[..end].to_vec()).unwrap()
+        };
+        if let EventRecord::Mmap(m) = record.parse().unwrap() {
+            parts.push((name(&[&m.path.as_slice()[..], &[0]].concat()), m.address, m.length));
+        } else if record.record_type == RecordType::KSYMBOL {
+            let data = record.data.as_slice();
+            let length = u32::from_ne_bytes(data[8..12].try_into().unwrap());
+            // PERF_RECORD_KSYMBOL_TYPE_BPF; registered.
+            assert_eq!(data[12..16], [1, 0, 0, 0]);
+            let start = u64::from_ne_bytes(data[..8].try_into().unwrap());
+            parts.push((name(&data[16..]), start, u64::from(length)));
+        }
+    }
+    parts
+}
+
+#[test]
+fn modules_and_bpf_programs_are_where_they_were() {
+    let part = |name: &str, start, length, is_program| KernelPart {
+        name: name.into(),
+        start,
+        length,
+        is_program,
+    };
+    let mut p = stacks::full();
+    let text = 0xffff_ffff_8100_0000_u64;
+    p.kernel = Kernel {
+        text: Some(text),
+        parts: vec![
+            part("bpf_prog_6deef7357e7b4530_sd_fw", 0xffff_ffff_8500_0000, 0x1000, true),
+            // Longer than there is room for, as a file can say.
+            part("nf_tables", 0xffff_ffff_8500_0800, u64::MAX, false),
+            part("last", 0xffff_ffff_ffff_e000, 0x10000, false),
+            part("user", 0x1000, 0x1000, false),
+        ],
+        ..Kernel::default()
+    };
+    let expected = [
+        ("[kernel.kallsyms]_text", text, 0x400_0000),
+        ("bpf_prog_6deef7357e7b4530_sd_fw", 0xffff_ffff_8500_0000, 0x800),
+        ("[nf_tables]", 0xffff_ffff_8500_0800, 0x7aff_d800),
+        ("[last]", 0xffff_ffff_ffff_e000, 0x1000),
+    ];
+    let read = kernel_parts(&bytes_of(&p));
+    let read: Vec<_> = read.iter().map(|(name, at, length)| (&name[..], *at, *length)).collect();
+    assert_eq!(read, expected);
 }
 
 proptest! {

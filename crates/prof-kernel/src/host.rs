@@ -2,8 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::io::BufRead as _;
-use std::io::Read as _;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -73,16 +71,6 @@ pub fn uname() -> (String, String, String) {
     let u = rustix::system::uname();
     let text = |c: &std::ffi::CStr| c.to_string_lossy().into_owned();
     (text(u.nodename()), text(u.release()), text(u.machine()))
-}
-
-/// Where the kernel's image begins in memory; `None` if it does not say.
-pub fn kernel_text() -> Option<u64> {
-    // It is among the first of some 200,000 lines, behind data of CPUs.
-    const MOST: u64 = 1 << 20;
-    let file = io::BufReader::new(fs::File::open("/proc/kallsyms").ok()?.take(MOST));
-    let line = file.lines().map_while(Result::ok).find(|l| l.ends_with(" _text"))?;
-    let address = u64::from_str_radix(line.split(' ').next()?, 16).ok()?;
-    (address != 0).then_some(address)
 }
 
 /// A mounted cgroup hierarchy.

@@ -10,6 +10,7 @@
 //! - [`collect`]: from raw records to the records of the stream
 //! - [`host`]: what /proc, /sys and the cgroup file system say
 //! - [`kprobes`]: probes on functions of the kernel
+//! - [`kallsyms`]: where the kernel, its modules and BPF programs are
 //! - [`spawn`]: starting a command that waits until everything is ready
 //! - [`regions`]: probes in programs attached to, and the figures of their regions
 //! - [`perf`]: counting a command without privileges
@@ -24,6 +25,7 @@ pub mod clock;
 pub mod collect;
 pub mod counters;
 pub mod host;
+pub mod kallsyms;
 pub mod kprobes;
 pub mod loader;
 pub mod perf;

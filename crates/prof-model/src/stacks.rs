@@ -326,6 +326,21 @@ pub struct Kernel {
     /// Where its image began in memory, unless it hides that: it is another place after
     /// each boot.
     pub text: Option<u64>,
+    /// Modules and BPF programs that frames are in, ascending, none in another.
+    pub parts: Vec<KernelPart>,
+}
+
+/// Code of the kernel that is not of its image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelPart {
+    /// Of the module, or the symbol of the program.
+    pub name: String,
+    /// Where it began.
+    pub start: u64,
+    /// How much of it there was: of a program, as far as it is known.
+    pub length: u64,
+    /// Whether it is a BPF program.
+    pub is_program: bool,
 }
 
 /// All samples of a session.

@@ -34,6 +34,7 @@ use prof_export::stacks::StackOutputSpec;
 use prof_kernel::abi::stacks::SampleCounter;
 use prof_kernel::clock;
 use prof_kernel::host;
+use prof_kernel::kallsyms;
 use prof_kernel::prepared;
 use prof_kernel::sampler::SampleCounts;
 use prof_kernel::sampler::Sampler;
@@ -46,6 +47,7 @@ use prof_model::record::Flags;
 use prof_model::record::Profile;
 use prof_model::record::Record;
 use prof_model::record::WindowEnd;
+use prof_model::stacks::FrameKind;
 use prof_model::stacks::Kernel;
 use prof_model::stacks::SampledEvent;
 use prof_model::stacks::StackProfile;
@@ -207,7 +209,7 @@ impl Recording {
         let profile = StackProfile {
             command: command.iter().map(|a| String::from_utf8_lossy(a).into_owned()).collect(),
             host,
-            kernel: Kernel { release, machine, text: host::kernel_text() },
+            kernel: Kernel { release, machine, text: kallsyms::text(), parts: Vec::new() },
             start_ns: clock::now_ns(ClockId::Realtime),
             events: events(plan),
             ..StackProfile::default()
@@ -242,6 +244,9 @@ impl Recording {
                 }
             }
         }
+        let frames = taken.profile.frames.iter();
+        let of_kernel = frames.filter(|f| f.kind == FrameKind::Kernel).map(|f| f.offset);
+        taken.profile.kernel.parts = kallsyms::parts(taken.profile.kernel.text, of_kernel);
         processes.describe(&mut taken.profile, self.epoch);
         Ok(taken)
     }

@@ -208,17 +208,35 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// The image of the kernel: names of its functions are found by where it begins.
+    /// The image of the kernel, and what of it lies elsewhere: names of functions are found
+    /// by where these begin. What readers take for words is in none of them.
     fn kernel(&self, out: &mut dyn Write) -> io::Result<()> {
-        let text = self.profile.kernel.text.filter(|t| *t >= KERNEL_BEGIN);
-        let place = match text {
-            Some(start) => {
-                let length = KERNEL_BYTES.min(u64::MAX - start);
-                Place { start, length, offset: start }
-            }
-            None => Place { start: KERNEL_BEGIN, length: KERNEL_BEGIN - 1, offset: 0 },
+        let kernel = &self.profile.kernel;
+        let Some(start) = kernel.text.filter(|t| (KERNEL_BEGIN..LAST_ADDRESS).contains(t)) else {
+            let place = Place { start: KERNEL_BEGIN, length: KERNEL_BEGIN - 1, offset: 0 };
+            return event::kernel(place, "[kernel.kallsyms]_text", out);
         };
-        event::kernel(place, out)
+        let mut parts: Vec<_> = kernel.parts.iter().filter(|p| p.start >= KERNEL_BEGIN).collect();
+        parts.sort_by_key(|part| part.start);
+        let length = |start: u64, most: u64| {
+            let next = parts.get(parts.partition_point(|part| part.start <= start));
+            most.min(next.map_or(LAST_ADDRESS, |next| next.start).saturating_sub(start))
+        };
+        let place = Place { start, length: length(start, KERNEL_BYTES), offset: start };
+        event::kernel(place, "[kernel.kallsyms]_text", out)?;
+        for part in &parts {
+            let place =
+                Place { start: part.start, length: length(part.start, part.length), offset: 0 };
+            if place.length == 0 || place.start == start {
+                continue;
+            }
+            if part.is_program {
+                event::program(place, &part.name, out)?;
+            } else {
+                event::kernel(place, &format!("[{}]", names::clean(part.name.as_bytes())), out)?;
+            }
+        }
+        Ok(())
     }
 
     fn thread(

@@ -16,7 +16,7 @@ use flate2::write::GzEncoder;
 use prof_model::stacks::StackProfile;
 
 /// Names the format and its version: what is behind it changes with the version.
-const HEAD: &[u8] = b"prof stacks 2\n";
+const HEAD: &[u8] = b"prof stacks 3\n";
 
 /// Largest profile that is read, bytes unpacked: a file may say anything.
 const MAX_BYTES: u64 = 4 << 30;

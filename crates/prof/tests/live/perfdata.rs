@@ -1,5 +1,6 @@
 //! `-o perfdata`: perf finds in it the samples that were taken, and the same functions.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -86,4 +87,45 @@ fn perf_reads_the_samples_and_finds_the_same_functions() {
     assert!(report.contains("go_down") && report.contains("--"), "{report}");
     let total: u64 = profile.samples.iter().map(|s| s.weight).sum();
     assert!(report.contains(&format!("# Event count (approx.): {total}\n")), "{total}: {report}");
+}
+
+/// Of BPF programs there are prof's own: their hooks take part of the time of short processes.
+#[test]
+fn perf_names_bpf_programs_that_ran() {
+    let Some(_turn) = live("perf naming BPF programs") else { return };
+    if !taken("perf naming BPF programs") || !has("perf", "linux-perf") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let (data, folded) = (dir.path().join("perf.data"), dir.path().join("x.folded"));
+    let to = [("perfdata", &data), ("folded", &folded)]
+        .map(|(format, file)| format!("{format}:{}", file.display()));
+    let script = "i=0; while [ $i -lt 2500 ]; do i=$((i+1)); /bin/true; done";
+    let run = run(&["-F", "4999", "-o", &to[0], "-o", &to[1]], &["sh", "-c", script]);
+    assert!(run.output.status.success(), "{}", String::from_utf8_lossy(&run.output.stderr));
+    // The kernel's own names of what was sampled, as `prof` has them, beside perf's.
+    let folded = fs::read_to_string(&folded).expect("folded stacks");
+    let mut own: BTreeMap<String, u64> = BTreeMap::new();
+    for line in folded.lines() {
+        let (stack, weight) = line.rsplit_once(' ').expect("a weight");
+        for frame in stack.split(';').filter(|f| f.starts_with("bpf_prog_")) {
+            let name = frame.trim_end_matches("_[k]").to_owned();
+            *own.entry(name).or_default() += weight.parse::<u64>().expect("a number");
+        }
+    }
+    let script = perf(&data, &["script", "-F", "period,ip,sym,dso"]);
+    let mut perfs: BTreeMap<String, u64> = BTreeMap::new();
+    for sample in script.split("\n\n").filter(|s| !s.trim().is_empty()) {
+        let mut lines = sample.trim_start().lines();
+        let period: u64 = lines.next().expect("a head").trim().parse().expect("a period");
+        for frame in lines {
+            let mut words = frame.split_whitespace().skip(1);
+            if let Some(name) = words.next().filter(|n| n.starts_with("bpf_prog_")) {
+                *perfs.entry(name.to_owned()).or_default() += period;
+            }
+        }
+    }
+    println!("{own:?}");
+    assert!(!own.is_empty(), "no sample was taken in a BPF program: {folded}");
+    assert_eq!(perfs, own, "{script}");
 }

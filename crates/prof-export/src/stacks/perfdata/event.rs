@@ -12,6 +12,10 @@ const MMAP: u32 = 1;
 const COMM: u32 = 3;
 const SAMPLE: u32 = 9;
 const MMAP2: u32 = 10;
+const KSYMBOL: u32 = 17;
+
+/// What a symbol is of.
+const KSYMBOL_BPF: u16 = 1;
 
 const MISC_KERNEL: u16 = 1;
 const MISC_USER: u16 = 2;
@@ -26,6 +30,9 @@ const NOBODY: u32 = u32::MAX;
 
 /// Longest name of a file that is written; readers have room for 4096.
 const MAX_PATH: usize = 4000;
+
+/// Longest name of a symbol: as the kernel's `KSYM_NAME_LEN`, less the NUL.
+const MAX_KSYMBOL: usize = 511;
 
 /// Longest name of a thread: what a kernel gives, with all of it escaped.
 const MAX_COMM: usize = 64;
@@ -51,6 +58,9 @@ pub(super) struct Who {
     pub cpu: u32,
     pub id: u64,
 }
+
+/// What is of the machine, from the beginning on.
+const MACHINE: Who = Who { pid: NOBODY, tid: 0, time_ns: 0, cpu: 0, id: 1 };
 
 /// A record in the making.
 struct Event {
@@ -143,16 +153,29 @@ pub(super) fn map(
     e.write(out)
 }
 
-/// The kernel is there. From the beginning on, which perf writes as no time.
-pub(super) fn kernel(place: Place, out: &mut dyn Write) -> io::Result<()> {
+/// The kernel, or a module, is there. From the beginning on, which perf writes as no time.
+pub(super) fn kernel(place: Place, name: &str, out: &mut dyn Write) -> io::Result<()> {
     let mut e = Event::new(MMAP, MISC_KERNEL);
     e.u32(NOBODY);
     e.u32(0);
     e.u64(place.start);
     e.u64(place.length);
     e.u64(place.offset);
-    e.text("[kernel.kallsyms]_text", MAX_PATH);
-    e.of(&Who { pid: NOBODY, tid: 0, time_ns: 0, cpu: 0, id: id(0) });
+    e.text(name, MAX_PATH);
+    e.of(&MACHINE);
+    e.write(out)
+}
+
+/// A BPF program is there, from the beginning on, with its name.
+pub(super) fn program(place: Place, name: &str, out: &mut dyn Write) -> io::Result<()> {
+    let mut e = Event::new(KSYMBOL, MISC_KERNEL);
+    e.u64(place.start);
+    e.u32(u32::try_from(place.length).unwrap_or(u32::MAX));
+    e.bytes.extend_from_slice(&KSYMBOL_BPF.to_ne_bytes());
+    // It comes, and does not go.
+    e.bytes.extend_from_slice(&[0; 2]);
+    e.text(&names::clean(name.as_bytes()), MAX_KSYMBOL);
+    e.of(&MACHINE);
     e.write(out)
 }
 
