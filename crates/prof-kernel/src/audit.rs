@@ -235,6 +235,11 @@ impl Audit {
         Ok(self.ring.consume()?.iter().map(|bytes| decode(bytes)).collect())
     }
 
+    /// How much has been told, and how much of it consumed.
+    pub fn positions(&self) -> (u64, u64) {
+        self.ring.positions()
+    }
+
     /// How these events, address and number of each, are now; in their order.
     pub fn look(&self, events: &[(u64, u64)]) -> Result<Vec<AbiLook>> {
         let map = self.loaded.map("audit_looks")?;

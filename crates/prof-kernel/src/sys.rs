@@ -724,6 +724,21 @@ impl Ring {
         Ok(std::mem::take(&mut self.sink.records))
     }
 
+    /// How far it has been written, and how far it has been read. A record that is still being
+    /// written holds up those behind it, which may be whole.
+    pub fn positions(&self) -> (u64, u64) {
+        // SAFETY: the ring is live, and has this one map.
+        let ring = unsafe { bpf::ring_buffer__ring(self.raw.as_ptr(), 0) };
+        if ring.is_null() {
+            return (0, 0);
+        }
+        // SAFETY: part of the ring, which is live.
+        let written = unsafe { bpf::ring__producer_pos(ring) };
+        // SAFETY: as above.
+        let read = unsafe { bpf::ring__consumer_pos(ring) };
+        (written, read)
+    }
+
     /// Readable when the kernel half asks for attention.
     pub fn as_epoll_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the ring is live, and its descriptor is open as long as it is.

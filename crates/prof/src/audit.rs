@@ -55,6 +55,8 @@ use crate::signals::Stop;
 const TICK: Duration = Duration::from_millis(50);
 /// Events are looked at this often: what no hook sees is told that late.
 const LOOK: Duration = Duration::from_millis(100);
+/// Milliseconds that a look waits for what was told before it.
+const HELD_UP: u32 = 50;
 /// Losses are looked at this often, and the clock is compared.
 const CHECK: Duration = Duration::from_secs(1);
 
@@ -239,7 +241,20 @@ impl Stream {
         let now = clock::now_ns(ClockId::Monotonic);
         let looks = if asked.is_empty() { Vec::new() } else { self.audit.look(&asked)? };
         let gone: Vec<_> = links.into_iter().filter(|l| !self.audit.has_link(*l)).collect();
+        // What was told before is to be heard first. It may have to wait for a record that another
+        // CPU has begun.
+        let (told, _) = self.audit.positions();
         self.drain()?;
+        for _ in 0..HELD_UP {
+            if self.audit.positions().1 >= told {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+            self.drain()?;
+        }
+        if self.audit.positions().1 < told {
+            return Ok(());
+        }
         self.derive.looked(now, &asked, &looks, &mut self.events);
         self.derive.links_gone(now, &gone, &mut self.events);
         Ok(())
