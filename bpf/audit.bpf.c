@@ -122,7 +122,7 @@ static __always_inline int on_bpf(s64 ret)
 	cmd = syscall_argument(0);
 	if (cmd != AUDIT_BPF_RAW_TRACEPOINT_OPEN && cmd != AUDIT_BPF_LINK_CREATE)
 		return 0;
-	file = file_of(ret);
+	file = opened_file(ret);
 	if (file && f_op_of(file) == audit_globals.link_fops)
 		tell_link(private_of(file), AUDIT_LINK, cmd);
 	return 0;
@@ -329,7 +329,7 @@ int audit_close(struct syscall_enter *ctx)
 
 	if (!is_known(bpf_get_current_pid_tgid() >> 32) || is_self())
 		return 0;
-	file = file_of(ctx->args[0]);
+	file = opened_file(ctx->args[0]);
 	if (!file)
 		return 0;
 	f_op = f_op_of(file);
@@ -427,10 +427,10 @@ int audit_fork(struct bpf_raw_tracepoint_args *ctx)
 SEC("syscall")
 int audit_learn(void *ctx)
 {
-	struct file *perf = file_of(audit_globals.perf_fd), *link = file_of(audit_globals.link_fd);
+	struct file *perf = opened_file(audit_globals.perf_fd), *link = opened_file(audit_globals.link_fd);
 
 	for (u32 i = 0; i < 2; i++) {
-		struct file *clock = file_of(audit_globals.clock_fd[i]);
+		struct file *clock = opened_file(audit_globals.clock_fd[i]);
 		struct perf_event___audit *e = clock ? private_of(clock) : 0;
 
 		audit_globals.clock_type[i] = e ? READ(e, attr.type) : 0;

@@ -4,6 +4,7 @@
 #define PROF_AUDIT_H
 
 #include "head.h"
+#include "file.h"
 #include "audit_kernel.h"
 
 /* Records for user space; the size is set before load. */
@@ -111,34 +112,6 @@ static __always_inline void output(struct prof_rec_head *r, u32 kind, u32 size, 
 		count(AUDIT_C_LOST_RING);
 }
 
-/* A file of the running process; 0 if there is none. */
-static __always_inline struct file *file_of(s32 fd)
-{
-	struct task_struct___audit *t = (void *)bpf_get_current_task();
-	struct fdtable *fdt = READ(t, files, fdt);
-	struct file **fds, *file = 0;
-
-	if (fd < 0 || (u32)fd >= READ(fdt, max_fds))
-		return 0;
-	fds = READ(fdt, fd);
-	bpf_probe_read_kernel(&file, sizeof(file), fds + fd);
-	return file;
-}
-
-static __always_inline u64 f_op_of(struct file *file)
-{
-	struct file___audit *f = (void *)file;
-
-	return (u64)READ(f, f_op);
-}
-
-static __always_inline void *private_of(struct file *file)
-{
-	struct file___audit *f = (void *)file;
-
-	return READ(f, private_data);
-}
-
 /* References to a file; 1: closing this descriptor ends it. */
 static __always_inline s64 references(struct file *file)
 {
@@ -153,7 +126,7 @@ static __always_inline s64 references(struct file *file)
 /* The perf event behind a descriptor of the running process; 0 if it is none. */
 static __always_inline struct perf_event___audit *event_of(s32 fd)
 {
-	struct file *file = file_of(fd);
+	struct file *file = opened_file(fd);
 
 	if (!file || !audit_globals.perf_fops || f_op_of(file) != audit_globals.perf_fops)
 		return 0;

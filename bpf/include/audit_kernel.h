@@ -8,22 +8,11 @@
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
-struct fdtable {
-	unsigned int max_fds;
-	struct file **fd;
-};
-
-struct files_struct {
-	struct fdtable *fdt;
-};
-
 typedef struct {
 	atomic_long_t refcnt;
 } file_ref_t;
 
 struct file___audit {
-	const void *f_op;
-	void *private_data;
 	file_ref_t f_ref;
 };
 
@@ -107,7 +96,6 @@ struct task_struct___audit {
 	struct thread_info thread_info;
 #endif
 	int exit_state;
-	struct files_struct *files;
 	struct perf_event_context *perf_event_ctxp;
 	unsigned int ptrace;
 	struct list_head ptraced;
