@@ -189,8 +189,8 @@ fn monitor(m: &Monitor) -> Value {
 }
 
 fn attr_out(a: &PerfAttr) -> Value {
-    let samples = a.rate != 0;
-    let asks = |bit| a.takes_samples() && a.samples(bit);
+    let samples = a.takes_samples();
+    let asks = |bit| samples && a.samples(bit);
     let mut out = json!({
         "type": a.kind,
         "config": a.config,
@@ -280,13 +280,15 @@ pub fn line(e: &AuditEvent, color: bool, width: usize) -> String {
         s + &" ".repeat(n)
     };
     let i = &e.by.ident;
+    let (pid, uid, comm) = match i.pid {
+        0 => ("?".into(), "?".into(), "?".into()),
+        pid => (pid.to_string(), i.uid.to_string(), text::for_terminal(&i.comm)),
+    };
     let start = format!(
-        "{} {} {:>7} {:>5} {} {}",
+        "{} {} {pid:>7} {uid:>5} {} {}",
         human::time_of_day(e.time_ns),
         paint(color, style, &format!("{what:<3}")),
-        i.pid,
-        i.uid,
-        pad(text::for_terminal(&i.comm), 15),
+        pad(comm, 15),
         pad(whom(&e.target), 24),
     );
     let longest = e.monitors.iter().filter_map(|m| m.on_ns).max();
@@ -311,7 +313,10 @@ pub fn summary(t: &AuditTotals, color: bool, width: usize) -> String {
     let mut out = paint(color, layout::BOLD, &head) + "\n";
     for total in t.totals.iter().take(TOTALS) {
         let i = &total.by.ident;
-        let by = fit(&format!("{} {}", i.pid, text::for_terminal(&i.comm)), 24);
+        let by = match i.pid {
+            0 => "?".into(),
+            pid => fit(&format!("{pid} {}", text::for_terminal(&i.comm)), 24),
+        };
         let whom = fit(&whom(&total.target), 24);
         let names: Vec<_> = total.names.iter().map(|n| text::for_terminal(n.as_bytes())).collect();
         let what = fit(&names.join(", "), width.saturating_sub(68).max(20));

@@ -11,6 +11,7 @@ mod hear;
 pub mod hooks;
 mod look;
 mod people;
+mod start;
 #[cfg(test)]
 mod tests;
 mod totals;

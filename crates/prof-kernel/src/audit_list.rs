@@ -9,9 +9,9 @@ mod iterate;
 pub mod links;
 mod looked;
 mod open_files;
-mod processes;
+pub(crate) mod processes;
 mod traced;
-mod tracefs;
+pub(crate) mod tracefs;
 
 use std::collections::HashMap;
 

@@ -9,6 +9,7 @@ mod who;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -24,12 +25,14 @@ use prof_kernel::audit::Audit;
 use prof_kernel::audit::AuditPlan;
 use prof_kernel::audit::derive::Derive;
 use prof_kernel::audit::tracefs::Tracefs;
+use prof_kernel::audit_list::Now;
 use prof_kernel::audit_list::links::Links;
 use prof_kernel::clock;
 use prof_kernel::host;
 use prof_kernel::prepared;
 use prof_model::audit::AuditEvent;
 use prof_model::audit::AuditTotals;
+use prof_model::audit::PerfAttr;
 use prof_model::audit::Target;
 use prof_model::counters::Table;
 use prof_model::figures::EventSet;
@@ -78,8 +81,8 @@ pub fn main(args: &AuditArgs) -> Result<ExitCode> {
         btf: args.btf.clone(),
         cache: prepared::dir_unless(args.no_cache),
     })?;
-    let mut stream = Stream::begin(audit, outputs, by, of);
-    let deadline = args.duration.map(|d| Instant::now() + d);
+    let mut stream = Stream::begin(audit, outputs, by, of)?;
+    let deadline = args.duration.map(|d| stream.began + d);
     while !stop.asked() && deadline.is_none_or(|d| Instant::now() < d) {
         let left = deadline.map_or(TICK, |d| d.saturating_duration_since(Instant::now()));
         if !stream.step(left.min(TICK))? {
@@ -117,9 +120,15 @@ struct Stream {
 }
 
 impl Stream {
-    fn begin(audit: Audit, mut outputs: Outputs, by: Who, of: Who) -> Self {
-        let names = Names::new(select::catalogue());
-        let mut derive = Derive::new(Box::new(move |attr| names.opened(attr)), host::exe_of);
+    fn begin(audit: Audit, mut outputs: Outputs, by: Who, of: Who) -> Result<Self> {
+        let (began, began_ns) = (Instant::now(), clock::now_ns(ClockId::Monotonic));
+        let time_ns = clock::now_ns(ClockId::Realtime);
+        let names = Rc::new(Names::new(select::catalogue()));
+        let name = {
+            let names = Rc::clone(&names);
+            move |attr: &PerfAttr| names.opened(attr)
+        };
+        let mut derive = Derive::new(Box::new(name), host::exe_of);
         derive.set_realtime_offset(clock::realtime_offset());
         derive.set_clock_types(audit.clock_types());
         let links = Links::default();
@@ -136,9 +145,14 @@ impl Stream {
                 None
             }
         };
+        let mut now = audit.what_is_on(&names).unwrap_or_else(|e| {
+            let limit = format!("what was on before is met when something is done to it: {e:#}");
+            Now { limits: vec![limit], ..Now::default() }
+        });
+        limits.append(&mut now.limits);
         let (host, kernel, machine) = host::uname();
         let header = Header {
-            time_ns: clock::now_ns(ClockId::Realtime),
+            time_ns,
             version: env!("CARGO_PKG_VERSION"),
             host,
             kernel,
@@ -154,8 +168,7 @@ impl Stream {
         };
         outputs.write(&[Record::Header(Box::new(header))]);
         outputs.flush();
-        let now = Instant::now();
-        Self {
+        let mut stream = Self {
             audit,
             derive,
             tracefs,
@@ -163,14 +176,32 @@ impl Stream {
             by,
             of,
             cgroups: HashMap::new(),
-            began: now,
-            began_ns: clock::now_ns(ClockId::Monotonic),
-            looked: now,
-            checked: now,
+            began,
+            began_ns,
+            looked: began,
+            checked: began,
             told: BTreeMap::new(),
             malformed: 0,
             events: Vec::new(),
+        };
+        stream.take_over(now)?;
+        Ok(stream)
+    }
+
+    /// What is on already is told first, then what has happened since the hooks are there.
+    fn take_over(&mut self, now: Now) -> Result<()> {
+        let mut waiting = Vec::new();
+        while let Some(batch) = self.fetch()? {
+            waiting.extend(batch);
         }
+        for raw in &waiting {
+            self.concerns(raw);
+        }
+        let files = self.tracefs.as_ref().map(Tracefs::now).unwrap_or_default();
+        self.derive.take_over(self.began_ns, now, files, waiting, &mut self.events);
+        self.emit();
+        self.outputs.flush();
+        Ok(())
     }
 
     /// Waits, then passes on what there is; false if nobody listens any more.
@@ -213,24 +244,29 @@ impl Stream {
     }
 
     fn drain(&mut self) -> Result<()> {
-        loop {
-            let batch = self.audit.consume().context("ring buffer")?;
-            if batch.is_empty() {
-                return Ok(());
-            }
+        while let Some(batch) = self.fetch()? {
             for raw in batch {
-                match raw {
-                    Ok(raw) => {
-                        // They may have been forgotten since.
-                        for pid in concerned(&raw) {
-                            self.audit.known(pid);
-                        }
-                        self.derive.hear(raw, &mut self.events);
-                    }
-                    Err(_) => self.malformed += 1,
-                }
+                self.concerns(&raw);
+                self.derive.hear(raw, &mut self.events);
             }
             self.emit();
+        }
+        Ok(())
+    }
+
+    /// Some of the records that wait; `None` if there is none.
+    fn fetch(&mut self) -> Result<Option<Vec<RawAudit>>> {
+        let batch = self.audit.consume().context("ring buffer")?;
+        let all = batch.len();
+        let whole: Vec<_> = batch.into_iter().flatten().collect();
+        self.malformed += (all - whole.len()) as u64;
+        Ok((all > 0).then_some(whole))
+    }
+
+    /// Hooks may have forgotten whom it concerns since.
+    fn concerns(&self, raw: &RawAudit) {
+        for pid in concerned(raw) {
+            self.audit.known(pid);
         }
     }
 

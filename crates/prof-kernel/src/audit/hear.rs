@@ -32,7 +32,7 @@ use crate::audit_list::links::Link;
 /// State of an event that is off, as all kernels have it; above it is on.
 pub(super) const STATE_OFF: i32 = -1;
 
-const BEFORE: &str = "it was there before the audit was";
+pub(super) const BEFORE: &str = "it was there before the audit was";
 
 /// Time from the hook of an exec in which what the image before had open is closed as a
 /// rule: it happens before the new one runs.
@@ -322,7 +322,7 @@ impl Derive {
                 }
                 (Id::Traced { tracer, .. }, _) if rec.traced != 0 => {
                     let new = Id::Traced { tracer, tracee: child.pid };
-                    if other {
+                    if other && !self.known.contains_key(&new) {
                         let known = Known {
                             root: (child.pid, child.tid),
                             given: child.pid,

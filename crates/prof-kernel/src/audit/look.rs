@@ -85,8 +85,17 @@ impl Derive {
 
     /// A file of tracefs was written.
     pub fn written(&mut self, time_ns: u64, w: Written, out: &mut Vec<AuditEvent>) {
+        self.file(Moment { time_ns, cpu: 0, through: Interface::Tracefs }, w, &[], out);
+    }
+
+    pub(super) fn file(
+        &mut self,
+        at: Moment,
+        w: Written,
+        notes: &[&'static str],
+        out: &mut Vec<AuditEvent>,
+    ) {
         const MAX_FILES: usize = 1 << 14;
-        let at = Moment { time_ns, cpu: 0, through: Interface::Tracefs };
         let number = self.files.iter().position(|f| *f == w.file);
         if !w.on {
             if let Some(number) = number {
@@ -111,10 +120,10 @@ impl Derive {
             what: What::Tracefs { file: w.file, text: w.text },
             spans: BTreeMap::from([(0, span_of(0))]),
             place: Place::Elsewhere(Target::Host),
-            ..nothing(id, self.people.meet(w.by, None, None), time_ns)
+            ..nothing(id, self.people.meet(w.by, None, None), at.time_ns)
         };
         if self.follow(id, known) {
-            self.settle(at, &[id], &[], out);
+            self.settle(at, &[id], notes, out);
         }
     }
 

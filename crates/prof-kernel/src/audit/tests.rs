@@ -1,8 +1,19 @@
 //! What follows from records in an order that a live test cannot force.
 
 use prof_model::audit::AuditEvent;
+use prof_model::audit::Changes;
+use prof_model::audit::Interface;
+use prof_model::audit::Monitor;
 use prof_model::audit::PerfAttr;
+use prof_model::audit::Target;
+use prof_model::audit::What;
+use prof_model::audit::list::Copies;
+use prof_model::audit::list::Listed;
+use prof_model::audit::list::State;
+use prof_model::audit::list::Through;
 use prof_model::record::Flags;
+use prof_model::record::Ident;
+use prof_model::record::Process;
 
 use super::derive::Derive;
 use crate::abi::AbiIdent;
@@ -11,8 +22,13 @@ use crate::abi::audit::AbiLook;
 use crate::abi::audit::RawAudit;
 use crate::abi::audit::RecAct;
 use crate::abi::audit::RecFork;
+use crate::abi::audit::RecLink;
 use crate::abi::audit::RecOpened;
 use crate::abi::audit::RecTask;
+use crate::audit_list::Copied;
+use crate::audit_list::Inside;
+use crate::audit_list::Now;
+use crate::audit_list::links::Link;
 
 const PROFILER: u32 = 10;
 const TARGET: u32 = 20;
@@ -58,6 +74,18 @@ impl Audit {
         target: (u32, u32),
         on: bool,
     ) -> Vec<String> {
+        let raw = self.opened(id, leader, bits, target, on);
+        self.hear(raw)
+    }
+
+    fn opened(
+        &mut self,
+        id: u64,
+        leader: u64,
+        bits: u64,
+        target: (u32, u32),
+        on: bool,
+    ) -> RawAudit {
         let mut rec: RecOpened = zero!();
         rec.head = self.head();
         rec.by = ident(PROFILER, PROFILER);
@@ -70,7 +98,7 @@ impl Audit {
         rec.event.attr[0] = 1;
         rec.event.attr[8] = id as u8;
         rec.event.attr[40..48].copy_from_slice(&bits.to_ne_bytes());
-        self.hear(RawAudit::Opened { rec: Box::new(rec), path: Vec::new(), before: false })
+        RawAudit::Opened { rec: Box::new(rec), path: Vec::new(), before: false }
     }
 
     fn exec(&mut self, pid: u32, before: u32) -> Vec<String> {
@@ -134,6 +162,57 @@ impl Audit {
         let mut out = Vec::new();
         self.derive.looked(self.now, &[(id << 8, id)], &[look], &mut out);
         told(&out)
+    }
+
+    /// What is there when it begins, and the records that wait.
+    fn begin(
+        &mut self,
+        entries: &[Listed],
+        inside: &[(u64, Inside)],
+        waiting: Vec<RawAudit>,
+    ) -> Vec<String> {
+        let now = Now {
+            entries: entries.to_vec(),
+            inside: inside.iter().cloned().collect(),
+            limits: Vec::new(),
+        };
+        let mut out = Vec::new();
+        self.derive.take_over(100, now, Vec::new(), waiting, &mut out);
+        for e in out.iter().filter(|e| e.interface == Interface::Found) {
+            assert_eq!(e.notes, ["it was there before the audit was"]);
+        }
+        told(&out)
+    }
+}
+
+/// An event that was there, in a state.
+fn listed(id: u64, bits: u64, state: State) -> Listed {
+    let process = |pid| Process { ident: Ident::from(&ident(pid, pid)), ..Process::default() };
+    Listed {
+        monitor: Monitor {
+            id,
+            what: What::Perf { attr: PerfAttr { bits, kind: 1, ..PerfAttr::default() }, bpf: None },
+            name: "x".into(),
+            cpu: None,
+            leader: None,
+            changes: Changes::default(),
+            on_ns: None,
+        },
+        through: Through::PerfEventOpen,
+        by: Some(process(PROFILER)),
+        target: Target::Process(Box::new(process(TARGET))),
+        cpu: None,
+        state,
+        holders: Vec::new(),
+        copies: Copies::default(),
+        enabled_ns: None,
+        running_ns: None,
+        link: None,
+        program: None,
+        sampled: Vec::new(),
+        kernel_stacks: false,
+        user_stacks: false,
+        notes: Vec::new(),
     }
 }
 
@@ -332,4 +411,74 @@ fn an_act_on_what_is_not_known_is_counted() {
     let mut a = Audit::new();
     assert!(a.ioctl(7, ENABLE).is_empty());
     assert_eq!(a.derive.unknown, 1);
+}
+
+#[test]
+fn what_was_there_is_taken_over_and_ends_like_all_others() {
+    let mut a = Audit::new();
+    let copies = vec![Copied { pid: CHILD, tid: CHILD, on: true }];
+    let inside = [(1, Inside { addr: 1 << 8, copies })];
+    let all = [
+        listed(1, PerfAttr::INHERIT, State::On),
+        listed(2, WAITS, State::AwaitsExec),
+        listed(3, 0, State::Off),
+        listed(4, 0, State::TargetGone),
+    ];
+    assert_eq!(a.begin(&all, &inside, Vec::new()), ["on 20: 1 found", "on 30: 1 found"]);
+    // Told of once more, by whoever uses it first, it is not told again.
+    assert!(a.open(1, 1, PerfAttr::INHERIT, (TARGET, TARGET), true).is_empty());
+    assert_eq!(a.exit(CHILD, CHILD, true), ["off 30: 1 target_exit"]);
+    assert_eq!(a.exec(TARGET, TARGET), ["on 20: 2 enable_on_exec"]);
+    assert_eq!(a.ioctl(3, ENABLE), ["on 20: 3 ioctl_enable"]);
+    assert!(a.close(4, 0).is_empty());
+    assert_eq!(a.exit(TARGET, TARGET, true), ["off 20: 1,2,3 target_exit"]);
+    assert_eq!((a.derive.enabled, a.derive.disabled, a.derive.unknown), (4, 4, 0));
+}
+
+#[test]
+fn what_begins_while_it_looks_is_told_by_its_record_alone() {
+    let mut a = Audit::new();
+    let opened = a.opened(1, 1, 0, (TARGET, TARGET), true);
+    let off = RawAudit::Ioctl(a.act(2, DISABLE, 0));
+    // This one had ended when it was looked for.
+    let ended = RawAudit::Close(a.act(3, 0, 0));
+    let all = [listed(1, 0, State::On), listed(2, 0, State::On)];
+    // The second was off before it was looked at again, and on when the audit began.
+    let told = a.begin(&all, &[], vec![opened, off, ended]);
+    assert_eq!(told, ["on 20: 2 found", "on 20: 1 perf_event_open", "off 20: 2 ioctl_disable"]);
+}
+
+#[test]
+fn the_threads_of_a_tracee_are_one() {
+    let mut a = Audit::new();
+    let traced = |tid: u32| {
+        let mut l = listed(u64::from(tid), 0, State::On);
+        l.monitor.what = What::Ptrace;
+        if let Target::Process(p) = &mut l.target {
+            p.ident.tid = tid;
+        }
+        l
+    };
+    let told = a.begin(&[traced(TARGET), traced(TARGET + 1)], &[], Vec::new());
+    assert_eq!(told, ["on 20: 20 found"]);
+    assert!(a.exit(TARGET, TARGET + 1, false).is_empty());
+    assert_eq!(a.exit(TARGET, TARGET, true), ["off 20: 20 target_exit"]);
+}
+
+#[test]
+fn a_link_is_called_by_what_it_is_at() {
+    let link = |a: &mut Audit, id: u32| {
+        let rec = RecLink { head: a.head(), by: ident(PROFILER, PROFILER), id, kind: 1, ..zero!() };
+        let mut out = Vec::new();
+        a.derive.hear(RawAudit::Link(Box::new(rec)), &mut out);
+        out[0].monitors[0].name.clone()
+    };
+    let mut a = Audit::new();
+    a.derive.set_link_of(Box::new(|id| {
+        let name = "raw_tracepoint:sched_switch".to_owned();
+        (id == 7).then_some(Link { id, prog: 1, kind: "raw_tracepoint", name, pid: None })
+    }));
+    assert_eq!(link(&mut a, 7), "raw_tracepoint:sched_switch");
+    // It was gone before anybody could look.
+    assert_eq!(link(&mut a, 8), "raw_tracepoint:?");
 }

@@ -16,12 +16,17 @@ use std::path::PathBuf;
 
 use prof_model::record::Ident;
 
+use crate::audit_list::tracefs::OF_KERNEL;
 use crate::host;
 
 /// Bytes of a file that are read: to know whether it is on, and to show.
 const MAX_TEXT: u64 = 4096;
 /// Of these, bytes that are shown.
 const SHOWN: usize = 200;
+/// Bytes of `set_event`, which has 80 KiB with everything on.
+const MAX_SET: u64 = 1 << 20;
+/// Instances that are looked at.
+const MAX_INSTANCES: usize = 256;
 
 /// A file was written, by whom, and what it says now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,6 +130,40 @@ impl Tracefs {
         all
     }
 
+    /// What is on, of nobody that is known: tracefs does not keep who wrote.
+    pub fn now(&self) -> Vec<Written> {
+        let mut all = Vec::new();
+        let instances = fs::read_dir(self.root.join("instances")).into_iter().flatten().flatten();
+        let instances = instances.map(|e| Path::new("instances").join(e.file_name()));
+        for below in [PathBuf::new()].into_iter().chain(instances.take(MAX_INSTANCES)) {
+            for file in
+                ["current_tracer", "function_profile_enabled", "kprobe_events", "uprobe_events"]
+            {
+                all.extend(self.look(below.join(file)));
+            }
+            // To look at each of some thousand events takes too long: this file names those
+            // that are on.
+            let set = self.text(&below.join("set_event"), MAX_SET).unwrap_or_default();
+            for (system, event) in String::from_utf8_lossy(&set).lines().filter_map(event_of) {
+                let file = below.join("events").join(system).join(event).join("enable");
+                all.extend(self.look(file));
+            }
+        }
+        all
+    }
+
+    fn look(&self, file: PathBuf) -> Option<Written> {
+        let text = self.text(&file, MAX_TEXT)?;
+        said(Ident::default(), &file, text).filter(|w| w.on)
+    }
+
+    fn text(&self, file: &Path, most: u64) -> Option<Vec<u8>> {
+        let mut text = Vec::new();
+        let file = fs::File::open(self.root.join(file)).ok()?;
+        file.take(most).read_to_end(&mut text).ok()?;
+        Some(text)
+    }
+
     fn written(&self, file: OwnedFd, pid: u32) -> Option<Written> {
         let path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
         // The same files are below /sys/kernel/debug, too.
@@ -140,20 +179,36 @@ impl Tracefs {
         is_on(below, b"")?;
         let mut text = Vec::new();
         fs::File::from(file).take(MAX_TEXT).read_to_end(&mut text).ok()?;
-        let on = is_on(below, &text)?;
-        text.truncate(SHOWN);
-        Some(Written {
-            by: host::ident_of(pid),
-            file: below.as_os_str().as_bytes().into(),
-            on,
-            text,
-        })
+        said(host::ident_of(pid), below, text)
     }
+}
+
+/// What a file says.
+fn said(by: Ident, file: &Path, mut text: Vec<u8>) -> Option<Written> {
+    let on = is_on(file, &text)?;
+    text.truncate(SHOWN);
+    Some(Written { by, file: file.as_os_str().as_bytes().into(), on, text })
+}
+
+/// A line of `set_event`: `SYSTEM:EVENT`, each a name of a folder.
+fn event_of(line: &str) -> Option<(&str, &str)> {
+    let line = Some(line.trim()).filter(|l| *l != OF_KERNEL)?;
+    let (system, event) = line.split_once(':')?;
+    let plain = |name: &str| !name.is_empty() && !name.contains('/') && !name.starts_with('.');
+    (plain(system) && plain(event)).then_some((system, event))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn events_that_are_on_have_folders_of_their_own() {
+        assert_eq!(event_of("sched:sched_wakeup\n"), Some(("sched", "sched_wakeup")));
+        for line in ["", OF_KERNEL, "sched", "sched:", ":x", "..:..", "a/b:c", "a:../c"] {
+            assert_eq!(event_of(line), None, "{line}");
+        }
+    }
 
     #[test]
     fn files_say_whether_something_is_on() {

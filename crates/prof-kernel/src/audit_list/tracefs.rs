@@ -13,6 +13,9 @@ const MAX_LISTED: usize = 10_000;
 /// Most instances that are looked at.
 const MAX_INSTANCES: usize = 256;
 
+/// The kernel switches this one on for good when a BPF program is loaded that may print.
+pub const OF_KERNEL: &str = "bpf_trace:bpf_trace_printk";
+
 /// Something that is switched on there, or made to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Traced {
@@ -73,7 +76,9 @@ fn instance(root: &Path, below: &Path, all: &mut Vec<Traced>) {
             on: recording,
         });
     }
-    for line in read("set_event").lines().filter(|l| l.contains(':')).take(MAX_LISTED) {
+    let set = read("set_event");
+    let others = |l: &&str| l.contains(':') && l.trim() != OF_KERNEL;
+    for line in set.lines().filter(others).take(MAX_LISTED) {
         all.push(Traced {
             file: path("set_event"),
             text: line.into(),

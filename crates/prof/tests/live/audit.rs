@@ -2,14 +2,14 @@
 //! nothing else. The lists are written by hand.
 
 mod hooks;
+mod others;
+mod start;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
-use std::thread;
-use std::time::Duration;
 
 use serde_json::Value;
 
@@ -123,6 +123,16 @@ fn total<'a>(records: &'a Records, by: u32, comm: &str) -> &'a Value {
     let all = audit["totals"].as_array().unwrap();
     let is = |t: &&Value| t["by"]["pid"] == by && t["process"]["comm"] == comm;
     all.iter().find(is).unwrap_or_else(|| panic!("no total of {comm} in {audit:#}"))
+}
+
+/// Whether a process has something on no more, that it had.
+fn all_off(records: &Records, by: u32) -> bool {
+    let of = |on: bool| {
+        let told =
+            records.of("prof").filter(|r| r["by"]["pid"] == by && has_flag(r, "enable") == on);
+        told.map(|r| r["monitors"].as_array().unwrap().len()).sum::<usize>()
+    };
+    of(true) > 0 && of(true) == of(false)
 }
 
 /// How long it was on is what the tool was asked for: not less than 90 %, since clocks of
@@ -328,7 +338,7 @@ fn killed_in_the_middle_it_is_off() {
     watch.until("perf to begin", |r| switches(r, by).len() == 2);
     perf.kill().unwrap();
     perf.wait().unwrap();
-    watch.until("its end", |r| switches(r, by).len() > 2);
+    watch.until("its end", |r| all_off(r, by));
     target.kill().unwrap();
     target.wait().unwrap();
     let records = stop(watch);
@@ -449,188 +459,4 @@ fn a_buffer_that_is_too_small_is_told() {
     assert!(of(true) > 0);
     assert_eq!(of(true), of(false), "{end}");
     assert_eq!((count(end, "unaccounted"), count(end, "running")), (0, 0), "{end}");
-}
-
-#[test]
-fn debuggers_and_tracers() {
-    let Some(_turn) = live("audit") else { return };
-    if !has("strace", "strace") {
-        return;
-    }
-    let watch = audit(&[]);
-    let mut target = start("sleep", &["60"]);
-    let pid = target.id().to_string();
-    let mut strace = start("strace", &["-o", "/dev/null", "-p", &pid]);
-    let by = strace.id();
-    watch.until("strace to begin", |r| !switches(r, by).is_empty());
-    signal(by, libc::SIGINT);
-    strace.wait().unwrap();
-    let gdb = has("gdb", "gdb").then(|| run_it("gdb", &["-batch", "-ex", "detach", "-p", &pid]));
-    // It tries what ptrace can do on children of its own, and asks for their names.
-    let follow = run_it("strace", &["-f", "-o", "/dev/null", "sh", "-c", "sleep 0.1; exit 0"]);
-    target.kill().unwrap();
-    target.wait().unwrap();
-    let records = stop(watch);
-    let of = |by| {
-        let mut all = switches(&records, by);
-        all.retain(|s| s.contains("sleep") || s.contains(" sh:"));
-        all
-    };
-    assert_eq!(of(by), ["on sleep: ptrace by ptrace_seize", "off sleep: ptrace by ptrace_detach"]);
-    if let Some(gdb) = gdb {
-        assert_eq!(
-            of(gdb),
-            ["on sleep: ptrace by ptrace_attach", "off sleep: ptrace by ptrace_detach"]
-        );
-    }
-    // strace seizes what will be sh before it executes it.
-    assert_eq!(
-        of(follow),
-        [
-            "on sh: ptrace by inherit",
-            "off sleep: ptrace by target_exit",
-            "off sh: ptrace by target_exit"
-        ]
-    );
-}
-
-#[test]
-fn bpftrace_samples_each_cpu() {
-    let Some(_turn) = live("audit") else { return };
-    if !has("bpftrace", "bpftrace") {
-        return;
-    }
-    let watch = audit(&[]);
-    let program = "profile:hz:99 { @ = count(); } interval:s:1 { exit(); }";
-    let by = run_it("bpftrace", &["-e", program]);
-    let records = stop(watch);
-    let mut told = switches(&records, by);
-    // One by one, in an order of its own: the timer of each CPU, that of the interval,
-    // which is on the first, and the buffers for what programs say.
-    let mut expected = Vec::new();
-    for (whether, how) in [("on", "perf_event_open"), ("off", "ioctl_disable")] {
-        expected.push(format!("{whether} cpu{}: cpu-clock by {how}", cpus()[0]));
-        for cpu in cpus() {
-            expected.push(format!("{whether} cpu{cpu}: cpu-clock by {how}"));
-            expected.push(format!("{whether} cpu{cpu}: bpf-output by {how}"));
-        }
-    }
-    told.sort_unstable();
-    expected.sort_unstable();
-    assert_eq!(told, expected);
-    let with_program = |r: &&Value| {
-        r["by"]["pid"] == by
-            && !has_flag(r, "enable")
-            && r["monitors"][0]["name"] == "cpu-clock"
-            && r["monitors"][0]["bpf_prog"].is_number()
-    };
-    assert_eq!(records.of("prof").filter(with_program).count(), cpus().len() + 1);
-}
-
-#[test]
-fn what_is_switched_on_in_tracefs() {
-    let Some(_turn) = live("audit") else { return };
-    let root = "/sys/kernel/tracing";
-    let file = "events/sched/sched_process_wait/enable";
-    let write = |text: &str| {
-        // A shell that has nothing left to do becomes its last command.
-        let script = format!("echo {text} > {root}/{file}; sleep 0.3; true");
-        run_it("sh", &["-c", &script])
-    };
-    let watch = audit(&[]);
-    let by = write("1");
-    write("0");
-    let records = stop(watch);
-    assert_eq!(
-        // Off is told of who switched it on.
-        switches(&records, by),
-        [
-            format!("on host: tracefs:{file} by tracefs"),
-            format!("off host: tracefs:{file} by tracefs")
-        ]
-    );
-    let on = records.of("prof").find(|r| r["by"]["pid"] == by).unwrap();
-    assert_eq!((&on["by"]["comm"], &on["monitors"][0]["text"]), (&"sh".into(), &"1\n".into()));
-}
-
-#[test]
-fn another_prof_is_somebody_else() {
-    let Some(_turn) = live("audit") else { return };
-    if kprobes("the links of another prof") {
-        return;
-    }
-    let kind = if hooks().as_deref() == Some("tp_btf") { "tp_btf" } else { "raw_tracepoint" };
-    let watch = audit(&["--by", "comm=prof"]);
-    let run = run(&["-e", "page-faults"], &["true"]);
-    assert!(run.output.status.success());
-    let records = stop_narrowed(watch);
-    let exe = fs::canonicalize(prof()).unwrap();
-    let is = |r: &&Value| r["by"]["exe"] == exe.to_str().unwrap();
-    let by = count(&records.of("prof").find(is).unwrap()["by"], "pid") as u32;
-    let told = switches(&records, by);
-    // Its hooks, each attached by a link, and off with it; called as the list calls them.
-    for hook in ["sched_process_exit", "sched_process_fork", "sched_process_exec"] {
-        let of = |whether: &str| {
-            let start = format!("{whether} host: {kind}:{hook} by ");
-            told.iter().filter(|s| s.starts_with(&start)).count()
-        };
-        assert_eq!((of("on"), of("off")), (1, 1), "{hook}: {told:#?}");
-    }
-}
-
-#[test]
-fn tracee_s_output_has_who_whom_and_what() {
-    let Some(_turn) = live("audit") else { return };
-    let dir = tempfile::tempdir().unwrap();
-    let out = dir.path().join("tracee.json");
-    let watch = audit(&["-o", &format!("tracee:{}", out.display())]);
-    let by = run_it(target().to_str().unwrap(), &["perf", "open", "sleep", "20", "close"]);
-    stop(watch);
-    let events: Vec<Value> = fs::read_to_string(&out)
-        .unwrap()
-        .lines()
-        .map(|l| serde_json::from_str(l).unwrap())
-        .filter(|e: &Value| arg(e, "by_pid") == by)
-        .collect();
-    assert_eq!(events.len(), 2);
-    for (e, interface) in events.iter().zip(["perf_event_open", "close"]) {
-        assert_eq!(e["eventName"], "prof");
-        assert_eq!(e["argsNum"], e["args"].as_array().unwrap().len());
-        assert_eq!(e["hostProcessId"], by);
-        assert_eq!(arg(e, "EVENTS"), serde_json::json!([0x0100_0002]));
-        assert_eq!(arg(e, "interface"), interface);
-        assert_eq!(arg(e, "target"), "process");
-        assert_eq!(arg(e, "names"), "page-faults:uh");
-        // foreign
-        assert_eq!(arg(e, "FLAGS").as_u64().unwrap() & 0x80, 0x80);
-    }
-    lasted(&arg(&events[1], "on_ns"), 20);
-}
-
-fn arg(event: &Value, name: &str) -> Value {
-    let args = event["args"].as_array().unwrap();
-    args.iter().find(|a| a["name"] == name).map_or(Value::Null, |a| a["value"].clone())
-}
-
-/// The rest is heard of late, or by nobody: a program that holds a descriptor for another.
-#[test]
-fn an_event_whose_descriptor_another_has_ends_when_that_ends() {
-    let Some(_turn) = live("audit") else { return };
-    let watch = audit(&[]);
-    // The shell's child inherits the descriptor over its exec, and outlives who opened.
-    let script = format!("{} perf-hold 300", target().display());
-    let mut child = start("sh", &["-c", &script]);
-    child.wait().unwrap();
-    thread::sleep(Duration::from_millis(600));
-    let records = stop(watch);
-    let told: Vec<_> = records
-        .of("prof")
-        .filter(|r| r["target"]["kind"] == "cpu" && r["by"]["comm"] == "prof-target")
-        .collect();
-    assert_eq!(told.iter().map(|r| has_flag(r, "enable")).collect::<Vec<_>>(), [true, false]);
-    let (how, notes) = if hooks::by_functions(&records) { ("close", 0) } else { ("found", 1) };
-    assert_eq!(told[1]["hook"], how, "{:#}", told[1]);
-    assert_eq!(told[1]["notes"].as_array().map_or(0, Vec::len), notes, "{:#}", told[1]);
-    // It went on after its owner's exit, for as long as the other slept.
-    lasted(&told[1]["monitors"][0]["on_ns"], 300);
 }

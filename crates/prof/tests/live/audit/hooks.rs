@@ -1,5 +1,8 @@
 //! The ways to be told, and what only some of them see.
 
+use std::thread;
+use std::time::Duration;
+
 use super::*;
 
 const WAYS: [&str; 3] = ["fentry", "kprobe", "tracepoint"];
