@@ -1,8 +1,10 @@
 //! `prof audit`: what profilers are known to do is what is told of them, all of it and
 //! nothing else. The lists are written by hand.
 
+mod detections;
 mod hooks;
 mod others;
+mod profilers;
 mod start;
 
 use std::collections::BTreeSet;

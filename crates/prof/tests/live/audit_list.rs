@@ -1,7 +1,7 @@
 //! What `prof audit --list` says of other profilers: every entry that they must have, by
 //! hand, and no other.
 
-mod detections;
+pub mod detections;
 mod others;
 
 use std::fs;

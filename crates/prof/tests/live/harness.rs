@@ -47,7 +47,8 @@ pub fn has(program: &str, package: &str) -> bool {
     found || skip(program, &format!("{program} is not installed (apt-get install {package})"))
 }
 
-fn skip(what: &str, why: &str) -> bool {
+/// Says that something is left out, and why; fails where that is not allowed.
+pub fn skip(what: &str, why: &str) -> bool {
     let message = format!("SKIPPED {what}: {why}");
     assert!(env::var("PROF_LIVE").as_deref() != Ok("require"), "{message}");
     eprintln!("{message}");

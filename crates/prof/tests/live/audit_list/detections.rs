@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use super::*;
 
-/// What the example says of a list: rule and name of each finding, each once.
-fn detect(list: &[Value], ops: &str) -> (Vec<(String, String, u64)>, Option<i32>) {
+/// What the example says of records: rule and name of each finding, each once.
+pub fn detect(list: &[Value], ops: &str) -> (Vec<(String, String, u64)>, Option<i32>) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/audit-detections.sh");
     let mut child = Command::new(script)
         .env("OPS", ops)
