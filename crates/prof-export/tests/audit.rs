@@ -169,6 +169,23 @@ fn a_terminal_gets_no_control_characters() {
 }
 
 #[test]
+fn nobody_is_a_question_mark() {
+    let mut records = stream();
+    for r in &mut records {
+        match r {
+            Record::Audit(e) => e.by = Process::default(),
+            Record::AuditTotals(t) => t.totals.iter_mut().for_each(|t| t.by = Process::default()),
+            _ => {}
+        }
+    }
+    let text =
+        common::render(Format::Table, &Options { width: 160, ..Options::default() }, &records);
+    let columns = |l: &str| l.split_whitespace().skip(2).take(3).collect::<Vec<_>>().join(" ");
+    assert_eq!(columns(text.lines().nth(1).unwrap()), "? ? ?", "{text}");
+    assert_eq!(text.lines().filter(|l| l.contains(" 2 ? ")).count(), 5, "{text}");
+}
+
+#[test]
 fn tracee_has_an_event_for_each() {
     let text = common::render(Format::Tracee, &Options::default(), &stream());
     let events: Vec<Json> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
