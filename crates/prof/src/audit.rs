@@ -60,6 +60,8 @@ const TICK: Duration = Duration::from_millis(50);
 const LOOK: Duration = Duration::from_millis(100);
 /// Milliseconds that a look waits for what was told before it.
 const HELD_UP: u32 = 50;
+/// At the end a look that could not be had is tried so often.
+const LAST_LOOKS: u32 = 40;
 /// Losses are looked at this often, and the clock is compared.
 const CHECK: Duration = Duration::from_secs(1);
 
@@ -270,8 +272,8 @@ impl Stream {
         }
     }
 
-    /// Hears all, and finds what nobody told.
-    fn look(&mut self) -> Result<()> {
+    /// Hears all, and finds what nobody told; false if not all could be heard.
+    fn look(&mut self) -> Result<bool> {
         let asked = self.derive.to_look_at();
         let links = self.derive.links();
         let now = clock::now_ns(ClockId::Monotonic);
@@ -289,11 +291,11 @@ impl Stream {
             self.drain()?;
         }
         if self.audit.positions().1 < told {
-            return Ok(());
+            return Ok(false);
         }
         self.derive.looked(now, &asked, &looks, &mut self.events);
         self.derive.links_gone(now, &gone, &mut self.events);
-        Ok(())
+        Ok(true)
     }
 
     fn emit(&mut self) {
@@ -346,7 +348,11 @@ impl Stream {
 
     /// The last records: totals, what was lost, and the reconciliation.
     fn finish(mut self) -> Result<()> {
-        self.look()?;
+        for _ in 0..LAST_LOOKS {
+            if self.look()? {
+                break;
+            }
+        }
         self.check_losses()?;
         self.emit();
         let time_ns = clock::now_ns(ClockId::Realtime);

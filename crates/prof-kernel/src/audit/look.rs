@@ -1,6 +1,7 @@
 //! What no hook tells, found by looking at the events themselves.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use prof_model::audit::AuditEvent;
 use prof_model::audit::Interface;
@@ -39,13 +40,23 @@ impl Derive {
         out: &mut Vec<AuditEvent>,
     ) {
         let cpu = 0;
+        let is_there =
+            |number: u64, l: &AbiLook| l.id == number && l.refs > 0 && l.state >= STATE_EXIT;
+        // They are about to close what they have open: the rest ends in a moment.
+        let mut leaving = BTreeSet::new();
+        for ((_, number), _) in asked.iter().zip(looks).filter(|((_, n), l)| is_there(*n, l)) {
+            let known = self.known.get(&Id::Perf(*number)).filter(|k| k.leaves(time_ns));
+            leaving.extend(known.map(|k| k.by.ident.pid));
+        }
         // What ended by the same is told together.
         let mut ended: BTreeMap<_, (Moment, _, Vec<Id>)> = BTreeMap::new();
         for ((_, number), look) in asked.iter().zip(looks) {
             let id = Id::Perf(*number);
             let Some(k) = self.known.get_mut(&id).filter(|k| k.touched < time_ns) else { continue };
-            let is_there = look.id == *number && look.refs > 0 && look.state >= STATE_EXIT;
-            if !is_there {
+            if !is_there(*number, look) {
+                if k.leaves(time_ns) && leaving.contains(&k.by.ident.pid) {
+                    continue;
+                }
                 let (at, notes) = k.ended(time_ns);
                 let together = ended
                     .entry((at.time_ns, at.through))
@@ -163,10 +174,15 @@ impl Derive {
 }
 
 impl Known {
+    /// Whether who has it is ending at that time.
+    fn leaves(&self, time_ns: u64) -> bool {
+        let exits = |(since, how)| how == Interface::OwnerExit && time_ns < since + EXIT_TAKES_NS;
+        self.left.is_some_and(exits)
+    }
+
     /// It was there at that time.
     fn is_there(&mut self, time_ns: u64) {
-        let takes = |how| if how == Interface::OwnerExit { EXIT_TAKES_NS } else { 0 };
-        if self.left.is_none_or(|(since, how)| time_ns >= since + takes(how)) {
+        if !self.leaves(time_ns) && self.left.is_none_or(|(since, _)| time_ns >= since) {
             (self.alive, self.left) = (time_ns, None);
         }
     }

@@ -385,6 +385,39 @@ fn the_end_of_a_file_is_a_close_unless_its_owner_ended() {
 }
 
 #[test]
+fn what_ends_with_its_owner_is_told_when_all_of_it_has_ended() {
+    let mut a = Audit::new();
+    a.open(1, 1, 0, (TARGET, TARGET), true);
+    a.open(2, 2, 0, (TARGET, TARGET), true);
+    a.exit(PROFILER, PROFILER, true);
+    let mut look = |gone: [bool; 2], later: u64| {
+        a.now += later;
+        let asked = [(1 << 8, 1), (2 << 8, 2)];
+        let looks = [0, 1].map(|i| AbiLook {
+            addr: asked[i].0,
+            id: asked[i].1,
+            refs: i64::from(!gone[i]),
+            enabled_ns: 0,
+            state: 1,
+            prog: 0,
+        });
+        let mut out = Vec::new();
+        a.derive.looked(a.now, &asked, &looks, &mut out);
+        told(&out)
+    };
+    assert!(look([true, false], 1_000_000).is_empty());
+    assert_eq!(look([true, true], 1_000_000), ["off 20: 1,2 owner_exit"]);
+    // One that it has handed on is not waited for.
+    a.open(3, 3, 0, (TARGET, TARGET), true);
+    a.open(4, 4, 0, (TARGET, TARGET), true);
+    a.exit(PROFILER, PROFILER, true);
+    a.now += 60_000_000;
+    assert!(a.look(4, Some(1)).is_empty());
+    assert_eq!(a.look(3, None), ["off 20: 3 owner_exit"]);
+    assert_eq!(a.look(4, None), ["off 20: 4 found"]);
+}
+
+#[test]
 fn a_tracee_is_let_go_with_its_last_thread() {
     let mut a = Audit::new();
     let second = (TARGET, TARGET + 1);

@@ -20,7 +20,8 @@ fn debuggers_and_tracers() {
     let pid = target.id().to_string();
     let mut strace = start("strace", &["-o", "/dev/null", "-p", &pid]);
     let by = strace.id();
-    watch.until("strace to begin", |r| !switches(r, by).is_empty());
+    // Before that it tries the kernel with a child of its own.
+    watch.until("strace to begin", |r| switches(r, by).iter().any(|s| s.contains("sleep")));
     signal(by, libc::SIGINT);
     strace.wait().unwrap();
     let gdb = has("gdb", "gdb").then(|| run_it("gdb", &["-batch", "-ex", "detach", "-p", &pid]));
@@ -63,6 +64,8 @@ fn bpftrace_samples_each_cpu() {
     let by = run_it("bpftrace", &["-e", program]);
     let records = stop(watch);
     let mut told = switches(&records, by);
+    // By this it learns whether the kernel has links to many functions.
+    told.retain(|s| !s.contains(":ksys_read by "));
     // One by one, in an order of its own: the timer of each CPU, that of the interval,
     // which is on the first, and the buffers for what programs say.
     let mut expected = Vec::new();
