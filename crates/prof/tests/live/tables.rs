@@ -2,6 +2,7 @@
 //! is told of that has none.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
@@ -148,6 +149,48 @@ fn a_file_without_table_is_named_with_the_reason() {
         let rest = &one_line[at..];
         assert!(rest.contains("libspin.so") && rest.contains(".eh_frame"), "{told}");
     }
+}
+
+/// Each file is held from its first sample to the end, and names are found in all: also where
+/// the caller's limit is lower, which commands have still.
+#[test]
+fn more_files_are_held_than_the_caller_may_have_open() {
+    let Some(_turn) = live("a limit of descriptors") else { return };
+    if !taken("a limit of descriptors") || emulated("a compiler") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let source =
+        "#include <time.h>\n__attribute__((noinline)) void spins(void){while(clock()<6000);}
+        int main(void){spins();return 0;}";
+    if !built(source, &["-O1", "-o", "one", "x.c"], dir.path()) {
+        return;
+    }
+    let inside = "ulimit -Sn >>limits; grep open.files /proc/$PPID/limits >>limits
+        i=0; while [ $i -lt 200 ]; do cp one c$i; ./c$i; rm c$i; i=$((i+1)); done";
+    let outside = format!(
+        "cd {}; ulimit -Sn 100; exec {} run -F 997 -o folded:x.folded -- sh -c '{inside}'",
+        dir.path().display(),
+        prof().display()
+    );
+    let ran = Command::new("sh").args(["-c", &outside]).output().expect("sh");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{said}");
+    let limits = fs::read_to_string(dir.path().join("limits")).expect("limits");
+    let lines: Vec<Vec<_>> = limits.lines().map(|l| l.split_whitespace().collect()).collect();
+    let [commands, own] = &lines[..] else { panic!("{limits}") };
+    assert_eq!(commands, &["100"], "{limits}");
+    // Max open files, soft, hard.
+    assert_eq!(own[3], own[4], "{limits}");
+    assert_ne!(own[3], "100", "{limits}");
+    let folded = fs::read_to_string(dir.path().join("x.folded")).expect("folded stacks");
+    let own = |named: bool| {
+        let of = folded.lines().filter(|l| l.contains("spins") == named);
+        let of = of.filter(|l| l.starts_with('c') && l.contains(";main;"));
+        of.map(|l| l.split(';').next().unwrap_or_default()).collect::<BTreeSet<_>>().len()
+    };
+    println!("{} programs with names; {said}", own(true));
+    assert!(own(true) > 150, "{} programs: {folded}", own(true));
 }
 
 /// Programs that come and go, each a file of its own, beside few numbers: what prof takes
