@@ -282,6 +282,18 @@ impl Sampler {
         Ok(records)
     }
 
+    /// How far the rings are written by now.
+    pub(crate) fn written(&self) -> Written {
+        let off = self.off.as_ref().map_or(0, |o| o.ring.positions().0);
+        Written { events: self.ring.positions().0, off }
+    }
+
+    /// Whether all was consumed that had been written then.
+    pub(crate) fn has_consumed(&self, then: Written) -> bool {
+        let off = self.off.as_ref().is_none_or(|o| o.ring.positions().1 >= then.off);
+        off && self.ring.positions().1 >= then.events
+    }
+
     /// What the kernel half counted where events fired.
     pub fn counts(&self) -> Result<SampleCounts> {
         let mut sums = SampleCounts::default();
@@ -322,6 +334,13 @@ impl Sampler {
     pub fn stats(&self) -> Vec<(String, sys::ProgInfo)> {
         self.loaded.stats()
     }
+}
+
+/// Positions in the rings.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Written {
+    events: u64,
+    off: u64,
 }
 
 /// The events of a CPU; a sample has the place of its own.

@@ -36,6 +36,7 @@ use crate::abi::stacks::StackRecord;
 use crate::abi::stacks::UserFrame;
 use crate::abi::until_nul;
 use crate::sampler::Sampler;
+use crate::sampler::Written;
 use crate::sampler::blocked::Blocked;
 use crate::sampler::files;
 use crate::sampler::finish;
@@ -71,6 +72,10 @@ const SHARE: usize = 4;
 #[derive(Debug)]
 pub struct Gatherer {
     tables: Tables,
+    /// Numbers that were taken from files.
+    taken_back: Vec<u32>,
+    /// Those of before, and what has to be read until samples have them no more.
+    leaving: Option<(Written, Vec<u32>)>,
     rules: RuleSet,
     limits: Limits,
     files: HashMap<u32, Known>,
@@ -109,6 +114,8 @@ impl Gatherer {
         let most = Most::from_environment();
         let mut new = Self {
             tables: Tables::new(sampler, most)?,
+            taken_back: Vec::new(),
+            leaving: None,
             most,
             taken: 0,
             rules: RuleSet::new(),
@@ -158,6 +165,20 @@ impl Gatherer {
                     Err(_) => self.malformed += 1,
                 }
             }
+            self.give_numbers_again(sampler);
+        }
+    }
+
+    /// A number is another file's only when all was read that was written while it was the
+    /// old one's: rings are read one after the other, and of what is read files come first.
+    fn give_numbers_again(&mut self, sampler: &Sampler) {
+        if let Some((_, ids)) = self.leaving.take_if(|(then, _)| sampler.has_consumed(*then)) {
+            // What comes with them from now on, and before it is told of, is not this file.
+            ids.iter().for_each(|id| drop(self.files.remove(id)));
+            self.tables.give_again(&ids);
+        }
+        if self.leaving.is_none() && !self.taken_back.is_empty() {
+            self.leaving = Some((sampler.written(), std::mem::take(&mut self.taken_back)));
         }
     }
 
@@ -280,7 +301,9 @@ impl Gatherer {
     /// When few numbers are left for files, some are taken back.
     fn make_room(&mut self) {
         let most = self.most.files as usize;
-        if (self.tables.numbers_left() as usize) < most / SHARE {
+        let leaving = self.leaving.as_ref().map_or(0, |(_, ids)| ids.len());
+        let left = self.tables.numbers_left() as usize + self.taken_back.len() + leaving;
+        if left < most / SHARE {
             self.give_up(most);
         }
     }
@@ -290,7 +313,9 @@ impl Gatherer {
         let n = (self.files.len().min(most) / SHARE).max(1);
         let gone = known::least_used(&self.files, &self.tables.mapped(), n);
         // What fails leaves them without a table.
-        let _ = self.tables.remove(&gone);
+        if self.tables.remove(&gone).is_ok() {
+            self.taken_back.extend(gone.iter().map(|(id, _)| *id));
+        }
         for (id, _) in gone {
             let Some(known) = self.files.get_mut(&id) else { continue };
             known.table = Err("its table made room for others".into());

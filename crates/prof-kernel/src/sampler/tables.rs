@@ -259,8 +259,9 @@ impl Tables {
         }
     }
 
-    /// Takes tables away, and gives their numbers back. Who has one mapped is told that it
-    /// has no table until it is sampled next, and then of a new file.
+    /// Takes tables away. Who has one mapped is told that it has no table until it is sampled
+    /// next, and then of a new file. The numbers are nobody's until they are
+    /// [given again](Self::give_again): samples with them still wait to be read.
     pub fn remove(&mut self, gone: &[(u32, AbiFileKey)]) -> Result<()> {
         for (id, key) in gone {
             self.say(*id, abi::table::NONE);
@@ -283,11 +284,17 @@ impl Tables {
         for id in ids {
             let pieces = self.pieces.remove(&id).unwrap_or_default();
             self.give(pieces);
-            self.say(id, abi::table::PENDING);
-            self.free.store(TOLD + id as usize, 0);
-            self.give_number(id);
         }
         Ok(())
+    }
+
+    /// Numbers of files whose tables were taken away are for others from now on.
+    pub fn give_again(&self, ids: &[u32]) {
+        for id in ids {
+            self.say(*id, abi::table::PENDING);
+            self.free.store(TOLD + *id as usize, 0);
+            self.give_number(*id);
+        }
     }
 
     /// Until every program has ended that runs now: that is how a map of maps is changed.

@@ -26,12 +26,23 @@ fn built(source: &str, args: &[&str], dir: &std::path::Path) -> bool {
 
 /// `prof run OPTIONS -o raw:… -- sh -c SCRIPT`, with few numbers and little room.
 fn with_little_room(files: u32, segments: u32, script: &str) -> (StackProfile, String) {
+    with_little_room_and(&[], files, segments, script)
+}
+
+fn with_little_room_and(
+    options: &[&str],
+    files: u32,
+    segments: u32,
+    script: &str,
+) -> (StackProfile, String) {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("x.stacks");
     let out = command("run")
         .env("PROF_MAX_FILES", files.to_string())
         .env("PROF_MAX_SEGMENTS", segments.to_string())
-        .args(["-F", "997", "-o", &format!("raw:{}", file.display()), "--", "sh", "-c", script])
+        .args(["-F", "997", "-o", &format!("raw:{}", file.display())])
+        .args(options)
+        .args(["--", "sh", "-c", script])
         .output()
         .expect("prof run");
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
@@ -70,32 +81,68 @@ fn there_is_room_for_tables_of_any_number_of_files() {
     }
 }
 
-/// Of 600 processes named by their files, each has frames of its own file and of no other.
-fn check_many(profile: &StackProfile, said: &str) {
-    assert!(profile.lost.is_empty(), "{:?}", profile.lost);
-    let (mut own, mut other, mut met) = (0, Vec::new(), BTreeMap::new());
+/// The same with stacks in two rings: numbers go from file to file while stacks wait there.
+#[test]
+fn a_number_is_of_one_file_in_both_rings() {
+    let Some(_turn) = live("numbers in two rings") else { return };
+    if !taken("numbers in two rings") || emulated("a compiler") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let source = "#include <time.h>\n#include <unistd.h>
+        int main(void){for(int i=0;i<20;i++){usleep(50);for(volatile int j=0;j<20000;j++);}return 0;}";
+    if !built(source, &["-O1", "-o", "one", "x.c"], dir.path()) {
+        return;
+    }
+    let script = format!(
+        "cd {}; i=0; while [ $i -lt 800 ]; do cp one c$i; cp one c$((i+1)); ./c$i & ./c$((i+1)); wait
+            rm c$i c$((i+1)); i=$((i+2)); done",
+        dir.path().display()
+    );
+    let (profile, said) = with_little_room_and(&["--off-cpu"], 60, 16, &script);
+    let frames = frames_of_numbered(&profile);
+    println!("{} frames of {} processes; {said}", frames.own, frames.met.len());
+    assert!(frames.met.len() > 600 && frames.own > 1000, "{} frames", frames.own);
+    assert_eq!(frames.other, Vec::<(String, String)>::new());
+}
+
+/// Of processes that are named by their files.
+#[derive(Default)]
+struct Numbered {
+    /// Frames of their own files.
+    own: u64,
+    /// Those of another's: the process, and whose.
+    other: Vec<(String, String)>,
+    /// Samples of each.
+    met: BTreeMap<String, u64>,
+}
+
+fn frames_of_numbered(profile: &StackProfile) -> Numbered {
+    let mut of = Numbered::default();
     for sample in &profile.samples {
         let thread = &profile.threads[sample.thread.0 as usize];
         let process = &profile.processes[thread.process.0 as usize];
-        let Some(number) = process.comm.strip_prefix('c').filter(|n| n.parse::<u32>().is_ok())
-        else {
-            continue;
-        };
-        *met.entry(number.to_owned()).or_insert(0) += 1;
+        let number = process.comm.strip_prefix('c');
+        let Some(number) = number.filter(|n| n.parse::<u32>().is_ok()) else { continue };
+        *of.met.entry(number.to_owned()).or_insert(0) += 1;
         for frame in profile.frames_of(sample.stack).map(|f| profile.frame(f)) {
-            let Some(module) = profile.module(frame).filter(|_| frame.kind == FrameKind::User)
-            else {
-                continue;
-            };
-            match module.path.file_name().and_then(|n| n.to_str()) {
-                Some(name) if name.starts_with('c') => match name == process.comm {
-                    true => own += 1,
-                    false => other.push((process.comm.clone(), name.to_owned())),
-                },
-                _ => {}
+            let module = profile.module(frame).filter(|_| frame.kind == FrameKind::User);
+            let Some(name) = module.and_then(|m| m.path.file_name()?.to_str()) else { continue };
+            if name.starts_with('c') {
+                match name == process.comm {
+                    true => of.own += 1,
+                    false => of.other.push((process.comm.clone(), name.to_owned())),
+                }
             }
         }
     }
+    of
+}
+
+/// Of 600 processes named by their files, each has frames of its own file and of no other.
+fn check_many(profile: &StackProfile, said: &str) {
+    assert!(profile.lost.is_empty(), "{:?}", profile.lost);
+    let Numbered { own, other, met } = frames_of_numbered(profile);
     let (n, whole) =
         (profile.samples.len(), profile.samples.iter().filter(|s| s.whole.is_whole()).count());
     println!(
