@@ -9,11 +9,6 @@
 
 use std::fs;
 use std::io;
-use std::io::Read as _;
-use std::io::Write as _;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -77,22 +72,15 @@ pub fn key(object: &[u8], flavour: &str) -> io::Result<Vec<u8>> {
     key.push(0);
     key.extend_from_slice(flavour.as_bytes());
     key.push(0);
-    key.extend_from_slice(&fnv(object).to_le_bytes());
+    key.extend_from_slice(&prof_cache::hash(object).to_le_bytes());
     key.extend_from_slice(rustix::system::uname().release().to_bytes());
     key.push(0);
     key.extend_from_slice(&fs::read("/sys/kernel/notes")?);
     Ok(key)
 }
 
-/// FNV-1a: names files and tells objects apart; nothing hostile hashes here.
-fn fnv(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01b3))
-}
-
 fn path(dir: &Path, key: &[u8]) -> PathBuf {
-    dir.join(format!("programs-{:016x}", fnv(key)))
+    dir.join(format!("programs-{:016x}", prof_cache::hash(key)))
 }
 
 /// Where prepared programs are kept: `$PROF_CACHE_DIR`, else `/var/cache/prof`.
@@ -115,18 +103,7 @@ pub fn allowed() -> bool {
 /// What is kept for this key; `None` if there is nothing, or nothing that can be
 /// trusted.
 pub fn load(dir: &Path, key: &[u8]) -> Option<Prepared> {
-    let mut file = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(path(dir, key))
-        .ok()?;
-    let meta = file.metadata().ok()?;
-    let mine = meta.uid() == rustix::process::geteuid().as_raw();
-    if !meta.is_file() || !mine || meta.mode() & 0o022 != 0 || meta.len() > MAX_FILE {
-        return None;
-    }
-    let mut bytes = Vec::with_capacity(meta.len() as usize);
-    file.read_to_end(&mut bytes).ok()?;
+    let bytes = prof_cache::read(&path(dir, key), MAX_FILE)?;
     let prepared: Prepared = postcard::from_bytes(&bytes).ok()?;
     let refs_fit = prepared.progs.iter().all(|p| {
         p.map_refs.iter().all(|(insn, map)| {
@@ -139,22 +116,8 @@ pub fn load(dir: &Path, key: &[u8]) -> Option<Prepared> {
 /// Keeps it, whole or not at all. A failure is no error of the session: the next
 /// one is slower to start.
 pub fn save(dir: &Path, prepared: &Prepared) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
     let bytes = postcard::to_allocvec(prepared).map_err(io::Error::other)?;
-    let target = path(dir, &prepared.key);
-    let temporary = target.with_extension(format!("{}", std::process::id()));
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(&temporary)?;
-    let written = file.write_all(&bytes).and_then(|()| fs::rename(&temporary, &target));
-    if written.is_err() {
-        // Half a file under a temporary name helps nobody.
-        let _ = fs::remove_file(&temporary);
-    }
-    written
+    prof_cache::write(&path(dir, &prepared.key), &bytes)
 }
 
 #[cfg(test)]

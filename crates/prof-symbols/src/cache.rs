@@ -9,16 +9,10 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::fs::File;
 use std::io;
-use std::io::Read as _;
-use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -74,11 +68,8 @@ impl Key {
     }
 
     fn path(&self, dir: &Path) -> PathBuf {
-        // FNV-1a: a file of another key under the same name is seen to be one.
-        let bytes = postcard::to_allocvec(self).unwrap_or_default();
-        let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| {
-            (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        // A file of another key under the same name is seen to be one.
+        let hash = prof_cache::hash(&postcard::to_allocvec(self).unwrap_or_default());
         dir.join(format!("{PREFIX}{hash:016x}"))
     }
 }
@@ -101,18 +92,7 @@ pub(crate) fn load(dir: &Path, key: &Key) -> Kept {
 }
 
 fn read(dir: &Path, key: &Key) -> Option<Kept> {
-    let mut file = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(key.path(dir))
-        .ok()?;
-    let meta = file.metadata().ok()?;
-    let mine = meta.uid() == rustix::process::geteuid().as_raw();
-    if !meta.is_file() || !mine || meta.mode() & 0o022 != 0 || meta.len() > MAX_BYTES {
-        return None;
-    }
-    let mut bytes = Vec::with_capacity(meta.len() as usize);
-    file.read_to_end(&mut bytes).ok()?;
+    let bytes = prof_cache::read(&key.path(dir), MAX_BYTES)?;
     let content: Content = postcard::from_bytes(&bytes).ok()?;
     if content.key != *key {
         return None;
@@ -138,7 +118,6 @@ pub(crate) fn save(dir: &Path, key: &Key, kept: &Kept) {
 }
 
 fn write(dir: &Path, key: &Key, kept: &Kept) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
     let functions = |named: &Named| {
         let of = named.functions.iter().map(|f| {
             let file = f.file.as_ref().map(|p| p.as_os_str().as_bytes().to_vec());
@@ -153,19 +132,7 @@ fn write(dir: &Path, key: &Key, kept: &Kept) -> io::Result<()> {
         return Ok(());
     }
     make_room(dir);
-    let target = key.path(dir);
-    let temporary = target.with_extension(format!("{}", std::process::id()));
-    let mut file: File = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(&temporary)?;
-    let written = file.write_all(&bytes).and_then(|()| fs::rename(&temporary, &target));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written
+    prof_cache::write(&key.path(dir), &bytes)
 }
 
 fn make_room(dir: &Path) {
@@ -187,6 +154,8 @@ fn make_room(dir: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
+    use std::io::Write as _;
     use std::os::unix::fs::PermissionsExt as _;
 
     fn key(file: &File) -> Key {
