@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
+use std::time::Instant;
 
 use prof::stacks::raw;
 use prof_model::stacks::FrameKind;
@@ -282,4 +284,57 @@ fn what_many_files_take_does_not_grow() {
     let grown = number(last, "rss=").saturating_sub(number(first, "rss=")) * 1024;
     let each = grown / (500 * (rounds as u64 - 1).max(1));
     assert!(each < 8192, "{each} bytes for a process: {took}");
+}
+
+/// 6,000 times fork and exec in six seconds, a thousand each second, with stacks, again and
+/// again: nothing is lost without a reason, and memory is as after the first round. `PROF_ROUNDS=100`
+/// is the long form.
+#[test]
+fn six_thousand_execs_in_six_seconds_take_no_memory() {
+    let Some(_turn) = live("6,000 execs in 6 s") else { return };
+    if !taken("6,000 execs in 6 s") || emulated("a thousand execs a second") {
+        return;
+    }
+    let rounds = std::env::var("PROF_ROUNDS").map_or(2, |n| n.parse().expect("a number"));
+    let own = format!("tree={}", std::process::id());
+    let dir = tempfile::tempdir().expect("a folder");
+    let to = format!("raw:{}", dir.path().join("x.stacks").display());
+    let watch = Watch::start(&["-s", &own, "-s", "comm=exe", "-F", "997", "-o", &to]);
+    let fields = |pid: u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+        let line = status.lines().find(|l| l.starts_with("VmRSS:")).expect("its size");
+        let kb: u64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("kB");
+        let fdinfo = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("its descriptors");
+        let infos = fdinfo.flatten().filter_map(|f| fs::read_to_string(f.path()).ok());
+        let locked = infos.filter_map(|info| {
+            let line = info.lines().find_map(|l| l.strip_prefix("memlock:"))?;
+            line.trim().parse::<u64>().ok()
+        });
+        (kb * 1024, locked.sum::<u64>())
+    };
+    let mut took = Vec::new();
+    for _ in 0..rounds {
+        let begin = Instant::now();
+        for second in 1..=6 {
+            target_output(&["storm", "1000"]);
+            std::thread::sleep(Duration::from_secs(second).saturating_sub(begin.elapsed()));
+        }
+        let (rss, locked) = fields(watch.pid());
+        println!("{:.1?}: {rss} bytes of prof's, {locked} of the kernel's", begin.elapsed());
+        took.push((rss, locked));
+    }
+    let records = watch.stop();
+    records.assert_whole();
+    let own = records.profiles().iter().filter(|p| p["process"]["comm"] == "exe").count();
+    assert_eq!(own, rounds * 6000);
+    let profile = raw::read(&dir.path().join("x.stacks")).expect("stacks");
+    println!("{} samples, lost {:?}, {}", profile.samples.len(), profile.lost, records.end());
+    assert!(profile.lost.is_empty(), "{:?}", profile.lost);
+    let ((rss, locked), (rss_then, locked_then)) = (took[0], took[rounds - 1]);
+    assert!(locked > 0 && locked.abs_diff(locked_then) < 100_000, "{took:?}");
+    // The profile has an entry for each process and sample.
+    let processes = (6000 * (rounds - 1)).max(1) as u64;
+    let each = rss_then.saturating_sub(rss) / processes;
+    println!("{each} bytes for each further process");
+    assert!(each < 4096, "{each} bytes for a process: {took:?}");
 }
