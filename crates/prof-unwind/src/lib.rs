@@ -19,6 +19,7 @@
 //! ```
 //!
 //! - [`error`]: what can go wrong
+//! - [`exports`]: symbols that a file exports
 //! - [`libraries`]: all that will be loaded for a program, before it runs
 //! - [`needed`]: what an ELF file needs to be loaded
 //! - [`rule`]: one step from a frame to its caller's, and the set of all such rules
@@ -30,6 +31,7 @@ mod arm64_vdso;
 mod cfi;
 mod elf;
 pub mod error;
+pub mod exports;
 mod expression;
 mod frame;
 mod go;
@@ -48,6 +50,7 @@ pub mod vdso;
 pub use elf::Arch;
 pub use elf::Code;
 pub use error::Error;
+pub use exports::Exports;
 pub use libraries::Environment;
 pub use libraries::closure;
 pub use needed::Needed;
