@@ -43,6 +43,7 @@
 #include "include/unwind.h"
 #include "include/sample.h"
 #include "include/offcpu.h"
+#include "include/python.h"
 #endif
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -244,6 +244,8 @@ static __always_inline bool describe_vma(struct prof_sampler *s, u32 i, u64 vdso
 	to->pages = (READ(vma, vm_end) - start) >> 12;
 	to->offset = start == vdso ? 0 : READ(vma, vm_pgoff) << 12;
 	to->file = start == vdso ? PROF_FILE_VDSO : file_of(vma, s, pid, user);
+	if (bpf_map_lookup_elem(&interpreters, &to->file))
+		s->scan.python = i + 1;
 	return 0;
 }
 
@@ -345,7 +347,7 @@ static __always_inline bool scan(struct prof_sampler *s, struct task_struct *t, 
 	s->scan.scanned_ns = bpf_ktime_get_ns();
 	*(volatile u32 *)&s->scan.vmas = 0;
 	s->scan.more = 0;
-	s->scan.pad = 0;
+	s->scan.python = 0;
 	*(volatile u32 *)&s->maple.walked = 0;
 	if (!maple_root_is_node(root) || !maple_enter(&s->maple, 0, root, ~0ULL))
 		return 0;

@@ -34,6 +34,14 @@ struct {
 	__type(value, struct prof_off_thread);
 } off_threads SEC(".maps");
 
+/* As `tails`, of hooks. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u32);
+} off_tails SEC(".maps");
+
 static __always_inline void write_off_record(struct prof_sampler *s, u32 kind, u64 now)
 {
 	u32 size;
@@ -46,6 +54,16 @@ static __always_inline void write_off_record(struct prof_sampler *s, u32 kind, u
 	size = end_record(s, kind, now);
 	if (bpf_ringbuf_output(&off_samples, &s->rec, size, ring_wakeup(s, &off_samples)))
 		s->counters[PROF_SC_LOST_RING]++;
+}
+
+/* The last that a hook does: it may go on elsewhere. */
+static __always_inline void finish_off_record(void *ctx, struct prof_sampler *s, u32 kind, u64 now)
+{
+	s->rec.head.kind = kind;
+	s->rec.head.time_ns = now;
+	if (has_python(s))
+		bpf_tail_call(ctx, &off_tails, 0);
+	write_off_record(s, kind, now);
 }
 
 static __always_inline u32 off_state(bool preempted, u32 state)
@@ -103,7 +121,7 @@ static __always_inline void go_away(void *ctx, struct task_struct *t, bool preem
 		if (has_user(t) && entry_registers(t, s))
 			s->rec.stop = unwind_user(t, s, now, PROF_SAMPLER_OFF_CPU);
 	}
-	write_off_record(s, PROF_REC_OFF, now);
+	finish_off_record(ctx, s, PROF_REC_OFF, now);
 }
 
 /* A thread is about to run. */
@@ -187,7 +205,7 @@ int off_waking(struct bpf_raw_tracepoint_args *ctx)
 		if (has_user(t) && entry_registers(t, s))
 			s->rec.stop = unwind_user(t, s, now, PROF_SAMPLER_OFF_CPU);
 	}
-	write_off_record(s, PROF_REC_WAKER, now);
+	finish_off_record(ctx, s, PROF_REC_WAKER, now);
 	return 0;
 }
 

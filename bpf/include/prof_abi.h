@@ -86,6 +86,7 @@ enum prof_record_kind {
 	PROF_REC_OFF = 20, /* struct prof_rec_sample; in the ring `off_samples`, as the next */
 	PROF_REC_ON = 21, /* struct prof_rec_on */
 	PROF_REC_WAKER = 22, /* struct prof_rec_sample */
+	PROF_REC_CODE = 23, /* struct prof_rec_code; in either of the two rings */
 	PROF_REC_REGION = 7, /* struct prof_rec_region */
 };
 
@@ -638,7 +639,7 @@ struct prof_space {
 	__u32 lock_seq; /* changes with every change of any mapping */
 	__u32 vmas;
 	__u32 more; /* there are more than fit */
-	__u32 pad;
+	__u32 python; /* 1 + which has a Python interpreter in it; 0: none */
 	struct prof_vma v[PROF_MAX_VMAS];
 };
 
@@ -775,5 +776,7 @@ _Static_assert(sizeof(struct prof_region_key) == 80, "region_key");
 _Static_assert(sizeof(struct prof_region_sum) == 48 + 112 + 24 * PROF_MAX_COUNTERS, "region_sum");
 _Static_assert(sizeof(struct prof_rec_region) == 32 + 80 + 16, "rec_region");
 _Static_assert(sizeof(struct prof_region_cpu) == 8 * PROF_NR_REGION_COUNTERS + 16, "region_cpu");
+
+#include "python_abi.h"
 
 #endif /* PROF_ABI_H */

@@ -250,12 +250,35 @@ static __always_inline struct prof_proc *armed_entry(struct task_struct *t, u64 
 	return p && (p->state & PROF_S_ARMED) && (!p->id.start_ns || p->id.start_ns == start) ? p : 0;
 }
 
+/* Whether it has frames of an interpreter; `scan` is of this sample if it has any. */
+static __always_inline bool has_python(struct prof_sampler *s)
+{
+	return s->rec.user_frames && s->scan.python;
+}
+
+/* Where a sample of a process that has one goes on, once user space has loaded that. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u32);
+} tails SEC(".maps");
+
+static __always_inline void write_sample(struct prof_sampler *s, u64 now)
+{
+	u32 size = end_record(s, PROF_REC_SAMPLE, now);
+
+	if (bpf_ringbuf_output(&samples, &s->rec, size, ring_wakeup(s, &samples)))
+		s->counters[PROF_SC_LOST_RING]++;
+	s->busy = 0;
+}
+
 static __always_inline int take_sample(struct bpf_perf_event_data *ctx, u16 event)
 {
 	struct prof_sampler *s = sampler_of(PROF_SAMPLER_EVENTS), *interrupted = s;
 	struct task_struct *t = bpf_get_current_task_btf();
 	u64 now, start = process_start(t);
-	u32 size, share = 1 << PROF_SHARE_BITS;
+	u32 share = 1 << PROF_SHARE_BITS;
 	struct prof_proc *p;
 
 	if (!s)
@@ -296,10 +319,10 @@ static __always_inline int take_sample(struct bpf_perf_event_data *ctx, u16 even
 		if (has_user(t) && user_registers(ctx, t, s))
 			s->rec.stop = unwind_user(t, s, now, PROF_SAMPLER_EVENTS);
 	}
-	size = end_record(s, PROF_REC_SAMPLE, now);
-	if (bpf_ringbuf_output(&samples, &s->rec, size, ring_wakeup(s, &samples)))
-		s->counters[PROF_SC_LOST_RING]++;
-	s->busy = 0;
+	s->rec.head.time_ns = now;
+	if (has_python(s))
+		bpf_tail_call(ctx, &tails, 0);
+	write_sample(s, now);
 	return 0;
 }
 

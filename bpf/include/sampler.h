@@ -81,6 +81,14 @@ struct {
 	__type(value, struct prof_sampler);
 } samplers SEC(".maps");
 
+/* Files with a Python interpreter in them, by number. Written by user space. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, PROF_MAX_PYTHONS);
+	__type(key, u32);
+	__type(value, struct prof_python);
+} interpreters SEC(".maps");
+
 static __always_inline struct prof_sampler *sampler_of(u32 user)
 {
 	struct prof_sampler *s = bpf_map_lookup_elem(&samplers, &user);

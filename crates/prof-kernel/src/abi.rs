@@ -150,6 +150,7 @@ macro_rules! plain {
 
 pub mod attr;
 pub mod audit;
+pub mod python;
 pub mod stacks;
 
 plain! {

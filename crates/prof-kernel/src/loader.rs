@@ -91,6 +91,38 @@ pub struct Spec<'a> {
     pub cache: Option<PathBuf>,
 }
 
+/// What is needed to load more programs of a session.
+#[derive(Debug)]
+pub struct Later {
+    /// Constants of the session.
+    pub config: Config,
+    /// As [`Spec`] has it.
+    pub btf: Option<PathBuf>,
+    /// The same.
+    pub cache: Option<PathBuf>,
+}
+
+impl Later {
+    /// Loads them on the maps of an earlier load.
+    pub fn load(
+        &self,
+        programs: &[&'static str],
+        sizes: &[(&'static str, u32)],
+        earlier: &Loaded,
+    ) -> Result<Loaded> {
+        load(&Spec {
+            objects: &LIFECYCLE,
+            programs,
+            config: &self.config,
+            sizes,
+            value_sizes: &[],
+            btf: self.btf.as_deref(),
+            reuse: Some(earlier),
+            cache: self.cache.clone(),
+        })
+    }
+}
+
 /// Maps and programs of a session, by name.
 #[derive(Debug)]
 pub struct Loaded {
@@ -307,8 +339,10 @@ fn is_needed(map: &str, spec: &Spec<'_>) -> bool {
     const REGIONS: &str = "region_";
     /// What only those use that take time off the CPU.
     const OFF_CPU: &str = "off_";
+    /// What only those use that read Python's frames.
+    const PYTHON: &str = "python";
     /// What only the programs that take stacks use.
-    const STACKS: [&str; 10] = [
+    const STACKS: [&str; 12] = [
         "samples",
         "files",
         "spaces",
@@ -319,13 +353,16 @@ fn is_needed(map: &str, spec: &Spec<'_>) -> bool {
         "unwind_rules",
         "tables",
         "free_files",
+        "interpreters",
+        "tails",
     ];
-    for part in [REGIONS, OFF_CPU] {
+    for part in [REGIONS, OFF_CPU, PYTHON] {
         if map.starts_with(part) {
-            return spec.programs.iter().any(|p| p.starts_with(part));
+            return spec.programs.iter().any(|p| p.contains(part));
         }
     }
-    !STACKS.contains(&map) || spec.programs.contains(&"sample")
+    let takes = |p: &&str| *p == "sample" || p.contains(PYTHON);
+    !STACKS.contains(&map) || spec.programs.iter().any(takes)
 }
 
 fn size_in(sizes: &[(&'static str, u32)], name: &str) -> Option<u32> {

@@ -7,6 +7,7 @@
 //! - [`generated`]: what processes tell of code that they make
 //! - [`off_cpu`]: what is attached for time off the CPU
 //! - `blocked`: from a thread that left its CPU and came back to a sample
+//! - `python`: Python's own frames
 //! - [`gather`]: from samples to a [`StackProfile`](prof_model::stacks::StackProfile)
 
 mod blocked;
@@ -16,6 +17,7 @@ pub mod gather;
 pub mod generated;
 mod known;
 pub mod off_cpu;
+mod python;
 mod room;
 mod samples;
 pub mod tables;
@@ -24,6 +26,7 @@ use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::collections::btree_map::Entry;
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -39,6 +42,7 @@ use crate::abi::stacks::MAX_SHARES;
 use crate::abi::stacks::NR_SAMPLE_COUNTERS;
 use crate::abi::stacks::StackRecord;
 use crate::host;
+use crate::loader::Later;
 use crate::loader::Loaded;
 use crate::sampler::files::Mapped;
 use crate::sampler::off_cpu::OffCpu;
@@ -155,6 +159,9 @@ pub struct Sampler {
     events: BTreeMap<u32, Vec<OwnedFd>>,
     no_kernel: bool,
     off: Option<OffHooks>,
+    later: Later,
+    /// Loaded when an interpreter is met.
+    python: Option<Loaded>,
     _exit: OwnedFd,
 }
 
@@ -191,7 +198,12 @@ impl Sampler {
 
     /// Of these programs, loaded on the maps of the session whose processes are sampled,
     /// which was opened with the same plan. Nothing fires until [`start`](Self::start).
-    pub(crate) fn begin(plan: &StackPlan, loaded: Loaded, cpus: usize) -> Result<Self> {
+    pub(crate) fn begin(
+        plan: &StackPlan,
+        loaded: Loaded,
+        cpus: usize,
+        later: Later,
+    ) -> Result<Self> {
         let ring = sys::Ring::new(loaded.map("samples")?).context("ring of samples")?;
         let hook = c"sched_process_exit";
         let exit = sys::raw_tracepoint_open(Some(hook), loaded.prog("sample_exit")?)
@@ -212,6 +224,8 @@ impl Sampler {
             events: BTreeMap::new(),
             no_kernel: plan.no_kernel,
             off,
+            later,
+            python: None,
             _exit: exit,
         })
     }
@@ -219,6 +233,25 @@ impl Sampler {
     /// A map of the kernel half.
     pub(crate) fn map(&self, name: &str) -> Result<BorrowedFd<'_>> {
         self.loaded.map(name)
+    }
+
+    /// From now on frames of Python's interpreters are read, too.
+    pub(crate) fn read_python(&mut self) -> Result<()> {
+        if self.python.is_some() {
+            return Ok(());
+        }
+        let sampled = (!self.sampled.is_empty()).then_some((TAILS, "python_sample"));
+        let off = self.off.is_some().then_some((OFF_TAILS, "off_python"));
+        let tails: Vec<_> = sampled.into_iter().chain(off).collect();
+        let programs: Vec<_> = tails.iter().map(|(_, program)| *program).collect();
+        let sizes = [("python_work", self.samplers)];
+        let loaded = self.later.load(&programs, &sizes, &self.loaded)?;
+        for (map, program) in tails {
+            let program = loaded.prog(program)?.as_raw_fd() as u32;
+            sys::map_update(self.loaded.map(map)?, &0u32, &program)?;
+        }
+        self.python = Some(loaded);
+        Ok(())
     }
 
     /// Tells of these files, as [`consume`](Self::consume) will say, before any process
@@ -332,7 +365,8 @@ impl Sampler {
 
     /// Run statistics of the programs; zero unless the kernel keeps them.
     pub fn stats(&self) -> Vec<(String, sys::ProgInfo)> {
-        self.loaded.stats()
+        let python = self.python.as_ref().map(Loaded::stats);
+        [self.loaded.stats(), python.unwrap_or_default()].concat()
     }
 }
 
@@ -342,6 +376,10 @@ pub(crate) struct Written {
     events: u64,
     off: u64,
 }
+
+/// Maps that say where samples go on.
+const TAILS: &str = "tails";
+const OFF_TAILS: &str = "off_tails";
 
 /// The events of a CPU; a sample has the place of its own.
 fn open(sampled: &[Sampling], cpu: u32, prog: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {

@@ -524,8 +524,14 @@ impl Session {
     /// the same plan.
     pub fn sampler(&self, plan: &StackPlan) -> Result<Sampler> {
         self.load_more(&Sampler::programs(plan), &Sampler::sizes(plan, self.threads), &[])
-            .and_then(|loaded| Sampler::begin(plan, loaded, self.cpus))
+            .and_then(|loaded| Sampler::begin(plan, loaded, self.cpus, self.later()))
             .context("sampling of stacks (it needs Linux 6.4)")
+    }
+
+    /// To load more when the session is somewhere else.
+    fn later(&self) -> loader::Later {
+        let (config, btf, cache) = (self.config, self.btf.clone(), self.cache.clone());
+        loader::Later { config, btf, cache }
     }
 
     /// Detaches: from now on nothing is added.

@@ -125,11 +125,13 @@ pub enum Whole {
     NoRegisters,
     /// The user side was not asked for.
     KernelOnly,
+    /// What an interpreter ran could not be read, or does not fit its own frames.
+    Python,
 }
 
 impl Whole {
     /// All of them, in the order in which they are told.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Whole,
         Self::Depth,
         Self::Budget,
@@ -141,6 +143,7 @@ impl Whole {
         Self::Anonymous,
         Self::NoRegisters,
         Self::KernelOnly,
+        Self::Python,
     ];
 
     /// A word for files.
@@ -157,6 +160,7 @@ impl Whole {
             Self::Anonymous => "anonymous",
             Self::NoRegisters => "no-registers",
             Self::KernelOnly => "kernel-only",
+            Self::Python => "python",
         }
     }
 
@@ -174,6 +178,7 @@ impl Whole {
             Self::Anonymous => "broken: code without a file and without frame pointers",
             Self::NoRegisters => "broken: no registers of the user side",
             Self::KernelOnly => "the kernel's part only, as asked for",
+            Self::Python => "broken: what Python ran could not be read",
         }
     }
 

@@ -7,6 +7,7 @@ use super::DecodeError;
 use super::Plain;
 use super::RecHead;
 use super::check_size;
+use super::python::RecCode;
 use super::take;
 
 /// `PROF_SEGMENT_BYTES`.
@@ -89,6 +90,7 @@ pub mod kind {
     pub const OFF: u32 = 20;
     pub const ON: u32 = 21;
     pub const WAKER: u32 = 22;
+    pub const CODE: u32 = 23;
 }
 
 /// `enum prof_off_state`.
@@ -186,6 +188,8 @@ pub enum StackRecord {
     },
     /// A thread is back on a CPU.
     On(RecOn),
+    /// A code object of a Python program was seen for the first time.
+    Code(Box<RecCode>),
 }
 
 /// Decodes one record. Never panics, whatever the bytes.
@@ -223,6 +227,10 @@ pub fn decode(bytes: &[u8]) -> Result<StackRecord, DecodeError> {
         kind::ON => {
             check_size(&head, size_of::<RecOn>())?;
             Ok(StackRecord::On(take(bytes)?))
+        }
+        kind::CODE => {
+            check_size(&head, size_of::<RecCode>())?;
+            Ok(StackRecord::Code(Box::new(take(bytes)?)))
         }
         kind::FILE => {
             let rec: RecFile = take(bytes)?;

@@ -47,6 +47,10 @@ use crate::sampler::generated::Told;
 use crate::sampler::known;
 use crate::sampler::known::Kept;
 use crate::sampler::known::Known;
+use crate::sampler::python::Python;
+use crate::sampler::python::merge;
+use crate::sampler::python::merge::Place;
+use crate::sampler::python::names::Names;
 use crate::sampler::samples::Samples;
 use crate::sampler::tables::Most;
 use crate::sampler::tables::Tables;
@@ -94,6 +98,11 @@ pub struct Gatherer {
     /// Files that stacks have met before their records came.
     untold: HashMap<u32, ModuleId>,
     blocked: Blocked,
+    python: Python,
+    names: Names,
+    /// Modules of Python's, by path, and the frames of its functions, by number.
+    sources: HashMap<PathBuf, ModuleId>,
+    functions: HashMap<u32, FrameId>,
     code: Vec<Kept>,
     wanted: HashSet<PathBuf>,
     no_kernel: bool,
@@ -131,6 +140,10 @@ impl Gatherer {
             told: Told::default(),
             untold: HashMap::new(),
             blocked: Blocked::default(),
+            python: Python::new(sampler)?,
+            names: Names::default(),
+            sources: HashMap::new(),
+            functions: HashMap::new(),
             code: Vec::new(),
             wanted: wanted.iter().filter_map(|p| p.canonicalize().ok()).collect(),
             no_kernel: sampler.no_kernel(),
@@ -154,7 +167,7 @@ impl Gatherer {
             for r in records {
                 match r {
                     Ok(StackRecord::File { rec, path }) => {
-                        self.file(&rec, &path);
+                        self.file(&rec, &path, sampler);
                         self.make_room();
                     }
                     Ok(StackRecord::Sample { rec, kernel, user, vmas, registers, stack }) => {
@@ -162,6 +175,7 @@ impl Gatherer {
                         self.stack(&rec, &kernel, user, &left);
                     }
                     Ok(StackRecord::On(rec)) => self.on(&rec),
+                    Ok(StackRecord::Code(rec)) => self.names.learn(&rec),
                     Err(_) => self.malformed += 1,
                 }
             }
@@ -199,6 +213,9 @@ impl Gatherer {
         if self.malformed > 0 {
             self.profile.lost.push(("record-malformed".into(), self.malformed));
         }
+        if let Some(why) = self.python.refused() {
+            self.profile.lost.push((format!("python-unread: {why}"), 1));
+        }
         let (samples, merged) = self.samples.finish();
         self.profile.samples = samples;
         if merged > 0 {
@@ -220,7 +237,7 @@ impl Gatherer {
         ModuleId(self.profile.modules.len() as u32 - 1)
     }
 
-    fn file(&mut self, rec: &RecFile, path: &[u8]) {
+    fn file(&mut self, rec: &RecFile, path: &[u8], sampler: &mut Sampler) {
         use std::os::unix::ffi::OsStrExt as _;
         // Two CPUs may tell of one at the same time. What has another key is another file,
         // to which the number was given.
@@ -243,6 +260,9 @@ impl Gatherer {
             Ok(file) => Code::File(file),
             Err(e) => Code::Gone(e.to_string()),
         };
+        if let Code::File(file) = &code {
+            self.python.meet(rec.id, file, &self.tables, sampler);
+        }
         if rec.pid == std::process::id() && !self.wanted.contains(&name) {
             self.deferred.insert(rec.id, (rec.key, name, code));
             return;
@@ -279,6 +299,9 @@ impl Gatherer {
         if table.is_err() {
             self.tables.say(id, abi::table::NONE);
         }
+        if let (Ok(made), Code::File(file)) = (&table, &code) {
+            self.python.complete(id, file, made);
+        }
         let build_id = table.as_ref().map(|t| t.build_id.clone()).unwrap_or_default();
         let used = self.taken;
         let mut known = Known { key, path, build_id, code: Some(code), module: None, table, used };
@@ -312,6 +335,7 @@ impl Gatherer {
     fn give_up(&mut self, most: usize) {
         let n = (self.files.len().min(most) / SHARE).max(1);
         let gone = known::least_used(&self.files, &self.tables.mapped(), n);
+        gone.iter().for_each(|(id, _)| self.python.give_up(*id));
         // What fails leaves them without a table.
         if self.tables.remove(&gone).is_ok() {
             self.taken_back.extend(gone.iter().map(|(id, _)| *id));
@@ -351,6 +375,7 @@ impl Gatherer {
         left: &Left<'_>,
     ) {
         self.taken += 1;
+        let part = merge::split(&mut user);
         let mut whole = whole(rec.stop);
         if rec.stop == abi::stop::PENDING {
             // The file that it stopped at is among them.
@@ -359,6 +384,7 @@ impl Gatherer {
             }
             whole = finish::finish(self, rec, left, &mut user);
         }
+        let (mut user, mut whole) = self.python.merge(user, &part, whole);
         match rec.head.kind {
             abi::kind::OFF => {
                 let kernel = self.blocked.code().below_switch(kernel);
@@ -405,12 +431,16 @@ impl Gatherer {
     }
 
     /// The place of a stack, whose parts are given leaf first.
-    fn intern(&mut self, rec: &RecSample, kernel: &[u64], user: &[UserFrame]) -> Option<StackId> {
+    fn intern(&mut self, rec: &RecSample, kernel: &[u64], user: &[Place]) -> Option<StackId> {
         let mut frames: Vec<FrameId> = Vec::with_capacity(user.len() + kernel.len());
-        for frame in user.iter().rev() {
-            let module = self.module_of(frame.file, rec);
-            let frame =
-                self.interner.frame(&mut self.profile, FrameKind::User, Some(module), frame.offset);
+        for place in user.iter().rev() {
+            let frame = match place {
+                Place::Code(at) => {
+                    let module = Some(self.module_of(at.file, rec));
+                    self.interner.frame(&mut self.profile, FrameKind::User, module, at.offset)
+                }
+                Place::Python(number) => self.python_frame(rec.pid, *number),
+            };
             frames.push(frame);
         }
         for address in kernel.iter().rev() {
@@ -418,6 +448,38 @@ impl Gatherer {
             frames.push(self.interner.frame(&mut self.profile, kind, None, *address));
         }
         self.interner.stack(&mut self.profile, frames)
+    }
+
+    /// The frame of a code object: of its source, and named already.
+    fn python_frame(&mut self, pid: u32, number: u64) -> FrameId {
+        let Some((function, named)) = self.names.of(pid, number) else {
+            let module = Some(self.source("[python]".into()));
+            let kind = FrameKind::User;
+            let id = self.interner.frame(&mut self.profile, kind, module, number);
+            let frame = &mut self.profile.frames[id.0 as usize];
+            frame.unnamed.get_or_insert_with(|| "its code object could not be read".into());
+            return id;
+        };
+        if let Some(frame) = self.functions.get(&function) {
+            return *frame;
+        }
+        let named = named.clone();
+        let module = Some(self.source(named.file.clone().unwrap_or_default()));
+        let offset = function.into();
+        let id = self.interner.frame(&mut self.profile, FrameKind::User, module, offset);
+        self.profile.frames[id.0 as usize].functions = vec![named];
+        self.functions.insert(function, id);
+        id
+    }
+
+    /// The module that stands for a file of Python's.
+    fn source(&mut self, path: PathBuf) -> ModuleId {
+        if let Some(module) = self.sources.get(&path) {
+            return *module;
+        }
+        let module = self.module(path.clone(), Vec::new(), Code::Gone("it has no code".into()));
+        self.sources.insert(path, module);
+        module
     }
 
     fn module_of(&mut self, file: u32, rec: &RecSample) -> ModuleId {

@@ -230,6 +230,20 @@ impl Tables {
         self.tables.store(file as usize * 4, state);
     }
 
+    /// Has what is mapped in the processes read anew that have this file.
+    pub fn look_again(&self, file: u32) {
+        let mut has = Vec::new();
+        self.each_space(|tgid, mapped| {
+            if mapped.contains(&file) {
+                has.push(tgid);
+            }
+        });
+        for tgid in has {
+            // It may be there no more.
+            let _ = sys::map_delete(self.spaces.as_fd(), &tgid);
+        }
+    }
+
     /// Files that are mapped in processes that are sampled.
     pub fn mapped(&self) -> HashSet<u32> {
         let mut files = HashSet::new();
