@@ -12,6 +12,7 @@ use std::io;
 use std::io::Write;
 use std::os::fd::AsFd as _;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,10 +45,15 @@ use prof_kernel::sampler::files;
 use prof_kernel::sampler::gather::Code;
 use prof_kernel::sampler::gather::Gatherer;
 use prof_kernel::session::Session;
+use prof_kernel::spawn;
 use prof_model::record::Flags;
 use prof_model::record::Profile;
 use prof_model::record::Record;
 use prof_model::record::WindowEnd;
+use prof_model::rules::Key;
+use prof_model::rules::Pattern;
+use prof_model::rules::RuleSet;
+use prof_model::rules::Value;
 use prof_model::stacks::FrameKind;
 use prof_model::stacks::Kernel;
 use prof_model::stacks::SampledEvent;
@@ -66,6 +72,9 @@ use crate::stacks::show::StackOutput;
 
 /// Samples are fetched at least this often.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+
+/// Programs named by rules that are made ready: each costs the start some time.
+const MAX_NAMED: usize = 16;
 
 /// CPUs that come are noticed within this time.
 const CPUS_COME: Duration = Duration::from_millis(500);
@@ -136,6 +145,23 @@ impl Stacks {
     /// What the command will run is made ready before it starts.
     pub fn prepare(&mut self, program: &Path) {
         self.plan.prepare = files_of(program);
+    }
+
+    /// The same for programs that rules name as they are.
+    pub fn prepare_named(&mut self, rules: &RuleSet) {
+        let terms = rules.iter().flat_map(|r| &r.terms).filter(|t| !t.negated);
+        let values = terms.flat_map(|t| t.values.iter().map(move |(value, _)| (t.key, value)));
+        for (key, value) in values.take(MAX_NAMED) {
+            let (Key::Exe | Key::Comm, Value::Text(Pattern::Literal(name))) = (key, value) else {
+                continue;
+            };
+            // What is not found here may be elsewhere, or come.
+            if let Ok(program) = spawn::find_program(OsStr::from_bytes(name)) {
+                self.plan.prepare.extend(files_of(&program));
+            }
+        }
+        self.plan.prepare.sort_unstable();
+        self.plan.prepare.dedup();
     }
 
     /// Begins to take them.
@@ -333,7 +359,6 @@ impl Processes {
     }
 
     fn note(&self, p: &Profile) {
-        use std::os::unix::ffi::OsStrExt as _;
         let ident = &p.process.ident;
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(Seen {
             key: (ident.pid, ident.start_ns, ident.exec),

@@ -29,7 +29,10 @@ pub fn main(args: &WatchArgs) -> Result<ExitCode> {
     let rules = rules::compiled(&set)?;
     let selected = select::from_options(&args.shared, &set)?;
     let to = output::Default::Stdout;
-    let stacks = Stacks::from_options(&args.shared, &selected, to);
+    let mut stacks = Stacks::from_options(&args.shared, &selected, to);
+    if let Some(stacks) = &mut stacks {
+        stacks.prepare_named(&set);
+    }
     let outputs = Outputs::open(&args.shared, selected.sort, Format::Table, to, stacks.as_ref())?;
     let stop = Stop::install()?;
     let mut requests = Requests::from_options(&args.shared)?;
