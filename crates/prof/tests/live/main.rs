@@ -28,6 +28,7 @@ mod oracles;
 mod perfdata;
 mod pmu;
 mod programs;
+mod python;
 mod regions;
 mod repeat;
 mod rules;
