@@ -123,7 +123,7 @@ static __always_inline void emit_disable(struct task_struct *t, struct prof_proc
 	if (end)
 		for (int i = 0; i < PROF_NR_FIGURES; i++)
 			((u64 *)&r->figures)[i] += ((u64 *)end)[i];
-	sub_figures(&r->figures, &p->base);
+	quality |= figures_since(&r->figures, &p->base);
 	if (counts())
 		copy_counts(t->tgid, flags & PROF_F_EXEC, (void *)(r + 1));
 	fill_head(&r->head, PROF_REC_DISABLE, sizeof(*r) + counts_size(), end_ns, hook, flags,
@@ -151,7 +151,7 @@ static __always_inline void emit_thread(struct task_struct *t, struct prof_proc 
 	r->figures = *f;
 	/* The thread that executed the program had a life before. */
 	if (t->pid == t->tgid)
-		sub_figures(&r->figures, &p->base);
+		quality |= figures_since(&r->figures, &p->base);
 	if (counts())
 		copy_thread_counts(t, (void *)(r + 1));
 	fill_head(&r->head, PROF_REC_THREAD, sizeof(*r) + counts_size(), now, hook, 0, quality);

@@ -267,10 +267,7 @@ static __noinline int close_region(struct task_struct *t, struct prof_region_ope
 
 	read_figures(t, &f);
 	f.task_clock = region_task_clock(t, o);
-	sub_figures(&f, &o->begin);
-	/* One of the two may have been as of a tick. */
-	if ((s64)f.task_clock < 0)
-		f.task_clock = 0;
+	o->quality |= figures_since(&f, &o->begin);
 	if (counts())
 		region_counts(o, (u64)t, 1);
 	sum = bpf_map_lookup_elem(&region_sums, &o->key);

@@ -168,7 +168,7 @@ static __always_inline void emit_switch_off(struct task_struct *t, struct prof_p
 	r->pad[0] = r->pad[1] = 0;
 	r->figures = p->acc;
 	add_figures(&r->figures, &sum->figures, 1);
-	sub_figures(&r->figures, &p->base);
+	quality |= figures_since(&r->figures, &p->base);
 	to = (void *)(r + 1);
 	for (u32 i = 0; i < PROF_MAX_COUNTERS; i++) {
 		if (i >= config.counters)

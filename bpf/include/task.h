@@ -156,6 +156,17 @@ static __always_inline void sub_figures(struct prof_figures *from, const struct 
 		v[i] -= less[i];
 }
 
+/* What came since `base`; its quality. A clock that is as of a tick may stand before one
+ * that was exact. */
+static __always_inline u16 figures_since(struct prof_figures *f, const struct prof_figures *base)
+{
+	sub_figures(f, base);
+	if ((s64)f->task_clock >= 0)
+		return 0;
+	f->task_clock = 0;
+	return PROF_Q_CLOCK_STALE;
+}
+
 /* Resident pages. From 6.2 a counter has a shared part and a part per CPU, and
  * only the shared part can be reached from here: it is off by up to a batch (32
  * pages, or twice the number of CPUs) for each CPU that was run on. */

@@ -179,6 +179,16 @@ impl Records {
         all.iter().enumerate().filter(|(i, p)| !replaced(*i, p)).map(|(_, p)| *p).collect()
     }
 
+    /// No figure went below 0, and so round.
+    pub fn assert_plausible(&self) {
+        for r in self.of("profile") {
+            for (name, figure) in r["figures"].as_object().into_iter().flatten() {
+                let value = figure["value"].as_u64().unwrap_or(0);
+                assert!(value < 1 << 60, "{name}: {r}");
+            }
+        }
+    }
+
     /// Every process is accounted for, and nothing was lost.
     pub fn assert_whole(&self) {
         let end = self.end();
@@ -187,6 +197,7 @@ impl Records {
         let mut lost = end["lost"].clone();
         lost.as_object_mut().expect("an object").remove("slice_missed");
         assert_eq!(lost, serde_json::json!({}), "{end}");
+        self.assert_plausible();
         self.assert_reconciled();
     }
 

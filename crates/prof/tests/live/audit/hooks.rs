@@ -115,10 +115,10 @@ fn a_pinned_link_is_on_until_its_pin_is_gone() {
     let records = stop(watch);
     assert!(Command::new("umount").arg(dir.path()).status().unwrap().success());
     let told = switches(&records, by);
-    let on = "on host: bpf:raw_tracepoint:pinned by bpf_raw_tracepoint_open";
+    let on = "on host: raw_tracepoint:sched_process_exit by bpf_raw_tracepoint_open";
     assert_eq!(told.len(), 2, "{told:?}");
     assert_eq!(told[0], on);
-    assert!(told[1].starts_with("off host: bpf:raw_tracepoint:pinned by "), "{told:?}");
+    assert!(told[1].starts_with("off host: raw_tracepoint:sched_process_exit by "), "{told:?}");
     let off = records.of("prof").filter(|r| r["by"]["pid"] == by).last().unwrap();
     let on_ns = off["monitors"][0]["on_ns"].as_u64().unwrap();
     // By system calls it is believed to end with its descriptor.
