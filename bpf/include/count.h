@@ -56,9 +56,10 @@ static __always_inline long read_counter(u32 i, u32 cpu, u64 now, struct bpf_per
 
 	if (config.own_counters & (1u << i)) {
 		struct prof_own_event *own = bpf_map_lookup_elem(&own_events, &slot);
+		struct perf_event *event = own ? (void *)own->event : 0;
 
-		if (own && own->event) {
-			v->counter = READ((struct perf_event *)own->event, count.a.a.counter);
+		if (event) {
+			v->counter = READ(event, count.a.a.counter);
 			v->enabled = v->running = now - own->since_ns;
 			return 0;
 		}
