@@ -442,7 +442,9 @@ fn who_is_watched_by_a_rule_has_frames_from_the_first_sample_on() {
     assert!(profile.processes.len() >= 20, "{}", profile.processes.len());
     println!("{:?}", profile.wholeness());
     let without = profile.samples.iter().filter(|s| s.whole == Whole::Python).count();
-    assert_eq!(without, 0, "{:?}", profile.wholeness());
+    // Were it loaded when it is met, all of the first process would be without. A sample may
+    // strike where the interpreter is about to change its list.
+    assert!(without * 50 <= profile.samples.len(), "{:?}", profile.wholeness());
     let burn = chains(&profile).into_iter().filter(|c| c.iter().any(|f| f == "burn"));
     assert!(burn.count() >= 20);
 }
