@@ -97,9 +97,9 @@ impl Audit {
     }
 
     fn open_by(plan: &AuditPlan, way: Way) -> Result<Self> {
-        match Self::open_with(plan, way.hooks().to_vec()) {
+        match Self::open_with(plan, way.hooks()) {
             Err(e) if format!("{e:#}").contains(ONLY_32_BIT) => {
-                let hooks = way.hooks().iter().filter(|h| !h.is_32_bit()).copied().collect();
+                let hooks = way.hooks().into_iter().filter(|h| !h.is_32_bit()).collect();
                 let mut audit = Self::open_with(plan, hooks)?;
                 audit.limits.push(
                     "what 32-bit programs open is not seen, if this kernel runs any: it has no \

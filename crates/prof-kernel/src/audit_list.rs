@@ -131,7 +131,7 @@ fn order(l: &Listed) -> (u32, Through, Vec<u32>, Option<u32>, String, u64) {
 }
 
 /// With nothing known of it.
-fn nothing(through: Through) -> Listed {
+pub(crate) fn nothing(through: Through) -> Listed {
     Listed {
         monitor: Monitor {
             id: 0,

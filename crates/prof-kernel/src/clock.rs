@@ -9,10 +9,10 @@ use rustix::time::ClockId;
 use rustix::time::clock_gettime;
 
 use crate::abi::MAX_CPUS;
+use crate::counters::PERF_TYPE_SOFTWARE;
 use crate::sys;
 use crate::sys::PerfSpec;
 
-const PERF_TYPE_SOFTWARE: u32 = 1;
 const PERF_COUNT_SW_CPU_CLOCK: u64 = 0;
 
 /// One cpu-clock event for each CPU that is online, with its CPU.

@@ -72,6 +72,8 @@ pub struct Slots<'a> {
     pub own: BorrowedFd<'a>,
     /// `prof_find_event`, if any is the kernel's own.
     pub find: Option<BorrowedFd<'a>>,
+    /// Bits of those.
+    pub own_counters: u32,
     /// CPUs that there may be.
     pub cpus: u32,
 }
@@ -137,13 +139,12 @@ impl Counters {
     }
 
     fn install_on(&self, to: &Slots<'_>, cpu: u32) -> Result<()> {
-        let own = own_counters(&self.specs);
         for (i, fds) in (0u32..).zip(&self.fds) {
             for (_, fd) in fds.iter().filter(|(c, _)| *c == cpu) {
                 let (slot, fd) = (i * to.cpus + cpu, fd.as_raw_fd());
                 sys::map_update(to.events, &slot, &(fd as u32))
                     .with_context(|| format!("event on CPU {cpu}"))?;
-                if let Some(find) = to.find.filter(|_| own & 1 << i != 0) {
+                if let Some(find) = to.find.filter(|_| to.own_counters & 1 << i != 0) {
                     sys::prog_run_with(find, &OwnEventAt { slot, fd })
                         .with_context(|| format!("where the event of CPU {cpu} counts"))?;
                 }

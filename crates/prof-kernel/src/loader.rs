@@ -108,6 +108,7 @@ impl Later {
         &self,
         programs: &[&'static str],
         sizes: &[(&'static str, u32)],
+        value_sizes: &[(&'static str, u32)],
         earlier: &Loaded,
     ) -> Result<Loaded> {
         load(&Spec {
@@ -115,7 +116,7 @@ impl Later {
             programs,
             config: &self.config,
             sizes,
-            value_sizes: &[],
+            value_sizes,
             btf: self.btf.as_deref(),
             reuse: Some(earlier),
             cache: self.cache.clone(),

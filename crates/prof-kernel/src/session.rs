@@ -446,16 +446,7 @@ impl Session {
         sizes: &[(&'static str, u32)],
         value_sizes: &[(&'static str, u32)],
     ) -> Result<Loaded> {
-        loader::load(&loader::Spec {
-            objects: &loader::LIFECYCLE,
-            programs,
-            config: &self.config,
-            sizes,
-            value_sizes,
-            btf: self.btf.as_deref(),
-            reuse: Some(&self.loaded),
-            cache: self.cache.clone(),
-        })
+        self.later().load(programs, sizes, value_sizes, &self.loaded)
     }
 
     /// Changes the globals of the kernel half. It writes there itself only while it
@@ -839,6 +830,7 @@ fn slots<'a>(loaded: &'a Loaded, config: &Config) -> Result<Slots<'a>> {
         events: loaded.map("perf_events")?,
         own: loaded.map("own_events")?,
         find: find.transpose()?,
+        own_counters: config.own_counters,
         cpus: config.counter_cpus,
     })
 }

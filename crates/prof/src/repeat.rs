@@ -83,7 +83,7 @@ fn series(
             Took::AsItsEndSays => end.duration_ns,
             Took::StillRuns => break,
         };
-        if job.stop.asked() {
+        if done.interrupted {
             break;
         }
         if failed && !job.args.ignore_failure {
@@ -95,7 +95,8 @@ fn series(
             break;
         }
         all.add(elapsed_ns, &end.totals, failed);
-        if deadline.is_some_and(|d| Instant::now() >= d) || !after.any_open() {
+        let late = deadline.is_some_and(|d| Instant::now() >= d);
+        if late || job.stop.asked() || !after.any_open() {
             break;
         }
     }

@@ -90,6 +90,9 @@ pub struct Done {
     pub code: ExitCode,
     /// How long the command took.
     pub took: Took,
+    /// Whether an end was asked for before it was there: then this is no whole
+    /// measurement.
+    pub interrupted: bool,
 }
 
 /// How long a command took.
@@ -116,8 +119,7 @@ impl Job<'_> {
         let waiting = spawn::fork_waiting(&args.command, stop.ignored())?;
         let rules = rules::compiled(&rules_of_run(args, self.set.clone(), waiting.pid())?)?;
         let unprivileged = |waiting, outputs, reason| -> Result<Done> {
-            let code = without_privileges(args, selected, waiting, outputs, stop, reason)?;
-            Ok(Done { code, took: Took::AsItsEndSays })
+            without_privileges(args, selected, waiting, outputs, stop, reason)
         };
         if args.unprivileged {
             let reason = "--unprivileged: the command is counted as a whole".to_owned();
@@ -173,10 +175,11 @@ impl Job<'_> {
             }
         }
         let took = stream.woke().unwrap_or_else(Instant::now).duration_since(began);
+        let interrupted = stop.asked();
         let ended = running.has_ended().then(|| running.wait()).transpose()?;
         let took = if ended.is_some() { Took::Ended(took) } else { Took::StillRuns };
         let finished = stream.finish();
-        Ok(Done { code: status(ended, finished)?, took })
+        Ok(Done { code: status(ended, finished)?, took, interrupted })
     }
 }
 
@@ -266,7 +269,7 @@ fn without_privileges(
     mut outputs: Outputs,
     stop: &Stop,
     reason: String,
-) -> Result<ExitCode> {
+) -> Result<Done> {
     let pid = waiting.pid();
     let inherited = Inherited::open(&selected.specs, pid)?;
     let counters = perf::open(pid);
@@ -314,10 +317,13 @@ fn without_privileges(
         let _ = rustix::event::poll(&mut fds, Some(&tick));
     }
     let end_ns = clock::now_ns(ClockId::Monotonic);
+    let interrupted = stop.asked();
+    let done = |ended, finished| -> Result<Done> {
+        Ok(Done { code: status(ended, finished)?, took: Took::AsItsEndSays, interrupted })
+    };
     if !running.has_ended() {
         // Stopped early: without its end there is no rusage.
-        let finished = outputs.finish();
-        return status(None, finished);
+        return done(None, outputs.finish());
     }
     let ended = running.wait()?;
     let mut figures = counters.figures(&ended.usage, end_ns - start_ns);
@@ -355,7 +361,7 @@ fn without_privileges(
         Record::Profile(Box::new(profile)),
         Record::End(Box::new(end)),
     ]);
-    status(Some(ended), outputs.finish())
+    done(Some(ended), outputs.finish())
 }
 
 /// What an ordinary user may know of a child.

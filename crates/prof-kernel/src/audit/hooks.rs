@@ -39,11 +39,12 @@ impl Way {
     }
 
     /// What it attaches to, in that order: ends before beginnings.
-    pub(super) fn hooks(self) -> &'static [Hook] {
+    pub(super) fn hooks(self) -> Vec<Hook> {
+        let functions = FUNCTIONS.iter();
         match self {
-            Way::Fentry => &FENTRY,
-            Way::Kprobe => &KPROBE,
-            Way::Tracepoint => &TRACEPOINT,
+            Way::Fentry => functions.map(|(at, fentry, _)| at_function(at, fentry)).collect(),
+            Way::Kprobe => functions.map(|(at, _, kprobe)| at_function(at, kprobe)).collect(),
+            Way::Tracepoint => TRACEPOINT.to_vec(),
         }
     }
 }
@@ -75,46 +76,34 @@ const CALLS: [&CStr; 2] = [c"__arm64_sys_bpf", c"__arm64_sys_perf_event_open"];
 /// the same way as all others.
 pub(super) const ONLY_32_BIT: &str = "__ia32_sys_";
 
-#[cfg(target_arch = "x86_64")]
-const FUNCTIONS: usize = 11;
-#[cfg(target_arch = "aarch64")]
-const FUNCTIONS: usize = 9;
+/// A function of the kernel, and what runs there by each of the two ways. What a program is
+/// called begins with how it is attached.
+type Function = (&'static CStr, &'static str, &'static str);
 
 /// Each has to be a function that the compiler makes no part of its callers: global ones
 /// with callers elsewhere, ones that the kernel has the address of, ones with several
 /// callers.
-const FENTRY: [Hook; FUNCTIONS] = [
-    hook("fentry_release", "fentry", c"perf_release"),
-    hook("fentry_ioctl", "fentry", c"_perf_ioctl"),
-    hook("fentry_prctl_off", "fentry", c"perf_event_task_disable"),
-    hook("fentry_prctl_on", "fentry", c"perf_event_task_enable"),
-    hook("fentry_let_go", "fentry", c"__ptrace_unlink"),
-    hook("fentry_traced", "fentry", c"__ptrace_link"),
-    hook("fentry_link_end", "fentry", c"bpf_link_free"),
+const FUNCTIONS: &[Function] = &[
+    (c"perf_release", "fentry_release", "kprobe_release"),
+    (c"_perf_ioctl", "fentry_ioctl", "kprobe_ioctl"),
+    (c"perf_event_task_disable", "fentry_prctl_off", "kprobe_prctl_off"),
+    (c"perf_event_task_enable", "fentry_prctl_on", "kprobe_prctl_on"),
+    (c"__ptrace_unlink", "fentry_let_go", "kprobe_let_go"),
+    (c"__ptrace_link", "fentry_traced", "kprobe_traced"),
+    (c"bpf_link_free", "fentry_link_end", "kprobe_link_end"),
     #[cfg(target_arch = "x86_64")]
-    hook("fexit_bpf_32", "fexit", c"__ia32_sys_bpf"),
-    hook("fexit_bpf", "fexit", CALLS[0]),
+    (c"__ia32_sys_bpf", "fexit_bpf_32", "kretprobe_bpf"),
+    (CALLS[0], "fexit_bpf", "kretprobe_bpf"),
     // The last: from then on there is something that the others are to see.
     #[cfg(target_arch = "x86_64")]
-    hook("fexit_opened_32", "fexit", c"__ia32_sys_perf_event_open"),
-    hook("fexit_opened", "fexit", CALLS[1]),
+    (c"__ia32_sys_perf_event_open", "fexit_opened_32", "kretprobe_opened"),
+    (CALLS[1], "fexit_opened", "kretprobe_opened"),
 ];
 
-const KPROBE: [Hook; FUNCTIONS] = [
-    hook("kprobe_release", "kprobe", c"perf_release"),
-    hook("kprobe_ioctl", "kprobe", c"_perf_ioctl"),
-    hook("kprobe_prctl_off", "kprobe", c"perf_event_task_disable"),
-    hook("kprobe_prctl_on", "kprobe", c"perf_event_task_enable"),
-    hook("kprobe_let_go", "kprobe", c"__ptrace_unlink"),
-    hook("kprobe_traced", "kprobe", c"__ptrace_link"),
-    hook("kprobe_link_end", "kprobe", c"bpf_link_free"),
-    #[cfg(target_arch = "x86_64")]
-    hook("kretprobe_bpf", "kretprobe", c"__ia32_sys_bpf"),
-    hook("kretprobe_bpf", "kretprobe", CALLS[0]),
-    #[cfg(target_arch = "x86_64")]
-    hook("kretprobe_opened", "kretprobe", c"__ia32_sys_perf_event_open"),
-    hook("kretprobe_opened", "kretprobe", CALLS[1]),
-];
+fn at_function(at: &'static CStr, program: &'static str) -> Hook {
+    let how = program.split_once('_').map_or(program, |(how, _)| how);
+    hook(program, how, at)
+}
 
 const TRACEPOINT: [Hook; 7] = [
     hook("audit_close", "tracepoint", c"sys_enter_close"),

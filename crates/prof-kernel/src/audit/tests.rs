@@ -7,7 +7,6 @@ use prof_model::audit::Monitor;
 use prof_model::audit::PerfAttr;
 use prof_model::audit::Target;
 use prof_model::audit::What;
-use prof_model::audit::list::Copies;
 use prof_model::audit::list::Listed;
 use prof_model::audit::list::State;
 use prof_model::audit::list::Through;
@@ -29,6 +28,7 @@ use crate::audit_list::Copied;
 use crate::audit_list::Inside;
 use crate::audit_list::Now;
 use crate::audit_list::links::Link;
+use crate::audit_list::nothing;
 
 const PROFILER: u32 = 10;
 const TARGET: u32 = 20;
@@ -198,21 +198,10 @@ fn listed(id: u64, bits: u64, state: State) -> Listed {
             changes: Changes::default(),
             on_ns: None,
         },
-        through: Through::PerfEventOpen,
         by: Some(process(PROFILER)),
         target: Target::Process(Box::new(process(TARGET))),
-        cpu: None,
         state,
-        holders: Vec::new(),
-        copies: Copies::default(),
-        enabled_ns: None,
-        running_ns: None,
-        link: None,
-        program: None,
-        sampled: Vec::new(),
-        kernel_stacks: false,
-        user_stacks: false,
-        notes: Vec::new(),
+        ..nothing(Through::PerfEventOpen)
     }
 }
 

@@ -51,9 +51,6 @@ const COUNTS: [&str; 11] = [
 
 const SWITCHES: &str = "context-switches:uk";
 
-/// Tries for a run in which the kernel told of every switch; see [`Beside::is_whole`].
-const TRIES: usize = 12;
-
 /// Tries for one in which the times are not disturbed.
 const TIME_TRIES: usize = 6;
 
@@ -179,12 +176,6 @@ fn whole_run(cmd: &[&str]) -> Beside {
         );
     }
     panic!("{TRIES} runs of {cmd:?}, and in none of them all switches were counted");
-}
-
-/// Until it is so once, for the same reason. A fault of prof's own is there every time.
-fn once(what: &str, attempt: impl Fn() -> Result<(), String>) {
-    let tries: Vec<_> = (0..TRIES).map_while(|_| attempt().err()).collect();
-    assert!(tries.len() < TRIES, "{what}: {tries:#?}");
 }
 
 fn same(what: &str, a: u64, b: u64) -> Result<(), String> {

@@ -35,6 +35,16 @@ pub fn live(what: &str) -> Option<MutexGuard<'static, ()>> {
     Some(TURN.lock().unwrap_or_else(|e| e.into_inner()))
 }
 
+/// Times that something is tried which the host can disturb.
+pub const TRIES: usize = 12;
+
+/// Until it is so once: a hypervisor that takes the CPU away for a while, or tells of
+/// it late, disturbs some of the tries. A fault of prof's own is there every time.
+pub fn once(what: &str, attempt: impl Fn() -> Result<(), String>) {
+    let tries: Vec<_> = (0..TRIES).map_while(|_| attempt().err()).collect();
+    assert!(tries.len() < TRIES, "{what}: {tries:#?}");
+}
+
 /// Whether a program is there to compare with.
 pub fn has(program: &str, package: &str) -> bool {
     let dirs = env::var_os("PATH").unwrap_or_default();

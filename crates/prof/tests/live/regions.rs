@@ -201,25 +201,34 @@ fn a_child_does_not_inherit_them_and_has_its_own() {
 fn counts_of_perf_events_are_divided_like_figures() {
     let Some(_turn) = live("counts of regions") else { return };
     let options = ["-e", "task-clock,minor-faults,minor-faults:uk,cpu-clock,dummy"];
-    let run =
-        act(&options, "faults 70 begin a faults 100 burn 30 sleep 5 begin b faults 40 end end");
-    let p = only(&run);
-    for name in ["a", "b"] {
-        let r = region(p, name);
-        assert_ended(r, 1);
-        let (figures, counts) = (figure(r, "minor-faults"), figure(r, "minor-faults:uk"));
-        assert_eq!(figures, counts, "{name}");
-        assert_eq!(figure(r, "dummy"), 0);
-        if emulated("times of regions") {
-            continue;
+    let steps = "faults 70 begin a faults 100 burn 30 sleep 5 begin b faults 40 end end";
+    once("the clocks of regions", || {
+        let run = act(&options, steps);
+        let p = only(&run);
+        for name in ["a", "b"] {
+            let r = region(p, name);
+            assert_ended(r, 1);
+            let (figures, counts) = (figure(r, "minor-faults"), figure(r, "minor-faults:uk"));
+            assert_eq!(figures, counts, "{name}");
+            assert_eq!(figure(r, "dummy"), 0);
         }
-        let (clock, counted) = (figure(r, "task-clock"), figure(r, "cpu-clock"));
-        // What is between the two readings at either end, an interrupt included.
-        assert!(clock.abs_diff(counted) < 1_000_000, "{name}: {clock} {counted}");
-    }
-    assert_faults(region(p, "b"), 40);
-    assert!(figure(region(p, "a"), "cpu-clock") >= 30_000_000);
-    assert!(counted(region(p, "a"), "shortest_ns") >= 35_000_000);
+        let a = region(p, "a");
+        assert_faults(region(p, "b"), 40);
+        assert!(figure(a, "cpu-clock") >= 30_000_000);
+        assert!(counted(a, "shortest_ns") >= 35_000_000);
+        if emulated("times of regions") {
+            return Ok(());
+        }
+        ["a", "b"].iter().try_for_each(|name| {
+            let r = region(p, name);
+            let (clock, counted) = (figure(r, "task-clock"), figure(r, "cpu-clock"));
+            // What is between the two readings at either end, an interrupt included.
+            // cpu-clock alone has the time that a hypervisor took.
+            assert!(counted + 1_000_000 > clock, "{name}: {clock} {counted}");
+            let near = counted < clock + 1_000_000;
+            if near { Ok(()) } else { Err(format!("{name}: {clock} {counted}")) }
+        })
+    });
 }
 
 #[test]
