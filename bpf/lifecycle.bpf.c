@@ -37,12 +37,12 @@
 #include "include/rules.h"
 #include "include/count.h"
 #include "include/record.h"
-#ifndef PROF_BEFORE_6_4
 #include "include/sampler.h"
 #include "include/mappings.h"
 #include "include/unwind.h"
 #include "include/sample.h"
 #include "include/offcpu.h"
+#ifndef PROF_BEFORE_6_4
 #include "include/python.h"
 #endif
 

@@ -319,16 +319,32 @@ static __always_inline bool maple_step(struct prof_sampler *s)
 	return !maple_enter(w, level + 1, entry, pivot);
 }
 
-static __noinline int maple_round(struct prof_sampler *s)
+static __noinline int maple_next(struct prof_sampler *s)
 {
 	STEP(s) = maple_step(s);
 	return 0;
 }
 
-static __noinline int vma_round(struct prof_sampler *s, u32 i, u64 vdso, u32 pid, u32 user)
+static __noinline int vma_next(struct prof_sampler *s, u32 i, u64 vdso, u32 pid, u32 user)
 {
 	STEP(s) = describe_vma(s, i, vdso, pid, user);
 	return 0;
+}
+
+PROF_ROUND maple_round(u32 i, void *with)
+{
+	struct prof_round *r = with;
+
+	maple_next(r->s);
+	return !!STEP(r->s);
+}
+
+PROF_ROUND vma_round(u32 i, void *with)
+{
+	struct prof_round *r = with;
+
+	vma_next(r->s, i, r->vdso, r->pid, r->user);
+	return !!STEP(r->s);
 }
 
 /* Reads the executable mappings of the running process into the sampler's own copy;
@@ -336,9 +352,10 @@ static __noinline int vma_round(struct prof_sampler *s, u32 i, u64 vdso, u32 pid
 static __always_inline bool scan(struct prof_sampler *s, struct task_struct *t, struct mm_struct *mm,
 				 u32 user)
 {
-	u64 vdso = (u64)READ(mm, context.vdso), root = (u64)READ(mm, mm_mt.ma_root);
-	u32 pid = t->tgid;
-	int i;
+	struct prof_round with = {
+		.s = s, .vdso = (u64)READ(mm, context.vdso), .pid = t->tgid, .user = user,
+	};
+	u64 root = (u64)READ(mm, mm_mt.ma_root);
 
 	s->counters[PROF_SC_SCANS]++;
 	s->scan.mm = (u64)mm;
@@ -351,18 +368,10 @@ static __always_inline bool scan(struct prof_sampler *s, struct task_struct *t, 
 	*(volatile u32 *)&s->maple.walked = 0;
 	if (!maple_root_is_node(root) || !maple_enter(&s->maple, 0, root, ~0ULL))
 		return 0;
-	bpf_for(i, 0, PROF_MAX_VMA_WALK) {
-		maple_round(s);
-		if (STEP(s))
-			break;
-	}
+	PROF_ROUNDS(PROF_MAX_VMA_WALK, maple_round, &with);
 	if (!(*(volatile u32 *)&s->maple.walked || s->scan.more))
 		return 0;
-	bpf_for(i, 0, PROF_MAX_VMAS) {
-		vma_round(s, i, vdso, pid, user);
-		if (STEP(s))
-			break;
-	}
+	PROF_ROUNDS(PROF_MAX_VMAS, vma_round, &with);
 	return 1;
 }
 

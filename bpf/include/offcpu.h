@@ -117,7 +117,7 @@ static __always_inline void go_away(void *ctx, struct task_struct *t, bool preem
 	if (config.stacks & PROF_STACKS_KERNEL)
 		take_kernel(ctx, s);
 	if (config.stacks & PROF_STACKS_USER) {
-		s->rec.stop = PROF_STOP_NO_REGS;
+		s->rec.stop = without_user(t);
 		if (has_user(t) && entry_registers(t, s))
 			s->rec.stop = unwind_user(t, s, now, PROF_SAMPLER_OFF_CPU);
 	}
@@ -201,7 +201,7 @@ int off_waking(struct bpf_raw_tracepoint_args *ctx)
 	/* Always: it tells whether an interrupt has done it. */
 	take_kernel(ctx, s);
 	if ((config.stacks & PROF_STACKS_USER) && armed_entry(t, start)) {
-		s->rec.stop = PROF_STOP_NO_REGS;
+		s->rec.stop = without_user(t);
 		if (has_user(t) && entry_registers(t, s))
 			s->rec.stop = unwind_user(t, s, now, PROF_SAMPLER_OFF_CPU);
 	}

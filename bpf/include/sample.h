@@ -118,21 +118,25 @@ static __always_inline bool has_user(struct task_struct *t)
 	return READ(t, mm) && !(t->flags & PROF_PF_KTHREAD);
 }
 
+/* How its user part ends where none can be had: one that has given up its address space,
+ * on its way out, has none. */
+static __always_inline u16 without_user(struct task_struct *t)
+{
+	return READ(t, mm) ? PROF_STOP_NO_REGS : PROF_STOP_END;
+}
+
 /* The user part of the stack, from the registers that are in the record. */
 static __always_inline u16 unwind_user(struct task_struct *t, struct prof_sampler *s, u64 now, u32 user)
 {
-	u32 stepped = 0;
-	u32 i;
+	struct prof_round with = { .s = s };
+	u32 stepped;
 
 	s->rec.exact = 1;
 	if (!take_space(s, t, READ(t, mm), now, user))
 		return PROF_STOP_NO_SPACE;
-	bpf_for(i, 0, PROF_MAX_FRAMES + 1) {
-		unwind_round(s, i);
-		stepped = STEP(s);
-		if (stepped)
-			break;
-	}
+	STEP(s) = 0;
+	PROF_ROUNDS(PROF_MAX_FRAMES + 1, unwind_round, &with);
+	stepped = STEP(s);
 	/* Inside an exec, past the point of no return, there is no user side yet. */
 	if (!s->rec.user_frames && stepped == STOPPED(PROF_STOP_NO_MAPPING) &&
 	    bpf_core_field_exists(t->in_execve) && BPF_CORE_READ_BITFIELD_PROBED(t, in_execve))
@@ -315,7 +319,7 @@ static __always_inline int take_sample(struct bpf_perf_event_data *ctx, u16 even
 	if (!IN_USER(s) && (config.stacks & PROF_STACKS_KERNEL))
 		take_kernel(ctx, s);
 	if (config.stacks & PROF_STACKS_USER) {
-		s->rec.stop = PROF_STOP_NO_REGS;
+		s->rec.stop = without_user(t);
 		if (has_user(t) && user_registers(ctx, t, s))
 			s->rec.stop = unwind_user(t, s, now, PROF_SAMPLER_EVENTS);
 	}

@@ -111,4 +111,31 @@ struct {
 	__uint(max_entries, 8 * 1024 * 1024);
 } off_samples SEC(".maps");
 
+/*
+ * A loop whose rounds are many: `round` with its number and `with`, until it is true, up
+ * to `n` times. From 6.4 on with an iterator; before, by a helper that calls the round
+ * (5.17), which the verifier walks once.
+ */
+struct prof_round {
+	struct prof_sampler *s;
+	/* As wide as a register: else 6.1 forgets that one is a constant. */
+	u64 vdso;
+	u64 pid;
+	u64 user;
+};
+
+#ifdef PROF_BEFORE_6_4
+#define PROF_ROUND static __noinline long
+#define PROF_ROUNDS(n, round, with) bpf_loop(n, round, with, 0)
+#else
+#define PROF_ROUND static __always_inline long
+#define PROF_ROUNDS(n, round, with)              \
+	({                                       \
+		int i;                           \
+		bpf_for(i, 0, n)                 \
+			if (round(i, with))      \
+				break;           \
+	})
+#endif
+
 #endif /* PROF_SAMPLER_H */

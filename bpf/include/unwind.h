@@ -160,8 +160,14 @@ static __always_inline u64 other_register(struct prof_sampler *s, u32 word)
 	 * that a rule of a caller's names one says that the callee, assembly as well, leaves it
 	 * alone. */
 	if (*(volatile u32 *)&s->others && word < PROF_REGISTERS &&
-	    (s->rec.exact || word > PROF_REGISTER_BP))
-		bpf_probe_read_kernel(&value, sizeof(value), (u64 *)regs + word);
+	    (s->rec.exact || word > PROF_REGISTER_BP)) {
+		u64 at = word;
+
+		/* 6.1 takes what it knows of one half of a register for nothing of the whole. */
+		barrier_var(at);
+		at &= 31;
+		bpf_probe_read_kernel(&value, sizeof(value), (u64 *)regs + at);
+	}
 	return value;
 }
 #endif
@@ -332,10 +338,18 @@ static __always_inline u32 unwind_step(struct prof_sampler *s, u32 depth)
 								 STOPPED(PROF_STOP_NO_ROW);
 }
 
-static __noinline int unwind_round(struct prof_sampler *s, u32 depth)
+static __noinline int unwind_next(struct prof_sampler *s, u32 depth)
 {
 	STEP(s) = unwind_step(s, depth);
 	return 0;
+}
+
+PROF_ROUND unwind_round(u32 depth, void *with)
+{
+	struct prof_round *r = with;
+
+	unwind_next(r->s, depth);
+	return !!STEP(r->s);
 }
 
 #endif /* PROF_UNWIND_H */

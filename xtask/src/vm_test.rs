@@ -52,7 +52,7 @@ pub fn run(args: &VmTestArgs) -> Result<()> {
     let build = |cargo: &[&str], name: &str| workspace::build_for(&target, cargo, name);
     let prof = build(&["build", "--release", "-p", "prof"], "prof")?;
     let prof_target = build(&["build", "--release", "-p", "prof-testkit"], "prof-target")?;
-    let live = build(&["test", "-p", "prof", "--test", "live", "--no-run"], "live")?;
+    let live = build(&["test", "--workspace", "--test", "live", "--no-run"], "live")?;
 
     let scratch = Scratch::create(&args.host.cache)?;
     let stripped = scratch.path.join("live");

@@ -516,7 +516,7 @@ impl Session {
     pub fn sampler(&self, plan: &StackPlan) -> Result<Sampler> {
         self.load_more(&Sampler::programs(plan), &Sampler::sizes(plan, self.threads), &[])
             .and_then(|loaded| Sampler::begin(plan, loaded, self.cpus, self.later()))
-            .context("sampling of stacks (it needs Linux 6.4)")
+            .context("sampling of stacks (it needs Linux 6.1)")
     }
 
     /// To load more when the session is somewhere else.

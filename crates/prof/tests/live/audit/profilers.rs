@@ -288,8 +288,11 @@ fn samply_records_a_command_and_a_process_that_runs() {
         assert!(attr["stack_bytes"].as_u64().unwrap() >= 4096, "{m}");
     }
     let on = each_cpu(&[&format!("on sleep: {event} by ioctl_enable")]);
+    // Whether it closes them or just exits is a matter of which of its threads is first.
+    let closed = each_cpu(&[&format!("off sleep: {event} by close")]);
     let off = vec![format!("off sleep: {event} by owner_exit")];
-    assert_eq!(switches(&records, by), [on, off].concat());
+    let told = switches(&records, by);
+    assert!(told == [&on[..], &off].concat() || told == [on, closed].concat(), "{told:#?}");
 }
 
 /// Kernel headers for bcc, which compiles its programs where they run. Any will do for
