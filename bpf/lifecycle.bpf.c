@@ -42,9 +42,7 @@
 #include "include/unwind.h"
 #include "include/sample.h"
 #include "include/offcpu.h"
-#ifndef PROF_BEFORE_6_4
 #include "include/python.h"
-#endif
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 

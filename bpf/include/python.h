@@ -93,9 +93,9 @@ static __always_inline bool is_python_thread(struct prof_python_work *w, struct 
 {
 	u64 id = 0, native = 0, frame = 0;
 
-	if (!read_word(thread + p->native_id, &native))
+	if (p->native_id && !read_word(thread + p->native_id, &native))
 		return 0;
-	if (native != w->tid &&
+	if ((!p->native_id || native != w->tid) &&
 	    (!w->tls || !read_word(thread + p->thread_id, &id) || id != w->tls))
 		return 0;
 	if (!read_word(thread + p->thread_frame, &frame))
@@ -126,17 +126,33 @@ static __always_inline bool python_thread_step(struct prof_python_work *w, struc
 	       !read_word(interpreter + p->interpreter_next, &w->interpreter);
 }
 
-static __noinline int python_thread_round(struct prof_python_work *w, struct prof_python *p)
+static __noinline int python_thread_next(struct prof_python_work *w, struct prof_python *p)
 {
 	PY_STEP(w) = python_thread_step(w, p);
 	return 0;
 }
 
+/* As struct prof_round. */
+struct prof_python_round {
+	struct prof_sampler *s;
+	struct prof_python_work *w;
+	struct prof_python *p;
+	u64 user;
+};
+
+PROF_ROUND python_thread_round(u32 i, void *with)
+{
+	struct prof_python_round *r = with;
+
+	python_thread_next(r->w, r->p);
+	return !!PY_STEP(r->w);
+}
+
 static __always_inline void find_python_thread(struct prof_python_work *w, struct prof_python *p,
 					       u64 runtime)
 {
+	struct prof_python_round with = { .w = w, .p = p };
 	u64 holder = 0;
-	int i;
 
 	PY_FOUND(w) = 0;
 	w->thread = 0;
@@ -145,11 +161,7 @@ static __always_inline void find_python_thread(struct prof_python_work *w, struc
 		return;
 	if (!read_word(runtime + p->interpreters, &w->interpreter))
 		return;
-	bpf_for(i, 0, PROF_MAX_PYTHON_THREADS) {
-		python_thread_round(w, p);
-		if (PY_STEP(w))
-			break;
-	}
+	PROF_ROUNDS(PROF_MAX_PYTHON_THREADS, python_thread_round, &with);
 }
 
 /* A string's characters, `most` bytes of them; how many, and of which kind. */
@@ -267,17 +279,26 @@ static __always_inline u32 python_step(struct prof_sampler *s, struct prof_pytho
 	told = bpf_map_lookup_elem(&python_told, &slot);
 	if (told && *(volatile u64 *)told != number && tell_code(s, w, p, number, user))
 		*(volatile u64 *)told = number;
-	if (p->frame_entry && PY_AT(w->frame_copy, p->frame_entry, u8))
+	if (p->frame_entry == PROF_PYTHON_EACH ||
+	    (p->frame_entry && PY_AT(w->frame_copy, p->frame_entry, u8)))
 		number |= PROF_PYTHON_ENTRY;
 	put_python(s, number);
 	return 0;
 }
 
-static __noinline int python_round(struct prof_sampler *s, struct prof_python_work *w,
-				   struct prof_python *p, u32 user)
+static __noinline int python_next(struct prof_sampler *s, struct prof_python_work *w,
+				  struct prof_python *p, u32 user)
 {
 	PY_STEP(w) = python_step(s, w, p, user);
 	return 0;
+}
+
+PROF_ROUND python_round(u32 i, void *with)
+{
+	struct prof_python_round *r = with;
+
+	python_next(r->s, r->w, r->p, r->user);
+	return !!PY_STEP(r->w);
 }
 
 /* Python's part of the stack, behind the rest of it. */
@@ -285,9 +306,9 @@ static __always_inline void take_python(struct task_struct *t, struct prof_sampl
 {
 	u32 of_user = s->user, at = s->scan.python - 1, file;
 	struct prof_python_work *w = bpf_map_lookup_elem(&python_work, &of_user);
+	struct prof_python_round with = { .s = s, .w = w, .user = user };
 	struct prof_python *p;
 	u64 base;
-	int i;
 
 	if (!w || at >= PROF_MAX_VMAS)
 		return;
@@ -303,13 +324,9 @@ static __always_inline void take_python(struct task_struct *t, struct prof_sampl
 	w->left = config.max_depth;
 	find_python_thread(w, p, base + p->runtime);
 	PY_STEP(w) = 1 + PROF_PYTHON_NO_THREAD;
-	if (PY_FOUND(w)) {
-		bpf_for(i, 0, 2 * PROF_MAX_FRAMES) {
-			python_round(s, w, p, user);
-			if (PY_STEP(w))
-				break;
-		}
-	}
+	with.p = p;
+	if (PY_FOUND(w))
+		PROF_ROUNDS(2 * PROF_MAX_FRAMES, python_round, &with);
 	put_python(s, PY_STEP(w) ? PY_STEP(w) - 1 : PROF_PYTHON_CUT);
 }
 

@@ -39,12 +39,14 @@ struct prof_python {
 	__u32 threads; /* of an interpreter: the first one */
 	__u32 thread_next;
 	__u32 thread_id; /* pthread_self() */
-	__u32 native_id; /* gettid() */
+	__u32 native_id; /* gettid(); 0 if it is not there */
 	__u32 thread_frame; /* the running frame, or what points at it */
 	__u32 indirect; /* 1 + where in that the frame is; 0: it is the frame */
 	__u32 frame_code;
 	__u32 frame_previous;
-	__u32 frame_entry; /* a byte: whether it was called from C; 0 if it is not there */
+	/* A byte: whether it was called from C; 0 if it is not there, PROF_PYTHON_EACH if each
+	 * was. */
+	__u32 frame_entry;
 	__u32 frame_owner; /* a byte, without the former: 3 between the frames of two calls */
 	__u32 code_line;
 	__u32 code_file;
@@ -54,6 +56,7 @@ struct prof_python {
 };
 
 #define PROF_PYTHON_OWNED_BY_C 3
+#define PROF_PYTHON_EACH 0xffffffff
 
 /* Bytes of names, and of paths, whose ends are what tells them apart. */
 #define PROF_PYTHON_NAME 128

@@ -245,10 +245,7 @@ impl Sampler {
         let tails: Vec<_> = sampled.into_iter().chain(off).collect();
         let programs: Vec<_> = tails.iter().map(|(_, program)| *program).collect();
         let sizes = [("python_work", self.samplers)];
-        let loaded = self
-            .later
-            .load(&programs, &sizes, &[], &self.loaded)
-            .context("frames of Python (they need Linux 6.4)")?;
+        let loaded = self.later.load(&programs, &sizes, &[], &self.loaded)?;
         for (map, program) in tails {
             let program = loaded.prog(program)?.as_raw_fd() as u32;
             sys::map_update(self.loaded.map(map)?, &0u32, &program)?;

@@ -7,6 +7,8 @@ use super::RecHead;
 pub const FILE_PYTHON: u32 = 0xffff;
 /// `PROF_PYTHON_ENTRY`.
 pub const ENTRY: u64 = 1 << 47;
+/// `PROF_PYTHON_EACH`.
+pub const EACH: u32 = u32::MAX;
 /// `PROF_PYTHON_NAME`.
 pub const NAME: usize = 128;
 /// `PROF_PYTHON_PATH`.

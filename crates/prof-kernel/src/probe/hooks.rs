@@ -463,11 +463,11 @@ fn not_needed(found: &mut Findings) {
 
     let what = (GROUP, "loops", "loops in BPF programs (bpf_iter_num_new)");
     found.add(if btf.is_none() {
-        Check::new(what, State::NotNeeded, "not told without BTF; without them loops are unrolled")
+        Check::new(what, State::NotNeeded, "not told without BTF; without them long loops are calls")
     } else if function("bpf_iter_num_new").is_some() {
         Check::new(what, State::Works, "there: programs load faster")
     } else {
-        Check::new(what, State::Limited, "not there: loops are unrolled, which loads slower")
+        Check::new(what, State::Limited, "not there: long loops are calls, which takes longer")
             .cure("a kernel of 6.4 or newer")
     });
 

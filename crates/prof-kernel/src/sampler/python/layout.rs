@@ -1,6 +1,6 @@
 //! Where an interpreter keeps what is read of it.
 //!
-//! Offsets of 3.11 and 3.12 are those that the compiler has of each version's own headers
+//! Offsets of 3.8 to 3.12 are those that the compiler has of each version's own headers
 //! (`offsetof` with `Py_BUILD_CORE`); they have not changed within a minor version. A test
 //! asks the compiler again. From 3.13 on the interpreter says itself, at the beginning of
 //! `_PyRuntime`, which is read in the file. Debug builds and builds without the lock have
@@ -15,6 +15,7 @@ use prof_unwind::Limits;
 use prof_unwind::Table;
 
 use crate::abi::python::AbiPython;
+use crate::abi::python::EACH;
 
 /// A file that has an interpreter.
 #[derive(Debug)]
@@ -24,6 +25,35 @@ pub struct Interpreter {
     /// Code of `_PyEval_EvalFrameDefault`, by offset in the file.
     pub eval: Range<u64>,
 }
+
+/// 3.8: a frame is an object, each one a call from C. Addresses are the file's. A thread
+/// does not know its number, only what it is for the C library.
+const V3_8: AbiPython = AbiPython {
+    holder: 1368,
+    interpreters: 32,
+    threads: 8,
+    thread_id: 176,
+    native_id: 0,
+    thread_frame: 24,
+    indirect: 0,
+    frame_code: 32,
+    frame_previous: 24,
+    frame_entry: EACH,
+    frame_owner: 0,
+    code_line: 40,
+    code_file: 104,
+    // Without that of the class.
+    code_name: 112,
+    ..V3_11
+};
+
+/// 3.9 and 3.10.
+const V3_9: AbiPython = AbiPython { holder: 568, ..V3_8 };
+
+/// A function that a version was the first to have, the latest first. Before 3.11 a file
+/// does not say which it is of.
+const FIRST_IN: [(&str, AbiPython); 3] =
+    [("Py_NewRef", V3_9), ("PyModule_AddType", V3_9), ("PyCode_NewWithPosOnlyArgs", V3_8)];
 
 /// 3.11. Addresses are the file's.
 const V3_11: AbiPython = AbiPython {
@@ -115,8 +145,13 @@ impl Interpreter {
         let exports = Exports::of(file).ok()?;
         let find = |name| exports.find(name).ok().flatten();
         let runtime = find("_PyRuntime")?.address;
-        let version = exports.read(find("Py_Version")?.address).ok()?;
-        let layout = of_version(u32::from_le_bytes(version), &exports, runtime)?;
+        let layout = match find("Py_Version") {
+            Some(at) => {
+                let version = u32::from_le_bytes(exports.read(at.address).ok()?);
+                of_version(version, &exports, runtime)?
+            }
+            None => FIRST_IN.iter().find(|(f, _)| find(f).is_some())?.1,
+        };
         let code = exports.code().ok()?;
         let [code] = code[..] else { return None };
         let placed = |address: u64| address.wrapping_add(code.offset).wrapping_sub(code.address);
@@ -163,27 +198,45 @@ mod tests {
     const SOURCE: &str = r#"
         #define Py_BUILD_CORE 1
         #include <Python.h>
-        #include <internal/pycore_runtime.h>
-        #include <internal/pycore_interp.h>
-        #include <internal/pycore_frame.h>
         #include <stddef.h>
         #include <stdio.h>
+        #if PY_VERSION_HEX < 0x03090000
+        #include <internal/pycore_pystate.h>
+        #else
+        #include <internal/pycore_runtime.h>
+        #include <internal/pycore_interp.h>
+        #endif
+        #if PY_VERSION_HEX < 0x030b0000
+        #include <frameobject.h>
+        #else
+        #include <internal/pycore_frame.h>
+        #endif
         #define SAY(name, type, field) printf(#name " %zu\n", offsetof(type, field))
         int main(void)
         {
             SAY(interpreters, _PyRuntimeState, interpreters.head);
             SAY(interpreter_next, PyInterpreterState, next);
-            SAY(threads, PyInterpreterState, threads.head);
             SAY(thread_next, PyThreadState, next);
             SAY(thread_id, PyThreadState, thread_id);
+            SAY(code_line, PyCodeObject, co_firstlineno);
+            SAY(code_file, PyCodeObject, co_filename);
+            printf("text_ascii %zu\n", sizeof(PyASCIIObject));
+            printf("text_other %zu\n", sizeof(PyCompactUnicodeObject));
+        #if PY_VERSION_HEX < 0x030b0000
+            SAY(threads, PyInterpreterState, tstate_head);
+            printf("native_id 0\n");
+            SAY(frame_previous, PyFrameObject, f_back);
+            SAY(frame_code, PyFrameObject, f_code);
+            printf("frame_owner 0\nframe_entry 4294967295\n");
+            SAY(code_name, PyCodeObject, co_name);
+            SAY(thread_frame, PyThreadState, frame);
+            printf("indirect 0\n");
+        #else
+            SAY(threads, PyInterpreterState, threads.head);
             SAY(native_id, PyThreadState, native_thread_id);
             SAY(frame_previous, _PyInterpreterFrame, previous);
             SAY(frame_owner, _PyInterpreterFrame, owner);
-            SAY(code_line, PyCodeObject, co_firstlineno);
-            SAY(code_file, PyCodeObject, co_filename);
             SAY(code_name, PyCodeObject, co_qualname);
-            printf("text_ascii %zu\n", sizeof(PyASCIIObject));
-            printf("text_other %zu\n", sizeof(PyCompactUnicodeObject));
         #if PY_VERSION_HEX >= 0x030d0000
             SAY(thread_frame, PyThreadState, current_frame);
             SAY(frame_code, _PyInterpreterFrame, f_executable);
@@ -194,10 +247,15 @@ mod tests {
             printf("indirect %zu\n", 1 + offsetof(_PyCFrame, current_frame));
         #endif
         #if PY_VERSION_HEX < 0x030c0000
-            SAY(holder, _PyRuntimeState, gilstate.tstate_current);
             SAY(frame_entry, _PyInterpreterFrame, is_entry);
         #else
-            printf("holder 0\nframe_entry 0\n");
+            printf("frame_entry 0\n");
+        #endif
+        #endif
+        #if PY_VERSION_HEX < 0x030c0000
+            SAY(holder, _PyRuntimeState, gilstate.tstate_current);
+        #else
+            printf("holder 0\n");
         #endif
             return 0;
         }
@@ -247,7 +305,7 @@ mod tests {
             roots.extend(read.map(|entry| entry.unwrap().path()));
         }
         let mut found = Vec::new();
-        for (root, minor) in roots.iter().flat_map(|r| [11, 12, 13].map(|minor| (r, minor))) {
+        for (root, minor) in roots.iter().flat_map(|r| (8..14).map(move |minor| (r, minor))) {
             let include = root.join(format!("include/python3.{minor}"));
             let files = [
                 root.join(format!("lib/libpython3.{minor}.so.1.0")),
@@ -266,7 +324,7 @@ mod tests {
         let all = installed();
         if all.is_empty() {
             assert!(std::env::var("PROF_LIVE").as_deref() != Ok("require"), "no Python headers");
-            eprintln!("SKIPPED: no headers of Python 3.11 to 3.13 (python3-dev)");
+            eprintln!("SKIPPED: no headers of Python 3.8 to 3.13 (python3-dev)");
         }
         for (include, path) in all {
             let file = File::open(&path).unwrap();
