@@ -463,7 +463,11 @@ fn not_needed(found: &mut Findings) {
 
     let what = (GROUP, "loops", "loops in BPF programs (bpf_iter_num_new)");
     found.add(if btf.is_none() {
-        Check::new(what, State::NotNeeded, "not told without BTF; without them long loops are calls")
+        Check::new(
+            what,
+            State::NotNeeded,
+            "not told without BTF; without them long loops are calls",
+        )
     } else if function("bpf_iter_num_new").is_some() {
         Check::new(what, State::Works, "there: programs load faster")
     } else {
