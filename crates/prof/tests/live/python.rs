@@ -187,7 +187,7 @@ for i in range(10):
         let all = chains(&stacks.profile);
         let n = |f: &str| {
             let f = called(&python, f);
-            all.iter().filter(|c| c.iter().any(|g| *g == f)).count()
+            all.iter().filter(|c| c.contains(&f)).count()
         };
         let burn = n("burn");
         for (f, calls) in [("key", 3), ("add", 3), ("gen", 4), ("outer.<locals>.<lambda>", 4)] {
