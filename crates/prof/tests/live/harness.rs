@@ -41,8 +41,13 @@ pub const TRIES: usize = 12;
 /// Until it is so once: a hypervisor that takes the CPU away for a while, or tells of
 /// it late, disturbs some of the tries. A fault of prof's own is there every time.
 pub fn once(what: &str, attempt: impl Fn() -> Result<(), String>) {
-    let tries: Vec<_> = (0..TRIES).map_while(|_| attempt().err()).collect();
-    assert!(tries.len() < TRIES, "{what}: {tries:#?}");
+    once_in(TRIES, what, attempt);
+}
+
+/// The same with so many tries.
+pub fn once_in(most: usize, what: &str, attempt: impl Fn() -> Result<(), String>) {
+    let tries: Vec<_> = (0..most).map_while(|_| attempt().err()).collect();
+    assert!(tries.len() < most, "{what}: {tries:#?}");
 }
 
 /// Whether a program is there to compare with.

@@ -14,13 +14,17 @@ use crate::stacks::Stacks;
 use crate::stacks::run_stacks;
 use crate::stacks::taken;
 
-/// The system's; others below `$PROF_PYTHONS`, as `bin/python3.N` in a folder each.
+/// Versions that can be read, 3.N.
+const MINORS: [u32; 6] = [8, 9, 10, 11, 12, 13];
+
+/// The system's, by the name that says its version; others below `$PROF_PYTHONS`, as `bin/python3.N` in a folder each.
 fn pythons() -> Vec<String> {
-    let mut found = vec!["/usr/bin/python3".to_owned()];
+    let system = fs::canonicalize("/usr/bin/python3").expect("python3");
+    let mut found = vec![system.display().to_string()];
     if let Some(more) = std::env::var_os("PROF_PYTHONS") {
         for entry in fs::read_dir(more).expect("a folder of interpreters") {
             let bin = entry.expect("a folder").path().join("bin");
-            let all = (8..14).map(|minor| bin.join(format!("python3.{minor}")));
+            let all = MINORS.iter().map(|minor| bin.join(format!("python3.{minor}")));
             found.extend(all.filter(|p| p.exists()).map(|p| p.display().to_string()));
         }
     }
@@ -33,7 +37,7 @@ fn ready(what: &str) -> bool {
     }
     let out = Command::new("/usr/bin/python3").arg("--version").output().expect("python3");
     let version = String::from_utf8_lossy(&out.stdout).into_owned();
-    if !(8..14).any(|minor| version.starts_with(&format!("Python 3.{minor}."))) {
+    if !MINORS.iter().any(|minor| version.starts_with(&format!("Python 3.{minor}."))) {
         return skip(what, &format!("{} is not one of those that can be read", version.trim()));
     }
     true
