@@ -300,9 +300,18 @@ struct mm_struct {
 	struct percpu_counter rss_stat[4];
 	unsigned long exec_vm;
 	struct maple_tree mm_mt;
-	/* From 6.4; a number, or one in a struct. */
+	/* From 6.4. */
 	int mm_lock_seq;
 	mm_context_t context;
+};
+
+/* From 6.14: to the loader another field of that name. */
+typedef struct seqcount {
+	unsigned int sequence;
+} seqcount_t;
+
+struct mm_struct___seqcount {
+	seqcount_t mm_lock_seq;
 };
 
 /* To 6.1 the RSS counters were plain. */

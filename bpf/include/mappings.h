@@ -51,8 +51,12 @@ struct {
 	__type(value, struct prof_free_files);
 } free_files SEC(".maps");
 
-/* What is known of mappings serves this long although something was mapped meanwhile,
- * as long as the size of what is executable is the same. */
+/* What is known of mappings serves this long although something was mapped meanwhile, as
+ * long as the size of what is executable is the same: so many times as long as it took to
+ * read them, so that at most this share of a CPU's time goes there. Generated code moves
+ * without a change of that size. */
+#define PROF_SPACE_SERVES 20
+/* Where the kernel does not say whether anything was mapped. */
 #define PROF_SPACE_SERVES_NS 100000000ULL
 
 static __always_inline u64 inode_mtime(struct inode *inode)
@@ -201,14 +205,20 @@ static __always_inline u32 file_of(struct vm_area_struct *vma, struct prof_sampl
 	return id;
 }
 
+/* Whether the kernel says that something was mapped: it counts who takes the lock to. */
+static __always_inline bool tells_changes(void)
+{
+	return bpf_core_field_exists(((struct mm_struct *)0)->mm_lock_seq) ||
+	       bpf_core_field_exists(((struct mm_struct___seqcount *)0)->mm_lock_seq.sequence);
+}
+
 static __always_inline u32 lock_seq_of(struct mm_struct *mm)
 {
-	u32 seq = 0;
+	struct mm_struct___seqcount *counted = (void *)mm;
 
-	if (bpf_core_field_exists(mm->mm_lock_seq))
-		bpf_probe_read_kernel(&seq, sizeof(seq),
-				      (void *)mm + bpf_core_field_offset(struct mm_struct, mm_lock_seq));
-	return seq;
+	if (bpf_core_field_exists(counted->mm_lock_seq.sequence))
+		return READ(counted, mm_lock_seq.sequence);
+	return bpf_core_field_exists(mm->mm_lock_seq) ? READ(mm, mm_lock_seq) : 0;
 }
 
 /* Notes an executable mapping; true when there is no more room. */
@@ -372,17 +382,20 @@ static __always_inline bool scan(struct prof_sampler *s, struct task_struct *t, 
 	if (!(*(volatile u32 *)&s->maple.walked || s->scan.more))
 		return 0;
 	PROF_ROUNDS(PROF_MAX_VMAS, vma_round, &with);
+	s->scan.took_ns = bpf_ktime_get_ns() - s->scan.scanned_ns;
 	return 1;
 }
 
 /* Whether what is known of the mappings of a process still stands. */
 static __always_inline bool still_stands(struct prof_space *known, struct mm_struct *mm, u64 now)
 {
+	u64 age = now - known->scanned_ns;
+
 	if (known->exec_vm != READ(mm, exec_vm))
 		return 0;
-	if (bpf_core_field_exists(mm->mm_lock_seq) && known->lock_seq == lock_seq_of(mm))
-		return 1;
-	return now - known->scanned_ns < PROF_SPACE_SERVES_NS;
+	if (!tells_changes())
+		return age < PROF_SPACE_SERVES_NS;
+	return known->lock_seq == lock_seq_of(mm) || age < PROF_SPACE_SERVES * known->took_ns;
 }
 
 /* What was known of a process before, into the sampler's own copy. */

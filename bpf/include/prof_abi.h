@@ -636,6 +636,7 @@ struct prof_space {
 	__u64 mm; /* address of the memory descriptor they are of */
 	__u64 exec_vm; /* executable pages when they were read: changes with what is mapped */
 	__u64 scanned_ns; /* when */
+	__u64 took_ns; /* and how long that was */
 	__u32 lock_seq; /* changes with every change of any mapping */
 	__u32 vmas;
 	__u32 more; /* there are more than fit */
@@ -765,7 +766,7 @@ _Static_assert(sizeof(struct prof_table) == 16, "table");
 _Static_assert(sizeof(struct prof_file_key) == 24, "file_key");
 _Static_assert(sizeof(struct prof_free_files) == 8 + 8 * PROF_MAX_FILES, "free_files");
 _Static_assert(sizeof(struct prof_vma) == 24, "vma");
-_Static_assert(sizeof(struct prof_space) == 40 + 24 * PROF_MAX_VMAS, "space");
+_Static_assert(sizeof(struct prof_space) == 48 + 24 * PROF_MAX_VMAS, "space");
 _Static_assert(sizeof(struct prof_space) <= 4000, "a hash takes values of up to a page");
 _Static_assert(sizeof(struct prof_share) == 16, "share");
 _Static_assert(sizeof(struct prof_rec_sample) == 128, "sample");

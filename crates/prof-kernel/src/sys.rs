@@ -74,6 +74,7 @@ pub fn map_lookup<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Resul
 /// Reads a value of any size; `out` must be as large as the map's value (for a
 /// per-CPU map: of all possible CPUs).
 pub fn map_lookup_bytes<K: Plain>(map: BorrowedFd<'_>, key: &K, out: &mut [u8]) -> io::Result<()> {
+    debug_assert!(map_value_size(map).is_ok_and(|n| n <= out.len()), "room for a value");
     // SAFETY: the key has the map's key size and the kernel writes at most the
     // map's value size, which the caller made `out` hold.
     check(unsafe {

@@ -124,6 +124,11 @@ plain! {
     AbiFileKey = 24 => { ino: u64, mtime_ns: u64, dev: u32, generation: u32, }
     /// `struct prof_vma`.
     AbiVma = 24 => { start: u64, offset: u64, pages: u32, file: u32, }
+    /// `struct prof_space`.
+    AbiSpace = 48 + 24 * MAX_VMAS => {
+        mm: u64, exec_vm: u64, scanned_ns: u64, took_ns: u64, lock_seq: u32, vmas: u32,
+        more: u32, python: u32, v: [AbiVma; MAX_VMAS],
+    }
     /// `struct prof_rec_sample`.
     RecSample = 128 => {
         head: RecHead, start_ns: u64, weight: u64, pid: u32, tid: u32, exec: u32, event: u16,

@@ -20,6 +20,7 @@ use prof_unwind::Table;
 
 use crate::abi::stacks as abi;
 use crate::abi::stacks::AbiFileKey;
+use crate::abi::stacks::AbiSpace;
 use crate::loader;
 use crate::sampler::Sampler;
 use crate::sampler::room::Room;
@@ -33,11 +34,6 @@ const TAKEN: usize = 0;
 const GIVEN: usize = 1;
 const IDS: usize = 2;
 const TOLD: usize = 2 + abi::MAX_FILES;
-
-/// Bytes of `struct prof_space`, and where its mappings are.
-const SPACE_BYTES: usize = 40 + 24 * abi::MAX_VMAS;
-const SPACE_COUNT: usize = 28;
-const SPACE_VMAS: usize = 40;
 
 #[derive(Debug)]
 struct Segment {
@@ -253,7 +249,6 @@ impl Tables {
 
     /// Hands out each process of which mappings are known, and the files of these.
     fn each_space(&self, mut each: impl FnMut(u32, Vec<u32>)) {
-        let mut space = vec![0; SPACE_BYTES];
         let mut at = None;
         // Those that are added meanwhile may be met or not; whoever needs to know waits.
         for _ in 0..65_536 {
@@ -261,15 +256,11 @@ impl Tables {
                 return;
             };
             at = Some(tgid);
-            if sys::map_lookup_bytes(self.spaces.as_fd(), &tgid, &mut space).is_err() {
+            let Ok(Some(space)) = sys::map_lookup::<_, AbiSpace>(self.spaces.as_fd(), &tgid) else {
                 continue;
-            }
-            let word = |at: usize| {
-                let bytes = space.get(at..)?.first_chunk::<4>()?;
-                Some(u32::from_ne_bytes(*bytes))
             };
-            let count = word(SPACE_COUNT).unwrap_or(0).min(abi::MAX_VMAS as u32) as usize;
-            each(tgid, (0..count).filter_map(|i| word(SPACE_VMAS + 24 * i + 20)).collect());
+            let mapped = space.v.iter().take(space.vmas as usize);
+            each(tgid, mapped.map(|vma| vma.file).collect());
         }
     }
 

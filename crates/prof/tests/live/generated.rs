@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 
 use prof::stacks::raw;
@@ -9,6 +10,7 @@ use prof_model::stacks::StackProfile;
 
 use crate::harness::*;
 use crate::stacks::burn_ms;
+use crate::stacks::run_stacks;
 use crate::stacks::taken;
 
 /// Functions that are compiled, one into the other perhaps.
@@ -118,6 +120,15 @@ fn a_perf_map_of_another_user_is_not_believed() {
     assert!(told, "{:?}", profile.wholeness());
 }
 
+/// A program of the fixtures.
+fn built(name: &str, dir: &Path) -> PathBuf {
+    let exe = dir.join(name);
+    let source = format!("{}/tests/fixtures/{name}.c", env!("CARGO_MANIFEST_DIR"));
+    let built = Command::new("gcc").args(["-O1", "-o"]).arg(&exe).arg(source).status();
+    assert!(built.expect("gcc").success());
+    exe
+}
+
 /// Names and lines of generated code in the order of time, each as long as it lasts.
 fn phases(profile: &StackProfile) -> Vec<(String, String, Option<u32>, usize)> {
     let mut samples: Vec<_> = profile.samples.iter().collect();
@@ -146,10 +157,7 @@ fn code_that_takes_the_place_of_other_code_has_its_own_name() {
         return;
     }
     let dir = tempfile::tempdir().expect("a folder");
-    let (exe, file) = (dir.path().join("jit"), dir.path().join("x.stacks"));
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/jit.c");
-    let built = Command::new("gcc").args(["-O1", "-o"]).arg(&exe).arg(source).status();
-    assert!(built.expect("gcc").success());
+    let (exe, file) = (built("jit", dir.path()), dir.path().join("x.stacks"));
     let to = format!("raw:{}", file.display());
     let folder = dir.path().to_str().expect("a path");
     let cmd = [exe.to_str().expect("a path"), folder, &burn_ms(300)];
@@ -194,4 +202,26 @@ fn a_jitdump_is_met_once_however_often_it_is_written_to() {
     opened.dedup();
     assert!(opened.len() > 5, "{calls}");
     assert_eq!(opened.len(), all, "{opened:#?}");
+}
+
+/// Mappings are those of the moment of each sample, though as much is executable as before.
+#[test]
+fn code_that_moves_is_found_where_it_is() {
+    let Some(_turn) = live("code that moves") else { return };
+    if !taken("code that moves") || !has("gcc", "gcc") {
+        return;
+    }
+    if linux() < (6, 4) {
+        eprintln!("SKIPPED code that moves: before 6.4 no kernel tells that something was mapped");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let exe = built("moving", dir.path());
+    let cmd = [exe.to_str().expect("a path"), &burn_ms(500)];
+    let stacks = run_stacks(&["-F", "499"], &cmd);
+    stacks.assert_nothing_lost();
+    let (n, whole) = (stacks.samples(), stacks.whole());
+    println!("{whole} of {n} whole: {:?}", stacks.profile.wholeness());
+    assert!(n > 100, "{n} samples");
+    assert!(whole * 100 >= n * 99, "{whole} of {n}: {:?}", stacks.profile.wholeness());
 }

@@ -90,6 +90,13 @@ pub fn kprobes(what: &str) -> bool {
     are
 }
 
+/// Version of the running kernel.
+pub fn linux() -> (u32, u32) {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
 /// The program under test.
 pub fn prof() -> PathBuf {
     env::var_os("PROF_BIN").map_or_else(|| env!("CARGO_BIN_EXE_prof").into(), PathBuf::from)

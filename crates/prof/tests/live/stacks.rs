@@ -16,11 +16,9 @@ use crate::harness::*;
 
 /// Whether this kernel can do it: what is older than 6.1 cannot.
 pub fn taken(what: &str) -> bool {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version < (6, 1) {
-        eprintln!("SKIPPED {what}: stacks need Linux 6.1, this is {release}");
+    let (major, minor) = linux();
+    if (major, minor) < (6, 1) {
+        eprintln!("SKIPPED {what}: stacks need Linux 6.1, this is {major}.{minor}");
         return false;
     }
     true

@@ -29,9 +29,7 @@ fn starts(records: &Records) -> Vec<&str> {
 
 /// Whether this kernel has the iterator over the threads of a process.
 fn switches_threads() -> bool {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
-    (numbers.next(), numbers.next()) >= (Some(6), Some(7))
+    linux() >= (6, 7)
 }
 
 #[test]
