@@ -369,6 +369,7 @@ static __always_inline bool scan(struct prof_sampler *s, struct task_struct *t, 
 
 	s->counters[PROF_SC_SCANS]++;
 	s->scan.mm = (u64)mm;
+	s->scan.exec = exec_number(t);
 	s->scan.exec_vm = READ(mm, exec_vm);
 	s->scan.lock_seq = lock_seq_of(mm);
 	s->scan.scanned_ns = bpf_ktime_get_ns();
@@ -386,6 +387,13 @@ static __always_inline bool scan(struct prof_sampler *s, struct task_struct *t, 
 	return 1;
 }
 
+/* Whether it is of this address space. */
+static __always_inline bool is_known(struct prof_space *known, struct task_struct *t,
+				     struct mm_struct *mm)
+{
+	return known && known->mm == (u64)mm && known->exec == exec_number(t);
+}
+
 /* Whether what is known of the mappings of a process still stands. */
 static __always_inline bool still_stands(struct prof_space *known, struct mm_struct *mm, u64 now)
 {
@@ -399,13 +407,14 @@ static __always_inline bool still_stands(struct prof_space *known, struct mm_str
 }
 
 /* What was known of a process before, into the sampler's own copy. */
-static __always_inline bool take_known(struct prof_sampler *s, u32 tgid, struct mm_struct *mm)
+static __always_inline bool take_known(struct prof_sampler *s, struct task_struct *t,
+				       struct mm_struct *mm)
 {
+	u32 n, tgid = t->tgid;
 	struct prof_space *known = bpf_map_lookup_elem(&spaces, &tgid);
-	u32 n;
 
 	/* Rather the mappings of a moment ago than none, but not another program's. */
-	if (!known || known->mm != (u64)mm)
+	if (!is_known(known, t, mm))
 		return 0;
 	n = known->vmas;
 	if (n > PROF_MAX_VMAS)
@@ -424,7 +433,7 @@ static __always_inline bool take_space(struct prof_sampler *s, struct task_struc
 	struct prof_space *known = bpf_map_lookup_elem(&spaces, &tgid);
 
 	SCAN_NEEDED(s) = 1;
-	if (known && known->mm == (u64)mm)
+	if (is_known(known, t, mm))
 		SCAN_NEEDED(s) = !still_stands(known, mm, now);
 	if (SCAN_NEEDED(s)) {
 		if (scan(s, t, mm, user)) {
@@ -434,7 +443,7 @@ static __always_inline bool take_space(struct prof_sampler *s, struct task_struc
 		}
 		s->counters[PROF_SC_NO_SCAN]++;
 	}
-	return take_known(s, tgid, mm);
+	return take_known(s, t, mm);
 }
 
 /* Where among the mappings the last is that begins at or before an address: AT. */

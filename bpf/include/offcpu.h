@@ -82,10 +82,13 @@ static __always_inline void go_away(void *ctx, struct task_struct *t, bool preem
 {
 	u64 key = (u64)t, start = process_start(t);
 	struct prof_off_thread *o, fresh = {};
+	struct prof_proc *p = armed_entry(t, start);
 	struct prof_sampler *s;
+	bool between;
 
-	if (!armed_entry(t, start))
+	if (!p)
 		return;
+	between = between_images(p);
 	if (!preempted && (state & PROF_TASK_DEAD)) {
 		bpf_map_delete_elem(&off_threads, &key);
 		return;
@@ -117,8 +120,8 @@ static __always_inline void go_away(void *ctx, struct task_struct *t, bool preem
 	if (config.stacks & PROF_STACKS_KERNEL)
 		take_kernel(ctx, s);
 	if (config.stacks & PROF_STACKS_USER) {
-		s->rec.stop = without_user(t);
-		if (has_user(t) && entry_registers(t, s))
+		s->rec.stop = without_user(t, between);
+		if (has_user(t, between) && entry_registers(t, s))
 			s->rec.stop = unwind_user(t, s, now, PROF_SAMPLER_OFF_CPU);
 	}
 	finish_off_record(ctx, s, PROF_REC_OFF, now);
@@ -186,6 +189,7 @@ int off_waking(struct bpf_raw_tracepoint_args *ctx)
 	u64 key = (u64)woken, now, start;
 	struct prof_off_thread *o;
 	struct prof_sampler *s;
+	struct prof_proc *p;
 
 	if (!*(volatile u32 *)occupied_at(READ(woken, tgid)))
 		return 0;
@@ -200,9 +204,12 @@ int off_waking(struct bpf_raw_tracepoint_args *ctx)
 	s->rec.weight = READ(woken, pid);
 	/* Always: it tells whether an interrupt has done it. */
 	take_kernel(ctx, s);
-	if ((config.stacks & PROF_STACKS_USER) && armed_entry(t, start)) {
-		s->rec.stop = without_user(t);
-		if (has_user(t) && entry_registers(t, s))
+	p = armed_entry(t, start);
+	if ((config.stacks & PROF_STACKS_USER) && p) {
+		bool between = between_images(p);
+
+		s->rec.stop = without_user(t, between);
+		if (has_user(t, between) && entry_registers(t, s))
 			s->rec.stop = unwind_user(t, s, now, PROF_SAMPLER_OFF_CPU);
 	}
 	finish_off_record(ctx, s, PROF_REC_WAKER, now);

@@ -641,6 +641,8 @@ struct prof_space {
 	__u32 vmas;
 	__u32 more; /* there are more than fit */
 	__u32 python; /* 1 + which has a Python interpreter in it; 0: none */
+	__u32 exec; /* of which image: the next but one may have the descriptor's memory again */
+	__u32 pad;
 	struct prof_vma v[PROF_MAX_VMAS];
 };
 
@@ -766,7 +768,7 @@ _Static_assert(sizeof(struct prof_table) == 16, "table");
 _Static_assert(sizeof(struct prof_file_key) == 24, "file_key");
 _Static_assert(sizeof(struct prof_free_files) == 8 + 8 * PROF_MAX_FILES, "free_files");
 _Static_assert(sizeof(struct prof_vma) == 24, "vma");
-_Static_assert(sizeof(struct prof_space) == 48 + 24 * PROF_MAX_VMAS, "space");
+_Static_assert(sizeof(struct prof_space) == 56 + 24 * PROF_MAX_VMAS, "space");
 _Static_assert(sizeof(struct prof_space) <= 4000, "a hash takes values of up to a page");
 _Static_assert(sizeof(struct prof_share) == 16, "share");
 _Static_assert(sizeof(struct prof_rec_sample) == 128, "sample");

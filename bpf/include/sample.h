@@ -112,17 +112,24 @@ static __always_inline bool struck_user(struct bpf_perf_event_data *ctx)
 #endif
 }
 
-/* Whether it has a user part. */
-static __always_inline bool has_user(struct task_struct *t)
+/* Whether it is between two images: past the point of no return of an exec its registers
+ * are those of the one that is gone. */
+static __always_inline bool between_images(struct prof_proc *p)
 {
-	return READ(t, mm) && !(t->flags & PROF_PF_KTHREAD);
+	return !!(p->state & PROF_S_PENDING);
+}
+
+/* Whether it has a user part. */
+static __always_inline bool has_user(struct task_struct *t, bool between)
+{
+	return !between && READ(t, mm) && !(t->flags & PROF_PF_KTHREAD);
 }
 
 /* How its user part ends where none can be had: one that has given up its address space,
- * on its way out, has none. */
-static __always_inline u16 without_user(struct task_struct *t)
+ * on its way out or to another image, has none. */
+static __always_inline u16 without_user(struct task_struct *t, bool between)
 {
-	return READ(t, mm) ? PROF_STOP_NO_REGS : PROF_STOP_END;
+	return !between && READ(t, mm) ? PROF_STOP_NO_REGS : PROF_STOP_END;
 }
 
 /* The user part of the stack, from the registers that are in the record. */
@@ -137,7 +144,7 @@ static __always_inline u16 unwind_user(struct task_struct *t, struct prof_sample
 	STEP(s) = 0;
 	PROF_ROUNDS(PROF_MAX_FRAMES + 1, unwind_round, &with);
 	stepped = STEP(s);
-	/* Inside an exec, past the point of no return, there is no user side yet. */
+	/* The same, where that is not known: by kprobes an exec is met when it is over. */
 	if (!s->rec.user_frames && stepped == STOPPED(PROF_STOP_NO_MAPPING) &&
 	    bpf_core_field_exists(t->in_execve) && BPF_CORE_READ_BITFIELD_PROBED(t, in_execve))
 		return PROF_STOP_END;
@@ -284,6 +291,7 @@ static __always_inline int take_sample(struct bpf_perf_event_data *ctx, u16 even
 	u64 now, start = process_start(t);
 	u32 share = 1 << PROF_SHARE_BITS;
 	struct prof_proc *p;
+	bool between;
 
 	if (!s)
 		return 0;
@@ -292,6 +300,7 @@ static __always_inline int take_sample(struct bpf_perf_event_data *ctx, u16 even
 		s->counters[PROF_SC_IDLE]++;
 		return 0;
 	}
+	between = between_images(p);
 	if (s->busy) {
 		s = sampler_of(PROF_SAMPLER_NESTED);
 		if (!s || s->busy) {
@@ -319,8 +328,8 @@ static __always_inline int take_sample(struct bpf_perf_event_data *ctx, u16 even
 	if (!IN_USER(s) && (config.stacks & PROF_STACKS_KERNEL))
 		take_kernel(ctx, s);
 	if (config.stacks & PROF_STACKS_USER) {
-		s->rec.stop = without_user(t);
-		if (has_user(t) && user_registers(ctx, t, s))
+		s->rec.stop = without_user(t, between);
+		if (has_user(t, between) && user_registers(ctx, t, s))
 			s->rec.stop = unwind_user(t, s, now, PROF_SAMPLER_EVENTS);
 	}
 	s->rec.head.time_ns = now;

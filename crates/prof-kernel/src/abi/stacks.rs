@@ -125,9 +125,9 @@ plain! {
     /// `struct prof_vma`.
     AbiVma = 24 => { start: u64, offset: u64, pages: u32, file: u32, }
     /// `struct prof_space`.
-    AbiSpace = 48 + 24 * MAX_VMAS => {
+    AbiSpace = 56 + 24 * MAX_VMAS => {
         mm: u64, exec_vm: u64, scanned_ns: u64, took_ns: u64, lock_seq: u32, vmas: u32,
-        more: u32, python: u32, v: [AbiVma; MAX_VMAS],
+        more: u32, python: u32, exec: u32, pad: u32, v: [AbiVma; MAX_VMAS],
     }
     /// `struct prof_rec_sample`.
     RecSample = 128 => {

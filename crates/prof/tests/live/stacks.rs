@@ -216,6 +216,39 @@ fn an_image_that_takes_over_has_its_own_mappings() {
     assert!(!burning.iter().any(|m| m == "dash" || m == "bash" || m == "busybox"), "{burning:?}");
 }
 
+/// The kernel gives the memory descriptor of an image that has gone to the next but one: two
+/// programs at the same addresses take over from each other, two of one and two of the other.
+#[test]
+fn images_that_take_over_again_and_again_are_not_taken_for_each_other() {
+    let Some(_turn) = live("stacks over many execs") else { return };
+    if !taken("stacks over many execs") || emulated("a compiler") || !has("gcc", "gcc") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/relay.c");
+    for name in ["one", "two"] {
+        let mut gcc = Command::new("gcc");
+        gcc.args(["-O1", "-no-pie", &format!("-DWORK=work_of_{name}"), "-o"]);
+        let built = gcc.arg(dir.path().join(name)).arg(source).status();
+        assert!(built.expect("gcc").success());
+    }
+    let folder = dir.path().to_str().expect("a path");
+    let (first, file) = (dir.path().join("one"), dir.path().join("x.folded"));
+    let to = format!("folded:{}", file.display());
+    let cmd = [first.to_str().expect("a path"), folder, "399"];
+    let stacks = run_stacks(&["-F", "997", "-o", &to], &cmd);
+    stacks.assert_nothing_lost();
+    let folded = fs::read_to_string(&file).expect("folded stacks");
+    for (name, other) in [("one", "two"), ("two", "one")] {
+        let of = folded.lines().filter(|l| l.starts_with(&format!("{name};")));
+        assert!(of.clone().any(|l| l.contains(&format!("work_of_{name} "))), "{folded}");
+        assert!(!of.clone().any(|l| l.contains(&format!("work_of_{other}"))), "{folded}");
+    }
+    let (n, whole) = (stacks.samples(), stacks.whole());
+    println!("{whole} of {n} whole: {:?}", stacks.profile.wholeness());
+    assert!(whole * 100 >= n * 99, "{whole} of {n}: {:?}", stacks.profile.wholeness());
+}
+
 #[test]
 fn the_parts_that_are_not_asked_for_are_left_out() {
     let Some(_turn) = live("parts of stacks") else { return };
