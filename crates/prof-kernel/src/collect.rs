@@ -90,8 +90,8 @@ pub struct Collector {
     late: HashSet<Key>,
     /// Sum over the profiles so far.
     pub totals: Figures,
-    /// Profiles in `totals`.
-    pub profiles: u64,
+    /// Processes in `totals`, however many images each had.
+    pub processes: u64,
     /// Disable records received.
     pub disabled: u64,
     /// Records that could not be decoded.
@@ -112,7 +112,7 @@ impl Collector {
             continued: HashSet::new(),
             late: HashSet::new(),
             totals: Figures::absent("no process was measured"),
-            profiles: 0,
+            processes: 0,
             disabled: 0,
             malformed: 0,
         }
@@ -310,7 +310,7 @@ impl Collector {
             rec.rules,
             process.clone(),
         ));
-        let mut notes = notes(quality, window.start);
+        let mut notes = notes(self.concerns(quality), window.start);
         notes.extend(self.notes_on_regions(&key, regions));
         self.late.remove(&key);
         let profile = Profile {
@@ -334,12 +334,13 @@ impl Collector {
         let mut figures = profile.figures.clone();
         if self.continued.remove(&(key.pid, key.start_ns)) {
             without_main_thread(&mut figures);
+        } else {
+            self.processes += 1;
         }
         if matches!(profile.window.end, WindowEnd::Exec | WindowEnd::Request) {
             self.continued.insert((key.pid, key.start_ns));
         }
         self.totals.add(&figures);
-        self.profiles += 1;
         Record::Profile(Box::new(profile))
     }
 
@@ -352,6 +353,13 @@ impl Collector {
         quality: Quality,
     ) -> Figures {
         Figures::from_raw(raw, &Context { wall_ns, peak_rss, threads, quality, kernel: self.keeps })
+    }
+
+    /// What concerns the figures that were asked for.
+    fn concerns(&self, quality: Quality) -> Quality {
+        let of = [(Event::TaskClock, Quality::CLOCK_STALE), (Event::PeakRss, Quality::RSS_APPROX)];
+        let others = of.iter().filter(|(event, _)| !self.events.contains(*event));
+        Quality(others.fold(quality.0, |q, (_, bit)| q & !bit))
     }
 
     /// The regions of a window, as records have them.
@@ -500,7 +508,8 @@ impl Collector {
                         })
                         .collect();
                     figures.counts_age_ns = sum.age_ns;
-                    (figures, notes(Quality(quality.0 & !Quality::CLOCK_STALE), start))
+                    let quality = Quality(quality.0 & !Quality::CLOCK_STALE);
+                    (figures, notes(self.concerns(quality), start))
                 }
                 None => (Figures::absent(BEGAN_AT_THE_END), Vec::new()),
             };

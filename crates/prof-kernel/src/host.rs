@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use prof_model::figures::Keeps;
 
+pub use crate::sys::as_the_user;
+
 /// CPUs that are online.
 pub fn online_cpus() -> io::Result<Vec<u32>> {
     let text = fs::read_to_string("/sys/devices/system/cpu/online")?;

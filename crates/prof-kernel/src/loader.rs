@@ -29,6 +29,7 @@ use crate::prepared;
 use crate::prepared::Prepared;
 use crate::prepared::PreparedMap;
 use crate::prepared::PreparedProg;
+use crate::probe::Privileges;
 use crate::sys;
 
 macro_rules! object {
@@ -69,6 +70,26 @@ const RODATA: &str = ".rodata";
 const BPF_PSEUDO_MAP_FD: u8 = 1;
 const BPF_PSEUDO_MAP_VALUE: u8 = 2;
 const BPF_LD_IMM64: u8 = 0x18;
+
+/// The kernel lets this process load no BPF programs.
+#[derive(Debug)]
+pub struct NotPermitted(Privileges);
+
+impl std::error::Error for NotPermitted {}
+
+impl std::fmt::Display for NotPermitted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let needs = "it needs CAP_BPF and CAP_PERFMON";
+        write!(f, "loading BPF programs is not permitted (EPERM): {needs}")
+    }
+}
+
+impl NotPermitted {
+    /// What to do about it.
+    pub fn cure(&self) -> String {
+        self.0.cure()
+    }
+}
 
 /// What to load.
 #[derive(Debug)]
@@ -200,7 +221,7 @@ pub fn load(spec: &Spec<'_>) -> Result<Loaded> {
             // it to say anything of use.
             Err(e) => first_error = Some(e),
         }
-        if has_casts_and_iterators(spec) {
+        if has_casts_and_iterators() {
             break;
         }
     }
@@ -209,11 +230,10 @@ pub fn load(spec: &Spec<'_>) -> Result<Loaded> {
 
 /// Whether the kernel is one of today: then the other object would not do better, and
 /// the error is of the first.
-fn has_casts_and_iterators(spec: &Spec<'_>) -> bool {
-    let btf = match spec.btf {
-        Some(path) => libbpf_rs::btf::Btf::from_path(path),
-        None => libbpf_rs::btf::Btf::from_vmlinux(),
-    };
+fn has_casts_and_iterators() -> bool {
+    // Of the kernel's functions the loader knows by the usual place only. The other object
+    // calls none.
+    let btf = libbpf_rs::btf::Btf::from_vmlinux();
     let needed = ["bpf_rdonly_cast", "bpf_iter_num_new"];
     btf.is_ok_and(|btf| {
         needed.iter().all(|f| btf.type_by_name::<libbpf_rs::btf::types::Func<'_>>(f).is_some())
@@ -433,14 +453,12 @@ fn load_object(
     }
     let object = open.load().map_err(|e| {
         let log = log_tail();
-        // EACCES is the verifier's word, EPERM the lack of a capability.
         // EPERM is the lack of a capability; EACCES the verifier's word on a program.
-        let hint = if e.to_string().contains("(os error 1)") {
-            "; loading BPF programs needs CAP_BPF and CAP_PERFMON (or root)"
-        } else {
-            ""
-        };
-        anyhow!("the kernel half could not be loaded: {e}{hint}\n{log}")
+        let mine = Privileges::of_this_process();
+        if e.to_string().contains("(os error 1)") && !mine.suffice() {
+            return anyhow!(NotPermitted(mine));
+        }
+        anyhow!("the kernel half could not be loaded: {e}\n{log}")
     })?;
 
     let mut maps = BTreeMap::new();

@@ -16,8 +16,13 @@ use crate::sys::PerfSpec;
 const SOFTWARE: u32 = 1;
 
 /// What is counted by perf; the rest comes from `wait4`.
-const EVENTS: [(Event, u64); 3] =
-    [(Event::TaskClock, 1), (Event::PageFaults, 2), (Event::CpuMigrations, 4)];
+const EVENTS: [(Event, u64); 5] = [
+    (Event::TaskClock, 1),
+    (Event::PageFaults, 2),
+    (Event::CpuMigrations, 4),
+    (Event::MinorFaults, 5),
+    (Event::MajorFaults, 6),
+];
 
 /// Counters on a command that has not executed yet.
 #[derive(Debug)]
@@ -27,7 +32,8 @@ pub struct Counters {
     pub user_only: bool,
 }
 
-const NOT_WITHOUT: &str = "not to be had without privileges: it needs CAP_BPF and CAP_PERFMON";
+const NOT_WITHOUT: &str = "only to be had of each process, with CAP_BPF and CAP_PERFMON";
+const NOT_ENDED: &str = "the kernel tells it at the end of the command, which still ran";
 
 /// Opens the counters on a child that waits for its exec.
 pub fn open(pid: u32) -> Counters {
@@ -57,25 +63,37 @@ pub fn open(pid: u32) -> Counters {
 }
 
 impl Counters {
-    /// The figures after the end of the command, over a window of `wall_ns`.
-    pub fn figures(&self, usage: &Usage, wall_ns: u64) -> Figures {
+    /// The figures over a window of `wall_ns`; `usage` is there after the end of the command.
+    pub fn figures(&self, usage: Option<&Usage>, wall_ns: u64) -> Figures {
         let mut f = Figures::absent(NOT_WITHOUT);
-        let mut is = |e, v| f.set(e, Value::Is(v));
-        is(Event::WallTime, wall_ns);
-        is(Event::UserTime, usage.user_ns);
-        is(Event::SystemTime, usage.system_ns);
-        // The kernel's own sum, kernel mode included, if perf may not count it.
-        is(Event::TaskClock, usage.user_ns + usage.system_ns);
-        is(Event::PageFaults, usage.min_flt + usage.maj_flt);
-        is(Event::MinorFaults, usage.min_flt);
-        is(Event::MajorFaults, usage.maj_flt);
-        is(Event::ContextSwitches, usage.nvcsw + usage.nivcsw);
-        is(Event::VoluntarySwitches, usage.nvcsw);
-        is(Event::InvoluntarySwitches, usage.nivcsw);
-        is(Event::PeakRss, usage.max_rss);
+        f.set(Event::WallTime, Value::Is(wall_ns));
+        let of_usage = |u: &Usage| {
+            [
+                (Event::UserTime, u.user_ns),
+                (Event::SystemTime, u.system_ns),
+                // The kernel's own sums, kernel mode included, if perf may not count them.
+                (Event::TaskClock, u.user_ns + u.system_ns),
+                (Event::PageFaults, u.min_flt + u.maj_flt),
+                (Event::MinorFaults, u.min_flt),
+                (Event::MajorFaults, u.maj_flt),
+                (Event::ContextSwitches, u.nvcsw + u.nivcsw),
+                (Event::VoluntarySwitches, u.nvcsw),
+                (Event::InvoluntarySwitches, u.nivcsw),
+                (Event::PeakRss, u.max_rss),
+            ]
+        };
+        match usage {
+            Some(usage) => {
+                of_usage(usage).into_iter().for_each(|(event, v)| f.set(event, Value::Is(v)));
+            }
+            None => of_usage(&Usage::default())
+                .into_iter()
+                .for_each(|(event, _)| f.set(event, Value::Absent(NOT_ENDED))),
+        }
         for (event, fd) in &self.fds {
-            // User mode only would miss the switches, faults and time in the kernel.
-            if self.user_only {
+            // User mode only would miss the switches and the faults in the kernel; a clock of
+            // the kernel's goes on there.
+            if self.user_only && *event != Event::TaskClock {
                 continue;
             }
             if let Ok([value, enabled, running]) = fd

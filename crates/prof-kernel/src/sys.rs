@@ -15,6 +15,8 @@ use std::sync::atomic::Ordering;
 use libbpf_sys as bpf;
 use perf_event_open_sys as perf;
 use prof_events::Attr;
+use rustix::thread::CapabilitySet;
+use rustix::thread::CapabilitySets;
 
 use crate::abi;
 use crate::abi::Plain;
@@ -773,4 +775,21 @@ pub fn read_all(fd: impl AsFd) -> io::Result<Vec<u8>> {
 pub fn is_secure_exec() -> bool {
     // SAFETY: takes a number and touches no memory of ours.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
+/// Does what only the user's own rights are for, such as to read a file that the user names:
+/// without the capabilities that came with the file of the program.
+pub fn as_the_user<T>(f: impl FnOnce() -> T) -> T {
+    if !is_secure_exec() {
+        return f();
+    }
+    let Ok(all) = rustix::thread::capabilities(None) else { return f() };
+    let none = CapabilitySets { effective: CapabilitySet::empty(), ..all };
+    let lowered = rustix::thread::set_capabilities(None, none).is_ok();
+    let done = f();
+    if lowered {
+        // What is permitted may be made effective again.
+        let _ = rustix::thread::set_capabilities(None, all);
+    }
+    done
 }

@@ -543,6 +543,9 @@ impl Keeps {
     }
 }
 
+const CLOCK_AHEAD: &str = "the window was shorter than what a hypervisor took of the CPU, or an \
+    interrupt, since the scheduler last looked";
+
 /// The kernel divides runtime by the ticks that fell in either mode; with no
 /// tick at all there is nothing to divide by.
 const NO_TICK: &str =
@@ -552,8 +555,14 @@ impl Figures {
     /// Figures from what the kernel half reports.
     pub fn from_raw(raw: &RawFigures, cx: &Context) -> Self {
         let mut f = Figures::absent("not measured");
+        let acted = raw.min_flt + raw.maj_flt + raw.nvcsw + raw.nivcsw > 0;
+        // It did run: the clock stood ahead at the beginning of the window.
+        if raw.task_clock == 0 && acted && cx.quality.has(Quality::CLOCK_STALE) {
+            f.set(Event::TaskClock, Value::Absent(CLOCK_AHEAD));
+        } else {
+            f.set(Event::TaskClock, Value::Is(raw.task_clock));
+        }
         let mut is = |e, v| f.set(e, Value::Is(v));
-        is(Event::TaskClock, raw.task_clock);
         is(Event::PageFaults, raw.min_flt + raw.maj_flt);
         is(Event::MinorFaults, raw.min_flt);
         is(Event::MajorFaults, raw.maj_flt);

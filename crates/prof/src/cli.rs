@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,6 +16,8 @@ use prof_export::AnyOutputSpec;
 use prof_export::OutputSpec;
 use prof_export::stacks::StackOutputSpec;
 use prof_kernel::audit::hooks::Way;
+use prof_kernel::host;
+use prof_kernel::loader::NotPermitted;
 use prof_kernel::sampler::Rate;
 use prof_kernel::sampler::StackPlan;
 use prof_kernel::sampler::off_cpu::OffCpu;
@@ -30,6 +31,7 @@ use crate::events;
 use crate::record;
 use crate::report;
 use crate::run;
+use crate::say::say;
 use crate::watch;
 
 /// Failed.
@@ -151,7 +153,9 @@ impl Color {
     pub fn on(self, to: &impl io::IsTerminal) -> bool {
         match self {
             Color::Auto => {
-                to.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+                let is_set = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty());
+                let dumb = std::env::var_os("TERM").is_some_and(|t| t == "dumb");
+                to.is_terminal() && !is_set("NO_COLOR") && !dumb
             }
             Color::Always => true,
             Color::Never => false,
@@ -172,6 +176,10 @@ const STACKS: &str = "Stacks";
 
 /// Samples a second: no multiple of the system's ticks.
 const DEFAULT_HZ: u64 = 997;
+
+/// Most processes at once, if nothing is said, and as many as a kernel has.
+pub const MAX_PROCESSES: u32 = 16_384;
+const MOST_PROCESSES: i64 = 1 << 22;
 
 /// Options that all verbs share which profile.
 #[derive(Debug, Clone, Args)]
@@ -292,7 +300,7 @@ pub struct Shared {
     pub buffer: Option<u32>,
 
     /// Most processes profiled at once
-    #[arg(long, value_name = "N", default_value_t = 16384, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = MAX_PROCESSES, value_parser = clap::value_parser!(u32).range(1..=MOST_PROCESSES))]
     pub max_processes: u32,
 
     /// Do not keep the programs prepared for this kernel, and names of functions (in
@@ -744,16 +752,32 @@ impl Cli {
     }
 }
 
+impl Command {
+    /// What is asked for colours.
+    fn color(&self) -> Color {
+        match self {
+            Command::Run(RunArgs { shared, .. })
+            | Command::Watch(WatchArgs { shared, .. })
+            | Command::Attach(AttachArgs { shared, .. })
+            | Command::Record(RecordArgs { shared, .. }) => shared.color,
+            Command::Report(args) => args.color,
+            Command::Audit(args) => args.color,
+            Command::Events(_) | Command::Doctor(_) => Color::Auto,
+        }
+    }
+}
+
 /// Everything: parses, does, and says how it went.
 pub fn main() -> ExitCode {
     let mut cli = Cli::read();
     cli.check();
+    let color = cli.command.color();
     let done = match cli.command {
         Command::Run(args) => run::main(&args),
         Command::Watch(args) => watch::main(&args),
         Command::Attach(args) => attach::main(&args),
         Command::Record(args) => record::main(&args),
-        Command::Report(args) => report::main(&args),
+        Command::Report(args) => host::as_the_user(|| report::main(&args)),
         Command::Audit(args) => audit::main(&args),
         Command::Events(args) => events::main(&args),
         Command::Doctor(args) => doctor::run(&args),
@@ -763,9 +787,11 @@ pub fn main() -> ExitCode {
         Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
             let usage = e.is::<prof_model::rules::RuleError>() || e.is::<prof_events::EventError>();
-            let stderr = io::stderr();
-            let head = if stderr.is_terminal() { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
-            eprintln!("{head} {e:#}");
+            let head = if color.on(&io::stderr()) { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
+            say!("{head} {e:#}");
+            if let Some(refused) = e.downcast_ref::<NotPermitted>() {
+                say!("{}", refused.cure());
+            }
             ExitCode::from(if usage { USAGE } else { FAILED })
         }
     }

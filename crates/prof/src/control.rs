@@ -15,6 +15,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
+use crate::say::say;
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::bail;
@@ -218,7 +219,7 @@ impl Control {
             Err(e) => Err(e.into()),
         };
         if let Err(e) = done {
-            eprintln!("prof: warning: control: no answer could be given: {e}");
+            say!("prof: warning: control: no answer could be given: {e}");
         }
     }
 }

@@ -27,6 +27,7 @@ pub mod report;
 pub mod requests;
 pub mod rules;
 pub mod run;
+mod say;
 pub mod select;
 pub mod signals;
 pub mod stacks;

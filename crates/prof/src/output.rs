@@ -5,10 +5,12 @@ use std::fs::File;
 use std::io;
 use std::io::BufWriter;
 use std::io::Write;
+use std::path::Path;
 use std::rc::Rc;
 
 use anyhow::Context as _;
 use anyhow::Result;
+use anyhow::bail;
 use prof_export::AnyOutputSpec;
 use prof_export::Exporter;
 use prof_export::Format;
@@ -48,7 +50,7 @@ impl Output {
         let to_stderr = spec.sink == Sink::Default && default == Default::Stderr;
         let (writer, name, color, width): (Box<dyn Write + Send>, _, _, _) = match &spec.sink {
             Sink::File(path) => {
-                let file = File::create(path)
+                let file = FileSink::open(path)
                     .with_context(|| format!("output file {}", path.display()))?;
                 (Box::new(file), path.display().to_string(), false, 120)
             }
@@ -70,6 +72,59 @@ impl Output {
             writer: BufWriter::with_capacity(64 * 1024, writer),
             name,
         })
+    }
+}
+
+/// A file of lines. What was in it before goes when the first of them comes, and when there
+/// is no room for one, what was written of it goes.
+#[derive(Debug)]
+struct FileSink {
+    file: File,
+    /// Bytes written, and those up to the end of the last whole line; none before the first.
+    at: Option<(u64, u64)>,
+    failed: bool,
+}
+
+impl FileSink {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = File::options().write(true).create(true).truncate(false).open(path)?;
+        Ok(Self { file, at: None, failed: false })
+    }
+}
+
+impl Write for FileSink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.failed {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let (at, whole) = match self.at {
+            Some(at) => at,
+            // A pipe or a device has no size.
+            None => {
+                let _ = self.file.set_len(0);
+                (0, 0)
+            }
+        };
+        self.at = Some((at, whole));
+        match self.file.write(bytes) {
+            Ok(n) => {
+                let ends = bytes[..n].iter().rposition(|b| *b == b'\n');
+                let whole = ends.map_or(whole, |i| at + i as u64 + 1);
+                self.at = Some((at + n as u64, whole));
+                Ok(n)
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Err(e),
+            Err(e) => {
+                self.failed = true;
+                // Of a device there is nothing to take back.
+                let _ = self.file.set_len(whole);
+                Err(e)
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 
@@ -127,8 +182,14 @@ impl Outputs {
                 name: "processes of the stacks".into(),
             });
         }
-        for spec in asked {
-            list.push(Output::open(&spec, &options, shared.color, default)?);
+        for (i, spec) in asked.iter().enumerate() {
+            if let Sink::File(path) = &spec.sink
+                && asked[..i].iter().any(|other| other.sink == spec.sink)
+                && !path.starts_with("/dev")
+            {
+                bail!("two outputs to {}: each needs a file of its own", path.display());
+            }
+            list.push(Output::open(spec, &options, shared.color, default)?);
         }
         Ok(Self::all(list))
     }

@@ -22,6 +22,7 @@ use crate::output::Outputs;
 use crate::requests::Requests;
 use crate::run::Job;
 use crate::run::Took;
+use crate::say::say;
 
 /// What has lasted this long may last: its progress is told.
 const LONG: Duration = Duration::from_secs(1);
@@ -45,7 +46,7 @@ pub fn main(job: &Job<'_>, outputs: Outputs, requests: &mut Requests, n: u32) ->
     match (run, finished) {
         (Ok(ExitCode::SUCCESS), Err(e)) => Err(e),
         (run, Err(e)) => {
-            eprintln!("error: {e:#}");
+            say!("error: {e:#}");
             run
         }
         (run, Ok(())) => run,
@@ -88,7 +89,7 @@ fn series(
         }
         if failed && !job.args.ignore_failure {
             let of = progress.of;
-            eprintln!(
+            say!(
                 "prof: run {number} of {of} failed and is not in the statistics; no other follows \
                  (--ignore-failure goes on)"
             );
@@ -153,8 +154,8 @@ impl Progress {
             text += &format!(", about {} s left", left.as_secs_f64().round());
         }
         match self.how {
-            How::InPlace => eprint!("\r\x1b[K{text}"),
-            How::Lines if passed >= LONG => eprintln!("{text}"),
+            How::InPlace => crate::say::part(format_args!("\r\x1b[K{text}")),
+            How::Lines if passed >= LONG => say!("{text}"),
             _ => return,
         }
         // Nothing is lost where it does not come through.
@@ -164,7 +165,7 @@ impl Progress {
     /// Takes away what stands there.
     fn clear(&self) {
         if self.how == How::InPlace {
-            eprint!("\r\x1b[K");
+            crate::say::part(format_args!("\r\x1b[K"));
         }
     }
 }

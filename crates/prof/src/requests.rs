@@ -9,6 +9,7 @@ use anyhow::Result;
 use crate::cli::Shared;
 use crate::control::Command;
 use crate::control::Control;
+use crate::say::say;
 use crate::stream::Stream;
 
 /// Below this, reading the figures so far is a load of its own.
@@ -41,7 +42,7 @@ impl Requests {
     pub fn from_options(shared: &Shared) -> Result<Self> {
         let interval = shared.interval.map(Duration::from_millis);
         if interval.is_some_and(|i| i < DEAR) {
-            eprintln!(
+            say!(
                 "prof: warning: reading all figures so far more often than every {} ms can cost \
                  more than what is measured",
                 DEAR.as_millis()
@@ -80,7 +81,7 @@ impl Requests {
                 let command = match command {
                     Ok(command) => command,
                     Err(unknown) => {
-                        eprintln!("prof: warning: {unknown}");
+                        say!("prof: warning: {unknown}");
                         continue;
                     }
                 };
@@ -119,7 +120,7 @@ fn obey(command: Command, stream: &mut Stream) -> Result<()> {
         Command::Enable => stream.resume()?,
         Command::Disable => stream.pause()?,
         Command::Snapshot => stream.snapshot()?,
-        Command::Evlist => stream.event_names().for_each(|n| eprintln!("{n}")),
+        Command::Evlist => stream.event_names().for_each(|n| say!("{n}")),
         Command::Ping | Command::Stop => {}
     }
     stream.flush();

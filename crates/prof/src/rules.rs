@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use anyhow::Result;
+use anyhow::bail;
 use prof_kernel::host;
 use prof_model::record::RuleName;
 use prof_model::rules::CgroupRef;
@@ -30,11 +31,16 @@ pub struct Rules {
 pub fn from_options(which: &Which) -> Result<RuleSet> {
     let mut files = Vec::new();
     for path in &which.rules {
-        let text =
-            fs::read_to_string(path).with_context(|| format!("rules file {}", path.display()))?;
+        let text = host::as_the_user(|| fs::read_to_string(path))
+            .with_context(|| format!("rules file {}", path.display()))?;
         files.push((path.display().to_string(), text));
     }
-    Ok(RuleSet::from_options(&which.scope, &which.rule, &files)?)
+    let set = RuleSet::from_options(&which.scope, &which.rule, &files)?;
+    if set.is_empty() && !files.is_empty() {
+        // Without any rule, all processes would be profiled.
+        bail!("{}: there is no rule in it", which.rules[0].display());
+    }
+    Ok(set)
 }
 
 /// Compiles them, with users, groups and cgroups of this host.

@@ -14,6 +14,7 @@ use prof_kernel::clock;
 use prof_kernel::counters::Inherited;
 use prof_kernel::host;
 use prof_kernel::perf;
+use prof_kernel::probe::Privileges;
 use prof_kernel::session::Session;
 use prof_kernel::spawn;
 use prof_kernel::spawn::Ended;
@@ -35,6 +36,7 @@ use prof_model::rules::Rule;
 use prof_model::rules::RuleSet;
 use rustix::time::ClockId;
 
+use crate::cli::MAX_PROCESSES;
 use crate::cli::RunArgs;
 use crate::output;
 use crate::output::Outputs;
@@ -43,6 +45,7 @@ use crate::requests::Next;
 use crate::requests::Requests;
 use crate::rules;
 use crate::rules::Rules;
+use crate::say::say;
 use crate::select;
 use crate::select::Selected;
 use crate::signals::Stop;
@@ -122,29 +125,28 @@ impl Job<'_> {
             without_privileges(args, selected, waiting, outputs, stop, reason)
         };
         if args.unprivileged {
+            if let Some(needs) = needs_more(args) {
+                bail!(
+                    "--unprivileged counts the command as a whole: {needs} cannot be had with it"
+                );
+            }
             let reason = "--unprivileged: the command is counted as a whole".to_owned();
             return unprivileged(waiting, outputs, reason);
         }
-        if !host::sees_host_pids() && may_do_without(args) {
-            let reason =
-                "each process needs the host's pid namespace: run prof on the host".to_owned();
-            return unprivileged(waiting, outputs, reason);
-        }
-        if !host::sees_host_pids() && args.shared.asks_while_it_runs() {
-            bail!("-I, --control and --delay need the host's pid namespace: run prof on the host");
+        if !host::sees_host_pids() {
+            let needs = "needs the host's pid namespace: run prof on the host";
+            if let Some(more) = needs_more(args) {
+                bail!("{more} {needs}");
+            }
+            return unprivileged(waiting, outputs, format!("each process {needs}"));
         }
         let program = Some(waiting.path());
         match Session::open(&stream::plan(&args.shared, selected, &rules, false, false, program)) {
             Ok(session) => self.with_session(session, &rules, waiting, outputs, requests, deadline),
-            Err(e) if may_do_without(args) => {
-                let reason = format!(
-                    "each process, run-queue wait and bytes need CAP_BPF and CAP_PERFMON \
-                     (`sudo setcap cap_bpf,cap_perfmon+ep prof`, or run as root): {}",
-                    first_line(&e)
-                );
-                unprivileged(waiting, outputs, reason)
-            }
-            Err(e) => Err(e),
+            Err(e) => match needs_more(args) {
+                Some(more) => Err(e.context(format!("{more} needs the kernel half of prof"))),
+                None => unprivileged(waiting, outputs, without_kernel_half(&e)),
+            },
         }
     }
 
@@ -158,7 +160,7 @@ impl Job<'_> {
         deadline: Option<Instant>,
     ) -> Result<Done> {
         let Self { args, selected, stop, .. } = *self;
-        let command = Some(command_line(args));
+        let command = Some(told_command(args));
         let mut stacks = self.stacks.cloned();
         if let Some(stacks) = &mut stacks {
             stacks.prepare(waiting.path());
@@ -183,14 +185,43 @@ impl Job<'_> {
     }
 }
 
-/// Whether the lesser way would still give what was asked for.
-fn may_do_without(args: &RunArgs) -> bool {
-    args.shared.hooks.backend().is_none()
-        && !args.shared.asks_while_it_runs()
-        && !args.shared.asks_for_stacks()
-        && args.which.scope.is_empty()
-        && args.which.rule.is_empty()
-        && args.which.rules.is_empty()
+/// What was asked for that a count of the command as a whole does not give.
+fn needs_more(args: &RunArgs) -> Option<&'static str> {
+    let shared = &args.shared;
+    let rules =
+        !(args.which.scope.is_empty() && args.which.rule.is_empty() && args.which.rules.is_empty());
+    [
+        (rules, "what a rule names"),
+        (shared.asks_for_stacks(), "a stack"),
+        (shared.interval.is_some(), "--interval"),
+        (shared.control.is_some(), "--control"),
+        (shared.delay.is_some(), "--delay"),
+        (shared.per_thread, "--per-thread"),
+        (args.no_follow, "--no-follow"),
+        (shared.hooks.backend().is_some(), "--hooks"),
+        (shared.btf.is_some(), "--btf"),
+        (shared.max_processes != MAX_PROCESSES, "--max-processes"),
+    ]
+    .into_iter()
+    .find_map(|(asked, what)| asked.then_some(what))
+}
+
+/// Why there is only the count of the whole command, and what helps.
+fn without_kernel_half(e: &anyhow::Error) -> String {
+    let needs = "each process, run-queue wait and bytes need";
+    let mine = Privileges::of_this_process();
+    if mine.suffice() {
+        let why = first_line(e);
+        return format!("{needs} the kernel half of prof (`prof doctor` tells more): {why}");
+    }
+    if !mine.initial_user_ns {
+        return format!("{needs} capabilities of the host's user namespace: run prof on the host");
+    }
+    let path = std::env::current_exe().unwrap_or_else(|_| "prof".into());
+    format!(
+        "{needs} CAP_BPF and CAP_PERFMON: `sudo setcap cap_bpf,cap_perfmon+ep {}`, or run as root",
+        path.display()
+    )
 }
 
 fn first_line(e: &anyhow::Error) -> String {
@@ -213,6 +244,15 @@ fn rules_of_run(args: &RunArgs, mut set: RuleSet, child: u32) -> Result<RuleSet>
         narrowed.push(Rule::parse(&text, &rule.name)?)?;
     }
     Ok(narrowed)
+}
+
+/// What is told of the command.
+fn told_command(args: &RunArgs) -> Vec<Vec<u8>> {
+    let mut words = command_line(args);
+    if args.shared.no_args {
+        words.truncate(1);
+    }
+    words
 }
 
 fn command_line(args: &RunArgs) -> Vec<Vec<u8>> {
@@ -250,7 +290,7 @@ fn status(ended: Option<Ended>, outputs: Result<()>) -> Result<ExitCode> {
     };
     match outputs {
         Err(e) if code != 0 => {
-            eprintln!("error: {e:#}");
+            say!("error: {e:#}");
             Ok(ExitCode::from(code))
         }
         Err(e) => Err(e),
@@ -261,6 +301,11 @@ fn status(ended: Option<Ended>, outputs: Result<()>) -> Result<ExitCode> {
 /// What the figures of the whole command lack.
 const WHOLE_COMMAND: &str =
     "of the command and of the children that were waited for, as one: no single processes";
+
+/// What is not counted by perf events is not of the same time, nor of the same processes.
+const OF_RUSAGE: &str = "user-time, system-time, switches by kind, peak-rss, and what perf may not \
+    count, are by wait4: from the fork on, before the program was executed, and of children that \
+    were waited for";
 
 fn without_privileges(
     args: &RunArgs,
@@ -281,8 +326,11 @@ fn without_privileges(
         ));
     }
     let path = waiting.path().to_owned();
-    let attached = vec![Attached { hook: "enable_on_exec".into(), how: "perf_event, inherited" }];
-    let header = stream::header(selected, &[], &attached, limits, Some(command_line(args)));
+    let attached = vec![
+        Attached { hook: "enable_on_exec".into(), how: "perf_event, inherited" },
+        Attached { hook: "wait4".into(), how: "rusage" },
+    ];
+    let header = stream::header(selected, &[], &attached, limits, Some(told_command(args)));
     outputs.write(&[Record::Header(Box::new(header))]);
     let began = Instant::now();
     let start_ns = clock::now_ns(ClockId::Monotonic);
@@ -321,15 +369,13 @@ fn without_privileges(
     let done = |ended, finished| -> Result<Done> {
         Ok(Done { code: status(ended, finished)?, took: Took::AsItsEndSays, interrupted })
     };
-    if !running.has_ended() {
-        // Stopped early: without its end there is no rusage.
-        return done(None, outputs.finish());
-    }
-    let ended = running.wait()?;
-    let mut figures = counters.figures(&ended.usage, end_ns - start_ns);
+    let ended = running.has_ended().then(|| running.wait()).transpose()?;
+    let usage = ended.as_ref().map(|e| &e.usage);
+    let mut figures = counters.figures(usage, end_ns - start_ns);
     figures.counts = inherited.read().context("counters of the command")?;
     let user_only = if inherited.user_only.is_empty() { 0 } else { Flags::NO_KERNEL };
-    let flags = Flags(Flags::EXIT | Flags::PARTIAL | Flags::INHERIT | user_only);
+    let how = if ended.is_some() { Flags::EXIT } else { 0 };
+    let flags = Flags(how | Flags::PARTIAL | Flags::INHERIT | user_only);
     let profile = Profile {
         time_ns: clock::now_ns(ClockId::Realtime),
         process: process.clone(),
@@ -339,16 +385,21 @@ fn without_privileges(
         figures: figures.clone(),
         threads: Vec::new(),
         regions: Vec::new(),
-        exit: Some(Exit { status: ended.status }),
-        window: Window { start_ns, end_ns, start: WindowStart::EnableOnExec, end: WindowEnd::Exit },
-        notes: vec![WHOLE_COMMAND],
+        exit: ended.as_ref().map(|e| Exit { status: e.status }),
+        window: Window {
+            start_ns,
+            end_ns,
+            start: WindowStart::EnableOnExec,
+            end: if ended.is_some() { WindowEnd::Exit } else { WindowEnd::Running },
+        },
+        notes: if ended.is_some() { vec![WHOLE_COMMAND, OF_RUSAGE] } else { vec![WHOLE_COMMAND] },
     };
     let end = End {
         time_ns: clock::now_ns(ClockId::Realtime),
         duration_ns: began.elapsed().as_nanos() as u64,
         enabled: 1,
-        disabled: 1,
-        running: 0,
+        disabled: u64::from(ended.is_some()),
+        running: u64::from(ended.is_none()),
         lost: Vec::new(),
         execs_seen: 1,
         execs_kernel: None,
@@ -356,12 +407,11 @@ fn without_privileges(
         processes: 1,
         bpf_ns: None,
     };
-    outputs.write(&[
-        event(flags.0, &process, "wait4"),
-        Record::Profile(Box::new(profile)),
-        Record::End(Box::new(end)),
-    ]);
-    done(Some(ended), outputs.finish())
+    if ended.is_some() {
+        outputs.write(&[event(flags.0, &process, "wait4")]);
+    }
+    outputs.write(&[Record::Profile(Box::new(profile)), Record::End(Box::new(end))]);
+    done(ended, outputs.finish())
 }
 
 /// What an ordinary user may know of a child.
@@ -384,7 +434,7 @@ fn describe(pid: u32, args: &RunArgs) -> Process {
             mntns: host::namespace("mnt"),
             pidns: host::namespace("pid"),
         },
-        args: Some(command_line(args)),
+        args: (!args.shared.no_args).then(|| command_line(args)),
         ..Process::default()
     }
 }

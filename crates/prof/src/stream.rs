@@ -44,6 +44,7 @@ use crate::output::Outputs;
 use crate::requests::Next;
 use crate::requests::Requests;
 use crate::rules::Rules;
+use crate::say::say;
 use crate::select::Selected;
 use crate::stacks;
 use crate::stacks::Stacks;
@@ -547,7 +548,13 @@ impl Stream {
         // Read while the hooks are still there: what exits afterwards is not seen
         // to do so, and its figures are gone with it.
         let refreshed_ns = clock::now_ns(ClockId::Monotonic);
-        let live = if self.session.armed()?.is_empty() { Vec::new() } else { self.live_now()? };
+        let live = if self.session.armed()?.is_empty() { Ok(Vec::new()) } else { self.live_now() };
+        let live = live.unwrap_or_else(|e| {
+            let text = format!("{e:#}");
+            let why = text.lines().next().unwrap_or_default();
+            say!("prof: warning: no figures of processes that still run: {why}");
+            Vec::new()
+        });
         self.session.detach();
         self.drain()?;
         let armed = self.session.armed()?;
@@ -587,7 +594,7 @@ impl Stream {
             execs_seen: at(Counter::Execs),
             execs_kernel: self.session.kernel_execs(),
             totals: self.collector.totals.clone(),
-            processes: self.collector.profiles,
+            processes: self.collector.processes,
             bpf_ns: None,
         };
         self.records.push(Record::End(Box::new(end)));

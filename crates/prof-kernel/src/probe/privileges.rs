@@ -56,7 +56,8 @@ pub struct Privileges {
 }
 
 impl Privileges {
-    pub(super) fn of_this_process() -> Self {
+    /// Of this process, now.
+    pub fn of_this_process() -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         // The same from /proc, should the call be refused.
         let effective = rustix::thread::capabilities(None)
@@ -76,13 +77,13 @@ impl Privileges {
     }
 
     /// Whether they should suffice for BPF and host-wide perf events.
-    pub(super) fn suffice(&self) -> bool {
+    pub fn suffice(&self) -> bool {
         let split = self.has("CAP_BPF") && self.has("CAP_PERFMON");
         self.initial_user_ns && (split || self.has("CAP_SYS_ADMIN"))
     }
 
     /// What to do about a refusal.
-    pub(super) fn cure(&self) -> String {
+    pub fn cure(&self) -> String {
         if !self.initial_user_ns {
             "run prof outside the container, or in one that shares the host's user namespace: \
              capabilities of another one do not count for BPF (docker run --privileged \

@@ -32,6 +32,7 @@ use prof_unwind::Table;
 
 use crate::cli::Color;
 use crate::output;
+use crate::say::say;
 
 /// How stacks are shown.
 #[derive(Debug, Clone)]
@@ -60,7 +61,7 @@ pub fn name(profile: &mut StackProfile, code: &[Code], how: &How) {
     if how.debuginfod {
         let ids: Vec<_> = profile.modules.iter().map(|m| m.build_id.as_slice()).collect();
         if io::stderr().is_terminal() {
-            eprintln!("prof: asking for the debug files of {} modules", ids.len());
+            say!("prof: asking for the debug files of {} modules", ids.len());
         }
         options.fetched = debuginfod::fetch(&ids, &options.debug_dirs);
     }
@@ -267,12 +268,12 @@ pub fn tell<'a>(profile: &StackProfile, outputs: impl Iterator<Item = &'a StackO
     let n = profile.samples.len();
     let whole = profile.samples.iter().filter(|s| s.whole.is_whole()).count();
     let share = if n == 0 { 100.0 } else { 100.0 * whole as f64 / n as f64 };
-    eprintln!(
+    say!(
         "prof: {n} samples, processes: {}, {share:.1} % of the stacks whole: {}",
         profile.processes.len(),
         files.join(", ")
     );
     for line in without_table(profile) {
-        eprintln!("prof: {line}");
+        say!("prof: {line}");
     }
 }

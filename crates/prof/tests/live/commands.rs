@@ -206,9 +206,48 @@ fn a_full_disk_is_an_error_and_what_was_written_is_whole() {
     let said = stderr(&output);
     assert!(said.contains("No space left") && said.contains("out.json"), "{said}");
     // Whole lines up to where the disk was full, and the other output complete.
-    let whole = text.rfind('\n').map_or("", |at| &text[..=at]);
-    assert!(Records::parse(whole).of("header").count() == 1);
+    assert!(text.ends_with('\n'), "{text}");
+    assert!(Records::parse(&text).of("header").count() == 1);
     Records::read(&other).assert_whole();
+}
+
+#[test]
+fn what_cannot_be_said_ends_nothing() {
+    let Some(_turn) = live("a full standard error") else { return };
+    let full = || fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+    let ends = |cmd: &mut Command| cmd.stderr(full()).status().expect("prof").code();
+    assert_eq!(ends(command("run").arg("--").arg(target()).args(["exit", "3"])), Some(3));
+    assert_eq!(ends(command("run").args(["--", "/nonexistent"])), Some(1));
+    assert_eq!(ends(command("watch").args(["-s", "nonsense=1"])), Some(2));
+}
+
+#[test]
+fn arguments_are_told_nowhere_if_not_wanted() {
+    let Some(_turn) = live("--no-args") else { return };
+    let output = command("run")
+        .args(["--no-args", "-o", "json", "-o", "summary", "--", "sh", "-c", ": sesame"])
+        .output()
+        .expect("prof");
+    let said = stderr(&output);
+    assert!(said.contains("\"header\"") && !said.contains("sesame"), "{said}");
+}
+
+#[test]
+fn outputs_and_rules_that_cannot_be_meant_are_refused() {
+    let Some(_turn) = live("outputs and rules") else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    let kept = dir.path().join("kept");
+    fs::write(&kept, "as it was\n").expect("a file");
+    let to = format!("json:{}", kept.display());
+    let twice = command("run").args(["-o", &to, "-o", &to, "--", "true"]).output().expect("prof");
+    assert!(stderr(&twice).contains("two outputs to"), "{}", stderr(&twice));
+    let nothing = command("run").args(["-o", &to, "--", "/nonexistent"]).output().expect("prof");
+    assert!(!nothing.status.success());
+    assert_eq!(fs::read_to_string(&kept).expect("it"), "as it was\n");
+    let rules = dir.path().join("rules");
+    fs::write(&rules, "# none\n").expect("a file");
+    let none = command("watch").arg("--rules").arg(&rules).output().expect("prof");
+    assert!(stderr(&none).contains("there is no rule in it"), "{}", stderr(&none));
 }
 
 #[test]
@@ -225,6 +264,30 @@ fn btf_from_a_file() {
         command("watch").args(["--btf", "/nonexistent", "--duration", "1"]).output().expect("prof");
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("/nonexistent"), "{}", stderr(&output));
+}
+
+/// Where the kernel's own types are hidden.
+#[test]
+fn btf_from_a_file_alone() {
+    let Some(_turn) = live("--btf without the usual place") else { return };
+    if !has("unshare", "util-linux") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let (copy, out) = (dir.path().join("vmlinux.btf"), dir.path().join("out.json"));
+    fs::copy("/sys/kernel/btf/vmlinux", &copy).expect("BTF");
+    let script = format!(
+        "mount -t tmpfs none /sys/kernel/btf && {} run --no-cache --btf {} -o json:{} -- {} exit 0",
+        prof().display(),
+        copy.display(),
+        out.display(),
+        target().display()
+    );
+    let output = Command::new("unshare").args(["-m", "sh", "-c", &script]).output().expect("it");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let records = Records::read(&out);
+    records.assert_whole();
+    assert!(figure(records.profiles()[0], "task-clock") > 0);
 }
 
 #[test]

@@ -57,3 +57,21 @@ fn run_works_for_an_ordinary_user() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("CAP_BPF") || text.contains("CAP_PERFMON"), "{text}");
 }
+
+#[test]
+fn what_a_whole_command_cannot_give_is_an_error_and_what_there_is_is_kept() {
+    let Some(_turn) = live("without privileges, less") else { return };
+    for option in [&["-s", "comm=x"][..], &["-g"], &["--no-follow"], &["--per-thread"]] {
+        let mut cmd = command("run");
+        let output = cmd.arg("--unprivileged").args(option).args(["--", "true"]).output();
+        let output = output.expect("prof");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("as a whole"), "{option:?}: {said}");
+    }
+    let options = ["--unprivileged", "--duration", "300ms"];
+    let run = run_target(&options, &["burn", &crate::stacks::burn_ms(1000)]);
+    let profiles = run.records.profiles();
+    assert_eq!(profiles[0]["window"]["end"], "running");
+    assert!(figure(profiles[0], "task-clock") > 10_000_000, "{}", profiles[0]);
+    assert!(profiles[0]["figures"]["peak-rss"]["absent"].is_string(), "{}", profiles[0]);
+}
