@@ -94,7 +94,7 @@ impl View<'_> {
             out.push('\n');
         }
         for m in &table.metrics {
-            let value = table.metric(m, self.sums(end));
+            let value = table.metric_of_all(m, self.sums(end), end.map(|e| e.duration_ns));
             let value = value.map_or_else(|| "-".into(), |v| human::metric(v, m.unit));
             let about = self.paint(layout::DIM, &format!("# {}", m.about));
             let line = format!("{value:>VALUE$} {:NAME$} {about}", m.name);
