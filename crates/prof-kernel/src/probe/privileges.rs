@@ -56,7 +56,7 @@ pub struct Privileges {
 }
 
 impl Privileges {
-    pub(super) fn of_this_process() -> Self {
+    pub(crate) fn of_this_process() -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         // The same from /proc, should the call be refused.
         let effective = rustix::thread::capabilities(None)
@@ -79,6 +79,11 @@ impl Privileges {
     pub(super) fn suffice(&self) -> bool {
         let split = self.has("CAP_BPF") && self.has("CAP_PERFMON");
         self.initial_user_ns && (split || self.has("CAP_SYS_ADMIN"))
+    }
+
+    /// Whether they are all that the kernel asks of those who count whatever it counts.
+    pub(crate) fn may_count(&self) -> bool {
+        self.initial_user_ns && (self.has("CAP_PERFMON") || self.has("CAP_SYS_ADMIN"))
     }
 
     /// What to do about a refusal.
