@@ -15,12 +15,9 @@ use prof_model::counters::Counter;
 use prof_model::counters::Item;
 use prof_model::counters::Metric;
 use prof_model::counters::Table;
-use prof_model::figures::Context;
 use prof_model::figures::Event;
 use prof_model::figures::EventSet;
 use prof_model::figures::Figures;
-use prof_model::figures::Keeps;
-use prof_model::figures::Quality;
 use prof_model::figures::Value;
 use prof_model::record::End;
 use prof_model::record::Exit;
@@ -463,22 +460,7 @@ fn owned_figures<S: Serializer>(f: &(Figures, EventSet, &Table), s: S) -> Result
 
 impl<'a> ThreadOut<'a> {
     fn new(t: &ThreadFigures, p: &Profile, counters: &'a Table) -> Self {
-        // What the kernel does not keep for the process it does not keep for its
-        // threads either, and for the same reason; so nothing is left out here.
-        let context = Context {
-            wall_ns: None,
-            peak_rss: 0,
-            threads: 1,
-            quality: Quality(0),
-            kernel: Keeps { run_delay: true, io_chars: true, io_bytes: true },
-        };
-        let mut figures = Figures::from_raw(&t.raw, &context);
-        for e in Event::all() {
-            if let Value::Absent(reason) = p.figures.get(e) {
-                figures.set(e, Value::Absent(reason));
-            }
-        }
-        figures.counts = t.counts.clone();
+        let figures = t.figures(&p.figures);
         // These have no meaning for one thread of several.
         let events = [Event::WallTime, Event::PeakRss, Event::Threads]
             .into_iter()

@@ -276,7 +276,7 @@ pub struct Shared {
     #[arg(long, help_heading = STACKS)]
     pub debuginfod: bool,
 
-    /// Report each thread (in json)
+    /// Report each thread (in table and json)
     #[arg(long)]
     pub per_thread: bool,
 

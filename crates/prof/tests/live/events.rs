@@ -143,3 +143,23 @@ fn who_may_not_read_tracepoints_is_told_so_and_the_cure() {
     assert!(output.stdout.is_empty());
     assert!(stderr(&output).contains("tracepoints cannot be read"), "{}", stderr(&output));
 }
+
+#[test]
+fn columns_says_how_wide_it_is_where_there_is_no_terminal() {
+    let Some(_turn) = live("columns") else { return };
+    let list = "user-time,system-time,page-faults,minor-faults,read-bytes,sched:sched_switch";
+    let at = |columns: &str| {
+        let output = command("run")
+            .args(["-o", "summary", "-e", list, "--", "true"])
+            .env("COLUMNS", columns)
+            .output()
+            .expect("prof");
+        assert!(output.status.success(), "{}", stderr(&output));
+        stderr(&output)
+    };
+    assert!(at("200").contains("READ-BYTES") && !at("200").contains("no column"), "{}", at("200"));
+    let narrow = at("60");
+    assert!(narrow.contains("note: no column for "), "{narrow}");
+    let heads = narrow.lines().find(|l| l.starts_with("PROCESS")).expect("heads");
+    assert!(heads.chars().count() <= 60, "{narrow}");
+}
