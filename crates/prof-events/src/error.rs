@@ -5,6 +5,8 @@ use std::fmt;
 use prof_model::rules::Span;
 use prof_model::text;
 
+use crate::syntax;
+
 /// What sort of thing is wrong, for code that decides by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -50,9 +52,6 @@ pub struct EventError {
     pub text: Box<str>,
     /// The part at fault.
     pub span: Span,
-    /// What of the list it is about, as it was spelled; empty if that is no single event
-    /// or group.
-    pub item: Box<str>,
     /// What sort of thing is wrong.
     pub kind: ErrorKind,
     /// What is wrong.
@@ -80,8 +79,8 @@ impl EventError {
     /// In one line, where the list is not shown beside it: what it is about stands in it.
     pub fn in_one_line(&self) -> String {
         let mut line = self.with_near();
-        if !self.message.contains(&*self.item) {
-            line = format!("{}: {line}", self.item);
+        if let Some(item) = self.item().filter(|item| !self.message.contains(item)) {
+            line = format!("{item}: {line}");
         }
         // Of others the help is what there is instead, which can be long.
         if self.kind == ErrorKind::Tracefs && !self.help.is_empty() {
@@ -90,10 +89,13 @@ impl EventError {
         line
     }
 
-    /// Of this item of the list.
-    #[must_use]
-    pub(crate) fn of(self, item: &str) -> Self {
-        Self { item: item.into(), ..self }
+    /// What of the list it is about, as it was spelled: an event with its terms, or a group.
+    fn item(&self) -> Option<&str> {
+        let list = syntax::parse("", &self.text).ok()?;
+        let end = |span: Span| span.at + span.len;
+        let has = |span: Span| span.at <= self.span.at && end(self.span) <= end(span);
+        let item = list.items.iter().find(|i| has(i.span))?;
+        self.text.get(item.span.at..end(item.span))
     }
 
     fn with_near(&self) -> String {
@@ -161,7 +163,6 @@ impl Fault {
             origin: origin.into(),
             text: text.into(),
             span: self.span,
-            item: "".into(),
             kind: self.kind,
             message: self.message,
             near: self.near,

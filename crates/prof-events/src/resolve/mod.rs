@@ -115,8 +115,7 @@ impl Request {
             let mut cx = Context { catalogue, text: &list.text, list: index };
             for item in &list.ast.items {
                 if let Err(fault) = draft.item(&mut cx, item) {
-                    let fault = fault.in_text(&list.origin, &list.text);
-                    errors.push(fault.of(cx.spelled(item.span)));
+                    errors.push(fault.in_text(&list.origin, &list.text));
                 }
                 if !errors.is_empty() && !keep_going || draft.len() > MAX_EVENTS {
                     return (Selection::default(), errors);
@@ -345,7 +344,7 @@ impl Draft {
             let cx = Context { catalogue, text, list: w.list };
             match self.add_metric(&cx, &w) {
                 Ok(new) => metrics.extend(new),
-                Err(fault) => errors.push(fault.in_text(origin, text).of(&w.name)),
+                Err(fault) => errors.push(fault.in_text(origin, text)),
             }
         }
         let mut selection = Selection::default();
