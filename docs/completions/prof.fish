@@ -35,7 +35,7 @@ complete -c prof -n "__fish_prof_needs_command" -f -a "audit" -d 'Tell whenever 
 complete -c prof -n "__fish_prof_needs_command" -f -a "events" -d 'List the events that can be counted'
 complete -c prof -n "__fish_prof_needs_command" -f -a "doctor" -d 'Show what of this machine prof can use, and what would make the rest work'
 complete -c prof -n "__fish_prof_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c prof -n "__fish_prof_using_subcommand run" -s e -l events -d 'Events, in perf\'s syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`, `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`, `+cycles` and `-name` for changes to the default; see `prof events`' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -s e -l events -d 'Events, in perf\'s syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`, `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`; a list that begins with `+` or `-` changes the default: `+cycles,ipc` adds both, `-name` leaves out; see `prof events`' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l filter -d 'Count only hits of the tracepoints in the -e before it for which this holds, as in `prio < 100`' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; of stacks: text, folded, flamegraph (.svg or .html), pprof, firefox, speedscope, perfdata, or raw for `prof report`; may be repeated' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l hooks -d 'How to attach to the kernel' -r -f -a "auto\t'The cheapest that this kernel has'
@@ -70,7 +70,7 @@ complete -c prof -n "__fish_prof_using_subcommand run" -s g -l stacks -d 'Sample
 complete -c prof -n "__fish_prof_using_subcommand run" -l user -d 'Only the programs\' part of the stacks'
 complete -c prof -n "__fish_prof_using_subcommand run" -l kernel -d 'Only the kernel\'s part of the stacks'
 complete -c prof -n "__fish_prof_using_subcommand run" -l debuginfod -d 'Ask the servers in $DEBUGINFOD_URLS for debug files that are not here'
-complete -c prof -n "__fish_prof_using_subcommand run" -l per-thread -d 'Report each thread (in json)'
+complete -c prof -n "__fish_prof_using_subcommand run" -l per-thread -d 'Report each thread (in table and json)'
 complete -c prof -n "__fish_prof_using_subcommand run" -l no-args -d 'Do not report arguments: they can hold secrets'
 complete -c prof -n "__fish_prof_using_subcommand run" -l no-regions -d 'Do not attach to the probes by which programs name regions of their work'
 complete -c prof -n "__fish_prof_using_subcommand run" -l no-cache -d 'Do not keep the programs prepared for this kernel, and names of functions (in /var/cache/prof, or $PROF_CACHE_DIR), for the next time'
@@ -81,7 +81,7 @@ complete -c prof -n "__fish_prof_using_subcommand run" -l follow -d 'Profile wha
 complete -c prof -n "__fish_prof_using_subcommand run" -l unprivileged -d 'Count as an ordinary user would: the command as a whole, no processes'
 complete -c prof -n "__fish_prof_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c prof -n "__fish_prof_using_subcommand run" -s V -l version -d 'Print version'
-complete -c prof -n "__fish_prof_using_subcommand watch" -s e -l events -d 'Events, in perf\'s syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`, `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`, `+cycles` and `-name` for changes to the default; see `prof events`' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -s e -l events -d 'Events, in perf\'s syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`, `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`; a list that begins with `+` or `-` changes the default: `+cycles,ipc` adds both, `-name` leaves out; see `prof events`' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l filter -d 'Count only hits of the tracepoints in the -e before it for which this holds, as in `prio < 100`' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; of stacks: text, folded, flamegraph (.svg or .html), pprof, firefox, speedscope, perfdata, or raw for `prof report`; may be repeated' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l hooks -d 'How to attach to the kernel' -r -f -a "auto\t'The cheapest that this kernel has'
@@ -115,7 +115,7 @@ complete -c prof -n "__fish_prof_using_subcommand watch" -s g -l stacks -d 'Samp
 complete -c prof -n "__fish_prof_using_subcommand watch" -l user -d 'Only the programs\' part of the stacks'
 complete -c prof -n "__fish_prof_using_subcommand watch" -l kernel -d 'Only the kernel\'s part of the stacks'
 complete -c prof -n "__fish_prof_using_subcommand watch" -l debuginfod -d 'Ask the servers in $DEBUGINFOD_URLS for debug files that are not here'
-complete -c prof -n "__fish_prof_using_subcommand watch" -l per-thread -d 'Report each thread (in json)'
+complete -c prof -n "__fish_prof_using_subcommand watch" -l per-thread -d 'Report each thread (in table and json)'
 complete -c prof -n "__fish_prof_using_subcommand watch" -l no-args -d 'Do not report arguments: they can hold secrets'
 complete -c prof -n "__fish_prof_using_subcommand watch" -l no-regions -d 'Do not attach to the probes by which programs name regions of their work'
 complete -c prof -n "__fish_prof_using_subcommand watch" -l no-cache -d 'Do not keep the programs prepared for this kernel, and names of functions (in /var/cache/prof, or $PROF_CACHE_DIR), for the next time'
@@ -123,7 +123,7 @@ complete -c prof -n "__fish_prof_using_subcommand watch" -l by-exe -d 'Group the
 complete -c prof -n "__fish_prof_using_subcommand watch" -l existing -d 'Attach to the processes that run already and match, too'
 complete -c prof -n "__fish_prof_using_subcommand watch" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c prof -n "__fish_prof_using_subcommand watch" -s V -l version -d 'Print version'
-complete -c prof -n "__fish_prof_using_subcommand attach" -s e -l events -d 'Events, in perf\'s syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`, `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`, `+cycles` and `-name` for changes to the default; see `prof events`' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -s e -l events -d 'Events, in perf\'s syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`, `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`; a list that begins with `+` or `-` changes the default: `+cycles,ipc` adds both, `-name` leaves out; see `prof events`' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l filter -d 'Count only hits of the tracepoints in the -e before it for which this holds, as in `prio < 100`' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; of stacks: text, folded, flamegraph (.svg or .html), pprof, firefox, speedscope, perfdata, or raw for `prof report`; may be repeated' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l hooks -d 'How to attach to the kernel' -r -f -a "auto\t'The cheapest that this kernel has'
@@ -154,7 +154,7 @@ complete -c prof -n "__fish_prof_using_subcommand attach" -s g -l stacks -d 'Sam
 complete -c prof -n "__fish_prof_using_subcommand attach" -l user -d 'Only the programs\' part of the stacks'
 complete -c prof -n "__fish_prof_using_subcommand attach" -l kernel -d 'Only the kernel\'s part of the stacks'
 complete -c prof -n "__fish_prof_using_subcommand attach" -l debuginfod -d 'Ask the servers in $DEBUGINFOD_URLS for debug files that are not here'
-complete -c prof -n "__fish_prof_using_subcommand attach" -l per-thread -d 'Report each thread (in json)'
+complete -c prof -n "__fish_prof_using_subcommand attach" -l per-thread -d 'Report each thread (in table and json)'
 complete -c prof -n "__fish_prof_using_subcommand attach" -l no-args -d 'Do not report arguments: they can hold secrets'
 complete -c prof -n "__fish_prof_using_subcommand attach" -l no-regions -d 'Do not attach to the probes by which programs name regions of their work'
 complete -c prof -n "__fish_prof_using_subcommand attach" -l no-cache -d 'Do not keep the programs prepared for this kernel, and names of functions (in /var/cache/prof, or $PROF_CACHE_DIR), for the next time'
@@ -162,7 +162,7 @@ complete -c prof -n "__fish_prof_using_subcommand attach" -l by-exe -d 'Group th
 complete -c prof -n "__fish_prof_using_subcommand attach" -l follow -d 'Profile the children that they start from now on, too'
 complete -c prof -n "__fish_prof_using_subcommand attach" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c prof -n "__fish_prof_using_subcommand attach" -s V -l version -d 'Print version'
-complete -c prof -n "__fish_prof_using_subcommand record" -s e -l events -d 'Events, in perf\'s syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`, `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`, `+cycles` and `-name` for changes to the default; see `prof events`' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -s e -l events -d 'Events, in perf\'s syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`, `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`; a list that begins with `+` or `-` changes the default: `+cycles,ipc` adds both, `-name` leaves out; see `prof events`' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l filter -d 'Count only hits of the tracepoints in the -e before it for which this holds, as in `prio < 100`' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -s o -l output -d 'Output, FORMAT[:FILE]: table, summary, json or tracee; of stacks: text, folded, flamegraph (.svg or .html), pprof, firefox, speedscope, perfdata, or raw for `prof report`; may be repeated' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l hooks -d 'How to attach to the kernel' -r -f -a "auto\t'The cheapest that this kernel has'
@@ -196,7 +196,7 @@ complete -c prof -n "__fish_prof_using_subcommand record" -s g -l stacks -d 'Sam
 complete -c prof -n "__fish_prof_using_subcommand record" -l user -d 'Only the programs\' part of the stacks'
 complete -c prof -n "__fish_prof_using_subcommand record" -l kernel -d 'Only the kernel\'s part of the stacks'
 complete -c prof -n "__fish_prof_using_subcommand record" -l debuginfod -d 'Ask the servers in $DEBUGINFOD_URLS for debug files that are not here'
-complete -c prof -n "__fish_prof_using_subcommand record" -l per-thread -d 'Report each thread (in json)'
+complete -c prof -n "__fish_prof_using_subcommand record" -l per-thread -d 'Report each thread (in table and json)'
 complete -c prof -n "__fish_prof_using_subcommand record" -l no-args -d 'Do not report arguments: they can hold secrets'
 complete -c prof -n "__fish_prof_using_subcommand record" -l no-regions -d 'Do not attach to the probes by which programs name regions of their work'
 complete -c prof -n "__fish_prof_using_subcommand record" -l no-cache -d 'Do not keep the programs prepared for this kernel, and names of functions (in /var/cache/prof, or $PROF_CACHE_DIR), for the next time'

@@ -21,6 +21,7 @@ use crate::tables::cache;
 use crate::tables::generic::GENERIC;
 use crate::tables::metrics::METRICS;
 use crate::tracefs;
+use crate::tracefs::Tracepoint;
 use crate::vendor::NoVendorEvents;
 use crate::vendor::VendorEvents;
 
@@ -273,6 +274,20 @@ impl Catalogue {
             }
         }
         Ok(entries)
+    }
+
+    /// What the kernel says of a tracepoint that is listed: its fields. To be asked for
+    /// those that are shown.
+    pub fn about_tracepoint(&self, e: &Entry) -> Option<String> {
+        let (system, name) = e.name.split_once(':')?;
+        let fields = tracefs::fields(&self.host, system, name)?.own;
+        (!fields.is_empty()).then(|| format!("tells {}", fields.join(", ")))
+    }
+
+    /// What is wrong with the filter of a tracepoint that the kernel refused, as far as
+    /// can be told, and what it could name. `None` if it has no filter.
+    pub fn filter_refused(&self, t: &Tracepoint, why: &str) -> Option<EventError> {
+        tracefs::refused(&self.host, t, why)
     }
 }
 

@@ -5,6 +5,8 @@ use std::fmt;
 use prof_model::rules::Span;
 use prof_model::text;
 
+use crate::syntax;
+
 /// What sort of thing is wrong, for code that decides by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -60,18 +62,63 @@ pub struct EventError {
     pub help: Box<str>,
 }
 
+impl EventError {
+    /// A name that is none of `known`, given as such and not within a list.
+    pub fn unknown_name<'a>(
+        origin: &str,
+        name: &str,
+        message: String,
+        known: impl IntoIterator<Item = &'a str>,
+        help: String,
+    ) -> Self {
+        let span = Span { at: 0, len: name.len() };
+        let fault = Fault::new(ErrorKind::UnknownEvent, span, message).near(name, known);
+        fault.help(help).in_text(origin, name)
+    }
+
+    /// In one line, where the list is not shown beside it: what it is about stands in it.
+    pub fn in_one_line(&self) -> String {
+        let mut line = self.with_near();
+        if let Some(item) = self.item().filter(|item| !self.message.contains(item)) {
+            line = format!("{item}: {line}");
+        }
+        // Of others the help is what there is instead, which can be long.
+        if self.kind == ErrorKind::Tracefs && !self.help.is_empty() {
+            line = format!("{line}; {}", self.help);
+        }
+        line
+    }
+
+    /// What of the list it is about, as it was spelled: an event with its terms, or a group.
+    fn item(&self) -> Option<&str> {
+        let list = syntax::parse("", &self.text).ok()?;
+        let end = |span: Span| span.at + span.len;
+        let has = |span: Span| span.at <= self.span.at && end(self.span) <= end(span);
+        let item = list.items.iter().find(|i| has(i.span))?;
+        self.text.get(item.span.at..end(item.span))
+    }
+
+    fn with_near(&self) -> String {
+        match self.near.is_empty() {
+            true => self.message.clone(),
+            false => format!("{}; did you mean {}?", self.message, self.near.join(" or ")),
+        }
+    }
+}
+
 impl fmt::Display for EventError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut message = self.message.clone();
+        let mut message = self.with_near();
         if !self.origin.is_empty() {
             message = format!("{}: {message}", self.origin);
         }
-        if !self.near.is_empty() {
-            message = format!("{message}; did you mean {}?", self.near.join(" or "));
-        }
         // Names are from the list and from files; neither is to be trusted.
         let message = text::for_terminal(message.as_bytes());
-        text::caret(f, &message, &self.text, self.span.at, self.span.len)?;
+        match self.text.is_empty() {
+            // There is no place to point at.
+            true => f.write_str(&message)?,
+            false => text::caret(f, &message, &self.text, self.span.at, self.span.len)?,
+        }
         if !self.help.is_empty() {
             write!(f, "\n  {}", text::for_terminal(self.help.as_bytes()))?;
         }
@@ -131,22 +178,35 @@ const MAX_COMPARED: usize = 128;
 /// How many are told.
 const MAX_NEAR: usize = 3;
 
+/// Words shorter than this begin too many names.
+const MIN_BEGUN: usize = 4;
+
 /// Up to three of `names` within a third of the word's length of edits, the
-/// nearest first. Case does not count.
+/// nearest first; if there is none, the shortest that begin with the word. Case does not
+/// count.
 fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let names = names.into_iter().collect::<Vec<_>>();
+    let names = names.iter().copied();
     if word.len() > MAX_COMPARED {
         return Vec::new();
     }
     let word = word.to_ascii_lowercase();
     let most = (word.chars().count() / 3).max(1);
     let mut near: Vec<(usize, &str)> = names
-        .into_iter()
+        .clone()
         .filter(|n| n.len() <= MAX_COMPARED && n.len().abs_diff(word.len()) <= most)
         .map(|n| (strsim::osa_distance(&word, &n.to_ascii_lowercase()), n))
         .filter(|(d, _)| *d <= most)
         .collect();
     near.sort_unstable();
     near.dedup_by_key(|(_, n)| *n);
+    if near.is_empty() && word.len() >= MIN_BEGUN {
+        // Somebody may know how a name begins only.
+        let begun = |n: &&str| n.to_ascii_lowercase().starts_with(&word);
+        near.extend(names.filter(begun).map(|n| (n.len(), n)));
+        near.sort_unstable();
+        near.dedup_by_key(|(_, n)| *n);
+    }
     near.into_iter().take(MAX_NEAR).map(|(_, n)| n.to_owned()).collect()
 }
 
@@ -174,5 +234,9 @@ mod tests {
         assert_eq!(near, ["LLC-load", "LLC-loads", "llc-loat"]);
         assert!(nearest(&"x".repeat(1000), ["x"]).is_empty());
         assert!(nearest("", ["abc"]).is_empty());
+        let stalls = ["stalled-cycles-frontend", "cycles", "stalled-cycles-backend"];
+        let near = nearest("Stalled-cycles", stalls);
+        assert_eq!(near, ["stalled-cycles-backend", "stalled-cycles-frontend"]);
+        assert!(nearest("st", ["start"]).is_empty());
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use prof_model::rules::Span;
 
 use crate::error::ErrorKind;
+use crate::error::EventError;
 use crate::error::Fault;
 use crate::glob;
 use crate::host;
@@ -33,7 +34,7 @@ fn unreadable(path: &Path, e: &io::Error, span: Span) -> Fault {
     let fault = Fault::new(ErrorKind::Tracefs, span, message);
     match e.kind() {
         io::ErrorKind::PermissionDenied => fault
-            .help("run as root: tracepoints need CAP_PERFMON and a readable tracing file system"),
+            .help("run as root, or with CAP_DAC_READ_SEARCH to read them and CAP_PERFMON to count"),
         _ => fault,
     }
 }
@@ -130,6 +131,99 @@ fn read(host: &Host, system: &str, name: &str, span: Span) -> Result<Option<Trac
         Ok(None) => Ok(None),
         Err(e) => Err(unreadable(&path, &e, span)),
     }
+}
+
+/// What a tracepoint tells at each hit, by name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Fields {
+    /// Of this tracepoint.
+    pub(crate) own: Vec<String>,
+    /// Of every one.
+    pub(crate) common: Vec<String>,
+}
+
+/// Names beside the fields that the kernel takes in a filter.
+const GENERIC: [&str; 6] = ["CPU", "cpu", "COMM", "comm", "STACKTRACE", "stacktrace"];
+
+/// The fields of a tracepoint; `None` if they cannot be read.
+pub(crate) fn fields(host: &Host, system: &str, name: &str) -> Option<Fields> {
+    if !host::is_plain(system) || !host::is_plain(name) {
+        return None;
+    }
+    let path = host.tracefs.join("events").join(system).join(name).join("format");
+    let text = host::read(&path).ok().flatten()?;
+    let mut fields = Fields::default();
+    // `field:char comm[16];	offset:8;	size:16;	signed:0;`, `field:__data_loc char[] name;…`
+    for line in text.lines().filter_map(|l| l.trim_start().strip_prefix("field:")) {
+        let declared = line.split(';').next().and_then(|d| d.split_whitespace().next_back());
+        let name = declared.and_then(|d| d.split('[').next()).unwrap_or_default();
+        let name = name.trim_start_matches('*');
+        match name.starts_with("common_") {
+            _ if name.is_empty() => {}
+            true => fields.common.push(name.to_owned()),
+            false => fields.own.push(name.to_owned()),
+        }
+    }
+    Some(fields)
+}
+
+/// Why the kernel does not take a filter, with the fields that there are. `why` is what
+/// it said, which is the same whatever is wrong.
+pub(crate) fn refused(host: &Host, t: &Tracepoint, why: &str) -> Option<EventError> {
+    let filter = t.filter.as_deref()?;
+    let full = format!("{}:{}", t.system, t.name);
+    let origin = format!("filter of {full}");
+    let whole = Span { at: 0, len: filter.len() };
+    let Some(fields) = fields(host, &t.system, &t.name) else {
+        let fault = Fault::new(ErrorKind::Value, whole, format!("the kernel says {why}"));
+        return Some(fault.in_text(&origin, filter));
+    };
+    let known = || fields.own.iter().chain(&fields.common).map(String::as_str).chain(GENERIC);
+    let fault = match fields_in(filter).into_iter().find(|(name, _)| known().all(|k| k != *name)) {
+        Some((name, span)) => {
+            let message = format!("there is no field '{name}'");
+            Fault::new(ErrorKind::Value, span, message).near(name, known())
+        }
+        None => {
+            let message = format!("the kernel does not take it: {why}");
+            Fault::new(ErrorKind::Value, whole, message)
+        }
+    };
+    let own = match fields.own.is_empty() {
+        true => "none of its own".to_owned(),
+        false => fields.own.join(", "),
+    };
+    let common = fields.common.join(", ");
+    let help = format!("its fields are: {own}; those of every tracepoint: {common}, CPU, COMM");
+    Some(fault.help(help).in_text(&origin, filter))
+}
+
+/// The words of a filter that stand where a field does, with their places.
+fn fields_in(filter: &str) -> Vec<(&str, Span)> {
+    let of_word = |c: char| c.is_alphanumeric() || c == '_' || c == '.';
+    let mut found = Vec::new();
+    let (mut at, mut is_next, mut quote) = (0, true, None);
+    while let Some(c) = filter[at..].chars().next() {
+        let rest = &filter[at..];
+        let mut len = c.len_utf8();
+        match quote {
+            Some(q) if q == c => quote = None,
+            Some(_) => {}
+            None if matches!(c, '"' | '\'') => quote = Some(c),
+            None if rest.starts_with("&&") || rest.starts_with("||") => (len, is_next) = (2, true),
+            None if of_word(c) => {
+                len = rest.find(|c| !of_word(c)).unwrap_or(rest.len());
+                if std::mem::take(&mut is_next) {
+                    // `filename.ustring`: how to read it.
+                    let name = rest[..len].split('.').next().unwrap_or_default();
+                    found.push((name, Span { at, len: name.len() }));
+                }
+            }
+            None => {}
+        }
+        at += len;
+    }
+    found
 }
 
 /// Says which half is unknown, and what comes near.

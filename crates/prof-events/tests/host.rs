@@ -127,6 +127,8 @@ fn names_in_errors_carry_no_control_characters() {
     fs::create_dir(tree.pmus().join("\u{1b}[2J")).unwrap();
     let e = resolve(tree.host(), "y/a\u{7}b=1/").unwrap_err();
     assert!(!e.to_string().contains(['\u{1b}', '\u{7}']), "{e}");
+    let s = resolve(tree.host(), "page-faults/name=a\u{1b}[31mb/").unwrap();
+    assert_eq!(s.events[0].name, "a\\x1b[31mb");
 }
 
 proptest! {

@@ -90,6 +90,19 @@ fn the_default_is_every_figure_and_changes_start_from_it() {
     assert_eq!(plus.figures(), EventSet::ALL);
     assert_eq!(names(&plus)[figures::NR_EVENTS..], ["cycles", "instructions"]);
 
+    // The sign in front is for the whole list; each list has its own.
+    let plus = ok("intel", "+ipc,branch-misses");
+    assert_eq!(plus.figures(), EventSet::ALL);
+    let added = &names(&plus)[figures::NR_EVENTS..];
+    assert_eq!(added, ["branch-misses", "instructions", "cycles"]);
+    let mut request = Request::default();
+    request.add("-e", "+ipc").unwrap();
+    request.add("-e", "faults").unwrap();
+    let intel = Tree::named("intel");
+    let s = request.resolve(&Catalogue::new(intel.host())).unwrap();
+    assert_eq!(s.figures(), EventSet::EMPTY.with(figures::Event::PageFaults));
+    assert_eq!(ok("intel", "faults,+cs").figures().iter().count(), 2);
+
     let minus = ok("intel", "-peak-rss,-cs,-*-faults");
     let left = minus.figures();
     for gone in ["peak-rss", "context-switches", "page-faults", "minor-faults", "major-faults"] {
@@ -350,6 +363,42 @@ fn filters_are_for_the_tracepoints_of_the_last_list() {
 }
 
 #[test]
+fn a_filter_that_the_kernel_refuses_is_told_with_the_fields_that_there_are() {
+    let tree = Tree::of("trace/sched/sched_wakeup: 374\n");
+    let format = "name: sched_wakeup\nID: 374\nformat:\n\
+        \tfield:unsigned short common_type;\toffset:0;\tsize:2;\tsigned:0;\n\
+        \tfield:int common_pid;\toffset:4;\tsize:4;\tsigned:1;\n\n\
+        \tfield:char comm[16];\toffset:8;\tsize:16;\tsigned:0;\n\
+        \tfield:const char * file;\toffset:8;\tsize:16;\tsigned:0;\n\
+        \tfield:__data_loc char[] why;\toffset:8;\tsize:16;\tsigned:0;\n\
+        \tfield:int prio;\toffset:28;\tsize:4;\tsigned:1;\n\n\
+        print fmt: \"field:no\"\n";
+    let path = tree.host().tracefs.join("events/sched/sched_wakeup/format");
+    std::fs::write(path, format).unwrap();
+    let catalogue = Catalogue::new(tree.host());
+    let entry = &catalogue.tracepoints().unwrap()[0];
+    assert_eq!(catalogue.about_tracepoint(entry).unwrap(), "tells comm, file, why, prio");
+    let refused = |filter: &str| {
+        let mut request = Request::default();
+        request.add("-e", "sched:sched_wakeup").unwrap();
+        request.filter("--filter", filter).unwrap();
+        let s = request.resolve(&catalogue).unwrap();
+        catalogue.filter_refused(s.events[0].tracepoint.as_ref().unwrap(), "EINVAL").unwrap()
+    };
+    let e = refused("(comm ~ \"foo && bar\" || !(prioo > 100)) && why.ustring == 'x'");
+    assert_eq!(e.message, "there is no field 'prioo'");
+    assert_eq!(&e.text[e.span.at..e.span.at + e.span.len], "prioo");
+    assert_eq!(e.near, ["prio"]);
+    assert!(e.to_string().starts_with("filter of sched:sched_wakeup: "), "{e}");
+    assert!(e.help.contains("comm, file, why, prio; "), "{e}");
+    assert!(e.help.contains("common_pid"), "{e}");
+    // What else may be wrong only the kernel knows.
+    let e = refused("prio ~ 7 && COMM == 'a' && common_pid & 1");
+    assert!(e.message.contains("EINVAL"), "{e}");
+    assert_eq!(e.span.len, e.text.len());
+}
+
+#[test]
 fn what_is_wrong_is_said_with_its_place_and_what_was_perhaps_meant() {
     for (tree, list, kind, place, message, near) in [
         ("intel", "cs,cylces", ErrorKind::UnknownEvent, "cylces", "unknown event", "cycles"),
@@ -436,4 +485,15 @@ fn what_is_there_goes_on_without_the_rest() {
     assert_eq!(names(&s), ["context-switches", "cycles"]);
     let kinds: Vec<_> = errors.iter().map(|e| e.kind).collect();
     assert_eq!(kinds, [ErrorKind::UnknownEvent, ErrorKind::Tracefs]);
+    let mut request = Request::default();
+    request.add("-e", "cylces,wrong.term,cpu/foo/,{cs,nosuch/x/}").unwrap();
+    let catalogue = catalogue.with_vendor_events(Box::new(Table));
+    let (_, errors) = request.resolve_what_is_there(&catalogue);
+    let lines: Vec<_> = errors.iter().map(EventError::in_one_line).collect();
+    // Each names what it is about, whatever the message says.
+    for (line, item) in lines.iter().zip(["cylces", "wrong.term", "cpu/foo/", "{cs,nosuch/x/}"]) {
+        assert!(line.contains(item), "{lines:#?}");
+    }
+    assert!(lines[0].contains("did you mean cycles"), "{lines:#?}");
+    assert_eq!(lines.len(), 4, "{lines:#?}");
 }

@@ -15,12 +15,9 @@ use prof_model::counters::Counter;
 use prof_model::counters::Item;
 use prof_model::counters::Metric;
 use prof_model::counters::Table;
-use prof_model::figures::Context;
 use prof_model::figures::Event;
 use prof_model::figures::EventSet;
 use prof_model::figures::Figures;
-use prof_model::figures::Keeps;
-use prof_model::figures::Quality;
 use prof_model::figures::Value;
 use prof_model::record::End;
 use prof_model::record::Exit;
@@ -354,22 +351,36 @@ impl<'a> CountOut<'a> {
 }
 
 /// Metrics that could be computed, by name.
-struct MetricsOut<'a>(FiguresOut<'a>);
+struct MetricsOut<'a> {
+    /// Whether none was asked for.
+    is_empty: bool,
+    values: Vec<(&'a Metric, f64)>,
+}
 
-impl MetricsOut<'_> {
+impl<'a> MetricsOut<'a> {
+    fn of_one(figures: &Figures, counters: &'a Table) -> Self {
+        Self::new(counters, |m| counters.metric(m, figures))
+    }
+
+    /// Of the figures of all processes, over this time.
+    fn of_all(figures: &Figures, counters: &'a Table, elapsed_ns: u64) -> Self {
+        Self::new(counters, |m| counters.metric_of_all(m, figures, Some(elapsed_ns)))
+    }
+
+    fn new(counters: &'a Table, of: impl Fn(&Metric) -> Option<f64>) -> Self {
+        let values = counters.metrics.iter().filter_map(|m| Some((m, of(m)?))).collect();
+        Self { is_empty: counters.metrics.is_empty(), values }
+    }
+
     fn is_empty(&self) -> bool {
-        self.0.counters.metrics.is_empty()
+        self.is_empty
     }
 }
 
 impl Serialize for MetricsOut<'_> {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        let table = self.0.counters;
-        let of = |m| table.metric(m, self.0.figures);
-        s.collect_map(table.metrics.iter().filter_map(|m| {
-            let value = of(m)?;
-            Some((&m.name, serde_json::json!({ "value": value, "unit": m.unit })))
-        }))
+        let value = |v: &f64, m: &Metric| serde_json::json!({ "value": v, "unit": m.unit });
+        s.collect_map(self.values.iter().map(|(m, v)| (&m.name, value(v, m))))
     }
 }
 
@@ -439,6 +450,8 @@ struct ThreadOut<'a> {
     start_ns: u64,
     #[serde(serialize_with = "owned_figures")]
     figures: (Figures, EventSet, &'a Table),
+    #[serde(skip_serializing_if = "MetricsOut::is_empty")]
+    metrics: MetricsOut<'a>,
 }
 
 fn owned_figures<S: Serializer>(f: &(Figures, EventSet, &Table), s: S) -> Result<S::Ok, S::Error> {
@@ -447,22 +460,7 @@ fn owned_figures<S: Serializer>(f: &(Figures, EventSet, &Table), s: S) -> Result
 
 impl<'a> ThreadOut<'a> {
     fn new(t: &ThreadFigures, p: &Profile, counters: &'a Table) -> Self {
-        // What the kernel does not keep for the process it does not keep for its
-        // threads either, and for the same reason; so nothing is left out here.
-        let context = Context {
-            wall_ns: None,
-            peak_rss: 0,
-            threads: 1,
-            quality: Quality(0),
-            kernel: Keeps { run_delay: true, io_chars: true, io_bytes: true },
-        };
-        let mut figures = Figures::from_raw(&t.raw, &context);
-        for e in Event::all() {
-            if let Value::Absent(reason) = p.figures.get(e) {
-                figures.set(e, Value::Absent(reason));
-            }
-        }
-        figures.counts = t.counts.clone();
+        let figures = t.figures(&p.figures);
         // These have no meaning for one thread of several.
         let events = [Event::WallTime, Event::PeakRss, Event::Threads]
             .into_iter()
@@ -471,6 +469,7 @@ impl<'a> ThreadOut<'a> {
             tid: t.tid,
             comm: text::for_json(&t.comm),
             start_ns: t.start_ns,
+            metrics: MetricsOut::of_one(&figures, counters),
             figures: (figures, events, counters),
         }
     }
@@ -493,7 +492,6 @@ struct RegionOut<'a> {
 impl<'a> RegionOut<'a> {
     fn new(r: &'a Region, events: EventSet, counters: &'a Table) -> Self {
         let events = Region::events(events);
-        let figures = || FiguresOut { figures: &r.figures, events, counters };
         let of_ended = |ns| (r.ended > 0).then_some(ns);
         Self {
             name: text::for_json(&r.name),
@@ -501,8 +499,8 @@ impl<'a> RegionOut<'a> {
             ended: r.ended,
             shortest_ns: of_ended(r.shortest_ns),
             longest_ns: of_ended(r.longest_ns),
-            figures: figures(),
-            metrics: MetricsOut(figures()),
+            figures: FiguresOut { figures: &r.figures, events, counters },
+            metrics: MetricsOut::of_one(&r.figures, counters),
         }
     }
 }
@@ -535,7 +533,6 @@ struct ProfileOut<'a> {
 impl<'a> ProfileOut<'a> {
     fn new(p: &'a Profile, rules: &[String], counters: &'a Table) -> Self {
         let Flags(flags_number) = p.flags;
-        let figures = || FiguresOut { figures: &p.figures, events: p.events, counters };
         Self {
             record: "profile",
             time: rfc3339(p.time_ns),
@@ -544,8 +541,8 @@ impl<'a> ProfileOut<'a> {
             events: event_names(p.events, counters),
             flags_number,
             rules: rule_names(p.rules, rules),
-            figures: figures(),
-            metrics: MetricsOut(figures()),
+            figures: FiguresOut { figures: &p.figures, events: p.events, counters },
+            metrics: MetricsOut::of_one(&p.figures, counters),
             threads: p.threads.iter().map(|t| ThreadOut::new(t, p, counters)).collect(),
             regions: p.regions.iter().map(|r| RegionOut::new(r, p.events, counters)).collect(),
             exit: p.exit.map(ExitOut::from),
@@ -584,15 +581,14 @@ struct IntervalOut<'a> {
 
 impl<'a> IntervalOut<'a> {
     fn new(i: &'a Interval, events: EventSet, counters: &'a Table) -> Self {
-        let figures = || FiguresOut { figures: &i.figures, events, counters };
         Self {
             record: "interval",
             time: rfc3339(i.time_ns),
             since_ns: i.since_ns,
             interval_ns: i.length_ns,
             running: i.running,
-            figures: figures(),
-            metrics: MetricsOut(figures()),
+            figures: FiguresOut { figures: &i.figures, events, counters },
+            metrics: MetricsOut::of_all(&i.figures, counters, i.length_ns),
         }
     }
 }
@@ -636,7 +632,6 @@ fn by_reason<S: Serializer>(lost: &[(LossReason, u64)], s: S) -> Result<S::Ok, S
 
 impl<'a> EndOut<'a> {
     fn new(e: &'a End, events: EventSet, counters: &'a Table) -> Self {
-        let totals = || FiguresOut { figures: &e.totals, events, counters };
         Self {
             record: "end",
             time: rfc3339(e.time_ns),
@@ -649,8 +644,8 @@ impl<'a> EndOut<'a> {
             unaccounted: e.unaccounted(),
             execs: ExecsOut { seen: e.execs_seen, kernel: e.execs_kernel },
             processes: e.processes,
-            totals: totals(),
-            metrics: MetricsOut(totals()),
+            totals: FiguresOut { figures: &e.totals, events, counters },
+            metrics: MetricsOut::of_all(&e.totals, counters, e.duration_ns),
             bpf_ns: e.bpf_ns,
             repetition: None,
         }

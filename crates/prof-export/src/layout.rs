@@ -179,6 +179,17 @@ pub fn table(
     first_min: usize,
     color: bool,
 ) -> String {
+    table_and_gone(columns, rows, max, first_min, color).0
+}
+
+/// The same, and which columns went.
+pub fn table_and_gone(
+    columns: &[Column],
+    rows: &[Vec<Cell>],
+    max: usize,
+    first_min: usize,
+    color: bool,
+) -> (String, Vec<usize>) {
     let content = |i: usize| {
         let cells = rows.iter().filter_map(|r| r.get(i)).map(Cell::width).max().unwrap_or(0);
         cells.max(width(&columns[i].title))
@@ -209,7 +220,8 @@ pub fn table(
         out.push_str(cells.join(&" ".repeat(GAP)).trim_end());
         out.push('\n');
     }
-    out
+    let gone = (0..columns.len()).filter(|i| !shown.contains(i)).collect();
+    (out, gone)
 }
 
 #[cfg(test)]

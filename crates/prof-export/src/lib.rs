@@ -101,6 +101,9 @@ pub struct Options {
     pub color: bool,
     /// Columns of the terminal.
     pub width: usize,
+    /// Whether the lines of a table end there: in a file or a pipe there is no edge, and
+    /// who searches it wants all of them.
+    pub cut: bool,
     /// Most rows in a summary.
     pub top: usize,
     /// How a summary is laid out.
@@ -112,7 +115,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { color: false, width: 80, top: 30, mode: summary::Mode::Tree, boot_offset_ns: 0 }
+        Self {
+            color: false,
+            width: 80,
+            cut: true,
+            top: 30,
+            mode: summary::Mode::Tree,
+            boot_offset_ns: 0,
+        }
     }
 }
 

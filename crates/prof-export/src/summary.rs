@@ -54,6 +54,8 @@ pub struct Summary {
     notes: BTreeMap<&'static str, u64>,
     /// Those of windows that are still open: a later record takes their place.
     open_notes: HashMap<Key, Vec<&'static str>>,
+    /// Threads that were told one by one.
+    threads: u64,
     lost: BTreeMap<LossReason, u64>,
     end: Option<End>,
     /// Of all runs of a command that is run several times.
@@ -70,6 +72,7 @@ impl Summary {
             tree: Tree::new(),
             notes: BTreeMap::new(),
             open_notes: HashMap::new(),
+            threads: 0,
             lost: BTreeMap::new(),
             end: None,
             accounts: None,
@@ -165,6 +168,10 @@ impl Summary {
         remarks.extend(notes.iter().map(|(note, n)| {
             format!("note: {note} ({})", human::plural(*n, "profile", "profiles"))
         }));
+        if self.threads > 0 {
+            let threads = human::plural(self.threads, "thread", "threads");
+            remarks.push(format!("note: {threads} one by one are in -o table and -o json"));
+        }
         if let Some(h) = &self.header {
             let limits = h.limits.iter();
             remarks.extend(
@@ -199,6 +206,7 @@ impl Exporter for Summary {
             }
             Record::Profile(p) => {
                 self.tree.add(p);
+                self.threads += p.threads.len() as u64;
                 let key = p.process.ident.key();
                 self.open_notes.remove(&key);
                 if p.window.end == WindowEnd::Running {
@@ -263,6 +271,8 @@ struct Footnotes {
     reasons: Vec<(&'static str, Vec<Item>)>,
     at_least: bool,
     core: bool,
+    /// What was asked for and has no column.
+    no_column: Vec<String>,
 }
 
 impl Footnotes {
@@ -311,6 +321,13 @@ impl Footnotes {
         }
         if self.core {
             lines.push("*    dumped core".into());
+        }
+        if !self.no_column.is_empty() {
+            lines.push(format!(
+                "note: no column for {}: a wider terminal (or COLUMNS) has more of them, --sort \
+                 EVENT puts an event first, -o json has all",
+                self.no_column.join(", ")
+            ));
         }
         lines
     }

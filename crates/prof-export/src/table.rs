@@ -6,6 +6,7 @@ use std::io::Write;
 
 use prof_model::counters;
 use prof_model::figures::Event;
+use prof_model::figures::Figures;
 use prof_model::figures::Value;
 use prof_model::record::End;
 use prof_model::record::Flags;
@@ -16,6 +17,7 @@ use prof_model::record::ProfEvent;
 use prof_model::record::Profile;
 use prof_model::record::Record;
 use prof_model::record::Region;
+use prof_model::record::ThreadFigures;
 use prof_model::record::WindowEnd;
 use prof_model::repeat::Repeat;
 use prof_model::text;
@@ -39,8 +41,12 @@ const FIGURES: [(Event, &str, usize); 6] = [
     (Event::PeakRss, "RSS", 6),
 ];
 
-/// Most regions of a process that are shown.
+/// Most regions of a process that are shown, and most threads.
 const REGIONS: usize = 8;
+const THREADS: usize = 32;
+
+/// Columns of a line that is not cut: more than any has.
+const UNCUT: usize = 1 << 24;
 
 /// Columns of what comes before the figures, with PPID and UID and without.
 const WIDE: usize = 12 + 1 + 7 + 1 + 7 + 1 + 7 + 1 + 5 + 1 + 15;
@@ -53,6 +59,8 @@ const EXIT: usize = 9;
 pub struct Table {
     color: bool,
     width: usize,
+    /// Where lines are cut.
+    edge: usize,
     /// Whether PPID and UID are shown.
     wide: bool,
     figures: Vec<(Event, &'static str, usize)>,
@@ -66,7 +74,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// At the start of a stream; of the options, `color` and `width` count.
+    /// At the start of a stream; of the options, `color`, `width` and `cut` count.
     pub fn new(options: &Options) -> Self {
         let width = options.width.max(60);
         let mut figures = FIGURES.to_vec();
@@ -84,6 +92,7 @@ impl Table {
         Self {
             color: options.color,
             width,
+            edge: if options.cut { width } else { UNCUT },
             wide,
             figures,
             rules: Vec::new(),
@@ -162,7 +171,7 @@ impl Table {
 
     /// Columns left after [`start`](Self::start) and a space.
     fn room(&self) -> usize {
-        self.width - if self.wide { WIDE } else { NARROW } - 1
+        self.edge - if self.wide { WIDE } else { NARROW } - 1
     }
 
     fn event(&self, p: &ProfEvent) -> String {
@@ -205,8 +214,8 @@ impl Table {
             None => line += &paint(self.color, layout::DIM, p.window.end.name()),
         }
         line.push('\n');
-        if let Some(counts) = self.counts(p) {
-            line += &format!("{:13}{}\n", "", fit(&counts, self.width - 13));
+        if let Some(counts) = self.counts(&p.figures) {
+            line += &format!("{:13}{}\n", "", fit(&counts, self.edge - 13));
         }
         for region in p.regions.iter().take(REGIONS) {
             line += &self.region(region);
@@ -215,6 +224,15 @@ impl Table {
             let more =
                 human::plural((p.regions.len() - REGIONS) as u64, "more region", "more regions");
             let more = paint(self.color, layout::DIM, &format!("… {more}"));
+            line += &format!("{:13}{more}\n", "");
+        }
+        for thread in p.threads.iter().take(THREADS) {
+            line += &self.thread(thread, p);
+        }
+        if p.threads.len() > THREADS {
+            let more =
+                human::plural((p.threads.len() - THREADS) as u64, "more thread", "more threads");
+            let more = paint(self.color, layout::DIM, &format!("… {more} (json has all)"));
             line += &format!("{:13}{more}\n", "");
         }
         let age = p.figures.counts_age_ns;
@@ -227,7 +245,7 @@ impl Table {
             if so_far && !self.told.insert(note) {
                 continue;
             }
-            let note = fit(note, self.width - 15);
+            let note = fit(note, self.edge - 15);
             line += &format!("{:13}{}\n", "", paint(self.color, layout::DIM, &format!("^ {note}")));
         }
         line
@@ -239,7 +257,7 @@ impl Table {
             Value::Is(v) => human::short(*v, Event::info(e).unit),
             Value::Absent(_) => "-".into(),
         };
-        let name = fit(&text::for_terminal(&r.name), self.width / 3);
+        let name = fit(&text::for_terminal(&r.name), self.edge / 3);
         let mut text = format!(
             "\"{name}\" ×{}  {} on CPU  {} wall",
             human::count(r.ended),
@@ -253,23 +271,41 @@ impl Table {
         if r.begun > r.ended {
             text += &format!("  {} not ended", human::count(r.begun - r.ended));
         }
-        format!("{:13}{}\n", "", fit(&text, self.width - 13))
+        format!("{:13}{}\n", "", fit(&text, self.edge - 13))
+    }
+
+    /// A line for a thread.
+    fn thread(&self, t: &ThreadFigures, p: &Profile) -> String {
+        let figures = t.figures(&p.figures);
+        let comm = fit(&text::for_terminal(&t.comm), 15);
+        let mut parts = vec![format!("thread {} {comm}", t.tid)];
+        for (e, what) in [
+            (Event::TaskClock, "on CPU"),
+            (Event::PageFaults, "faults"),
+            (Event::ContextSwitches, "switches"),
+        ] {
+            if let (Value::Is(v), true) = (figures.get(e), p.events.contains(e)) {
+                parts.push(format!("{} {what}", human::short(*v, e.info().unit)));
+            }
+        }
+        parts.extend(self.counts(&figures));
+        format!("{:13}{}\n", "", fit(&parts.join("  "), self.edge - 13))
     }
 
     /// Counts and metrics, in a line of their own: names are long and many.
-    fn counts(&self, p: &Profile) -> Option<String> {
+    fn counts(&self, figures: &Figures) -> Option<String> {
         let table = &self.counters;
         let counts = table.shown().map(|(i, c)| {
             let item = counters::Item::Counter(i);
-            let scaled = p.figures.counts.get(i).is_some_and(|c| c.is_scaled());
+            let scaled = figures.counts.get(i).is_some_and(|c| c.is_scaled());
             let mark = if scaled { "~" } else { "" };
-            match p.figures.item(item) {
+            match figures.item(item) {
                 Value::Is(v) => format!("{} {mark}{}", c.name, human::item(v, item, table)),
                 Value::Absent(_) => format!("{} -", c.name),
             }
         });
         let metrics = table.metrics.iter().filter_map(|m| {
-            let value = table.metric(m, &p.figures)?;
+            let value = table.metric(m, figures)?;
             Some(format!("{} {}", m.name, human::metric(value, m.unit)))
         });
         let all: Vec<_> = counts.chain(metrics).collect();
@@ -354,7 +390,7 @@ impl Exporter for Table {
                     true => String::new(),
                     false => paint(self.color, layout::BOLD, &audit::heads()) + "\n",
                 };
-                heads + &audit::line(e, self.color, self.width)
+                heads + &audit::line(e, self.color, self.edge)
             }
             Record::AuditTotals(t) => {
                 self.audits = true;

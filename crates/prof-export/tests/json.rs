@@ -7,6 +7,10 @@ mod common;
 
 use prof_export::Format;
 use prof_export::Options;
+use prof_model::counters::Item;
+use prof_model::figures::Event;
+use prof_model::record::Header;
+use prof_model::record::Record;
 use serde_json::Value as Json;
 use serde_json::json;
 
@@ -256,4 +260,58 @@ fn figures_so_far_tell_how_old_their_counts_may_be() {
     p.figures.counts_age_ns = 7_000;
     assert_eq!(line(&p)["age_ns"], 7_000);
     assert!(validator().is_valid(&line(&p)));
+}
+
+/// `cpus-utilized`, and the same by a figure that threads have, too.
+fn with_metrics() -> prof_model::counters::Table {
+    let metric = |name: &str, below| prof_model::counters::Metric {
+        name: name.into(),
+        unit: "CPUs",
+        about: "",
+        factor: 1.0,
+        above: Item::Figure(Event::TaskClock),
+        below: Item::Figure(below),
+    };
+    let metrics =
+        vec![metric("cpus-utilized", Event::WallTime), metric("clock-a-fault", Event::PageFaults)];
+    prof_model::counters::Table { metrics, ..Default::default() }
+}
+
+#[test]
+fn totals_and_intervals_are_by_the_time_that_went_by() {
+    let two = [1, 2].map(|pid| common::profile(pid, 1, "burn", 0, 1_000, 1_000_000));
+    let mut end = common::end(&two, Vec::new());
+    end.duration_ns = 1_000 * common::MS;
+    let mut interval = common::interval(&end.totals);
+    interval.length_ns = 500 * common::MS;
+    let records = [
+        Record::Header(Box::new(Header { counters: with_metrics(), ..common::header() })),
+        Record::Profile(Box::new(two[0].clone())),
+        Record::Interval(Box::new(interval)),
+        Record::End(Box::new(end)),
+    ];
+    let text = common::render(Format::Json, &Options::default(), &records);
+    let lines: Vec<Json> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let cpus = |i: usize| lines[i]["metrics"]["cpus-utilized"]["value"].as_f64();
+    assert_eq!([cpus(1), cpus(2), cpus(3)], [Some(1.0), Some(4.0), Some(2.0)]);
+    let text = common::render(Format::Summary, &Options::default(), &records);
+    // That of the interval comes first.
+    let line = text.lines().rfind(|l| l.contains("cpus-utilized")).unwrap();
+    assert!(line.trim_start().starts_with("2.000 "), "{text}");
+}
+
+#[test]
+fn threads_have_metrics_where_they_have_the_figures() {
+    let mut records = common::odd_stream();
+    for r in &mut records {
+        if let Record::Header(h) = r {
+            h.counters = with_metrics();
+        }
+    }
+    let text = common::render(Format::Json, &Options::default(), &records);
+    let lines: Vec<Json> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let of_thread = lines.iter().find_map(|l| l["threads"].get(0)).unwrap();
+    // A thread has no wall time of its own.
+    assert_eq!(of_thread["metrics"], json!({"clock-a-fault": {"value": 5.0, "unit": "CPUs"}}));
+    assert!(lines.iter().all(|l| validator().is_valid(l)));
 }

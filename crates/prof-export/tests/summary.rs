@@ -8,7 +8,10 @@ mod common;
 use prof_export::Format;
 use prof_export::Options;
 use prof_export::summary::Mode;
+use prof_model::counters::Count;
+use prof_model::counters::Counter;
 use prof_model::counters::Item;
+use prof_model::counters::Table;
 use prof_model::figures::Event;
 use prof_model::figures::EventSet;
 use prof_model::record::Header;
@@ -230,4 +233,92 @@ fn notes_of_figures_so_far_count_once() {
     p.notes = vec!["still running"];
     let text = summary(&Options::default(), &common::stream(vec![p.clone(), p], Vec::new()));
     assert!(text.contains("note: still running (1 profile)"), "{text}");
+}
+
+/// Counters of these names, units and ids.
+fn counters(of: &[(&str, &str, u32)]) -> Table {
+    let counter = |(name, unit, id): &(&str, &str, u32)| Counter {
+        name: (*name).into(),
+        perf_id: Some(*id),
+        unit: (*unit).into(),
+        scale: 1.0,
+        about: String::new(),
+        for_metric: false,
+    };
+    Table { counters: of.iter().map(counter).collect(), metrics: Vec::new() }
+}
+
+/// A process of a second on a CPU with these counts.
+fn counted(table: Table, events: EventSet, counts: &[u64]) -> Vec<Record> {
+    let mut p = common::profile(7, 1, "burn", 0, 2_000, 1_000_000);
+    p.events = events;
+    p.figures.counts =
+        counts.iter().map(|v| Count { value: *v, enabled_ns: 1, running_ns: 1 }).collect();
+    let mut end = common::end(std::slice::from_ref(&p), Vec::new());
+    end.duration_ns = 2_000 * common::MS;
+    vec![
+        Record::Header(Box::new(Header { counters: table, events, ..common::header() })),
+        Record::Profile(Box::new(p)),
+        Record::End(Box::new(end)),
+    ]
+}
+
+#[test]
+fn what_was_asked_for_and_has_no_column_is_told() {
+    let names: Vec<_> = (0..6).map(|i| format!("syscalls:sys_enter_{i}")).collect();
+    let of: Vec<_> = names.iter().map(|n| (n.as_str(), "count", 0x0200_0001)).collect();
+    let records = counted(counters(&of), EventSet::ALL, &[1; 6]);
+    let at = |width| summary(&Options { width, ..Options::default() }, &records);
+    let text = at(100);
+    let note = text.split("note: no column for ").nth(1).expect("a note");
+    let note: Vec<_> = note.split_whitespace().collect();
+    let note = note.join(" ");
+    assert!(note.starts_with("syscalls:sys_enter_"), "{text}");
+    // Nobody asked for the usual figures by name.
+    assert!(!note.contains("page-faults") && note.contains("--sort EVENT"), "{text}");
+    assert!(widest(&text) <= 100, "{text}");
+    assert!(!at(300).contains("no column"), "{}", at(300));
+    let told = |name: &str| text.contains(&name.to_ascii_uppercase()) || note.contains(name);
+    assert!(names.iter().all(|n| told(n)), "{text}");
+
+    let listed = EventSet::EMPTY.with(Event::TaskClock).with(Event::UserTime);
+    let listed = listed.with(Event::SystemTime).with(Event::ReadBytes).with(Event::WrittenBytes);
+    let records = counted(Table::default(), listed, &[]);
+    let text = summary(&Options { width: 60, ..Options::default() }, &records);
+    assert!(text.contains("note: no column for "), "{text}");
+    let text = summary(&Options { width: 120, ..Options::default() }, &records);
+    assert!(text.contains("WRITTEN-BYTES") && !text.contains("no column"), "{text}");
+}
+
+#[test]
+fn clocks_have_no_rate() {
+    let clocks = [("cpu-clock", "ns", 0x0100_0000), ("task-clock:u", "ns", 0x0100_0001)];
+    let of = [clocks[0], clocks[1], ("msr/x/", "ns", 0x0900_0001), ("cs:u", "count", 0x0100_0003)];
+    let records = counted(counters(&of), EventSet::ALL, &[1_000_000_000; 4]);
+    let text = summary(&Options::default(), &records);
+    let line = |name: &str| {
+        let is = |l: &&str| l.split_whitespace().any(|w| w == name) && !l.contains("%");
+        text.lines().rfind(is).unwrap_or_else(|| panic!("{name}: {text}"))
+    };
+    assert!(line("cpu-clock").ends_with("0.500 CPUs utilized"), "{text}");
+    assert!(line("task-clock:u").ends_with("0.500 CPUs utilized"), "{text}");
+    assert!(!line("msr/x/").contains('#'), "{text}");
+    assert!(line("cs:u").contains("/sec"), "{text}");
+}
+
+#[test]
+fn who_asks_for_the_time_only_sees_it() {
+    let records = counted(Table::default(), EventSet::EMPTY.with(Event::WallTime), &[]);
+    let text = summary(&Options::default(), &records);
+    assert!(text.contains("2,000.00 ms wall-time\n"), "{text}");
+}
+
+#[test]
+fn threads_are_not_here_and_that_is_told() {
+    let text = summary(&Options::default(), &common::odd_stream());
+    assert!(text.contains("note: 1 thread one by one"), "{text}");
+    assert!(
+        !summary(&Options::default(), &common::stream(common::build(1), Vec::new()))
+            .contains("one by one")
+    );
 }

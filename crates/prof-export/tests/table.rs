@@ -58,3 +58,15 @@ fn what_was_not_asked_for_or_not_measured_is_a_dash() {
     let line: Vec<_> = text.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!(line[6..], ["1.00ms", "-", "-", "-", "-", "-", "0"]);
 }
+
+#[test]
+fn lines_that_go_to_no_terminal_are_whole() {
+    let long = format!("cc {}", "x".repeat(500));
+    let p = common::profile(1, 0, &long, 0, 1, 300);
+    let records = [Record::Prof(Box::new(common::enable(&p)))];
+    let at = |cut| {
+        common::render(Format::Table, &Options { width: 100, cut, ..Options::default() }, &records)
+    };
+    assert!(at(false).contains(&long));
+    assert!(at(true).lines().all(|l| l.chars().count() <= 100));
+}

@@ -16,6 +16,7 @@ use prof_model::counters::Count;
 use crate::abi::MAX_COUNTERS;
 use crate::abi::OwnEvent;
 use crate::abi::OwnEventAt;
+use crate::probe::Privileges;
 use crate::sys;
 
 pub(crate) const PERF_TYPE_SOFTWARE: u32 = 1;
@@ -193,6 +194,14 @@ pub fn probe(name: &str, attr: &Attr, cpu: u32) -> Result<()> {
     opened.map(drop).map_err(|e| refused(name, attr, &e))
 }
 
+/// Whether the kernel takes this filter for a tracepoint: tried, and closed. What does not
+/// open at all is not asked.
+pub fn probe_filter(attr: &Attr, filter: &str, cpu: u32) -> io::Result<()> {
+    let opened = open_counter(attr, sys::Counted::Cpu(cpu), None)
+        .or_else(|_| open_on_command(attr, std::process::id(), None).map(|(fd, _)| fd));
+    opened.map_or(Ok(()), |fd| sys::set_filter(fd.as_fd(), filter))
+}
+
 fn is_denied(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::EACCES | libc::EPERM))
 }
@@ -280,6 +289,9 @@ pub fn refused(name: &str, attr: &Attr, e: &io::Error) -> anyhow::Error {
             "this machine does not have it (no such hardware counter, or no PMU in this \
              virtual machine)"
                 .to_owned()
+        }
+        Some(libc::EACCES | libc::EPERM) if Privileges::of_this_process().may_count() => {
+            format!("the kernel refuses it, though the privileges are there: {e}")
         }
         Some(libc::EACCES | libc::EPERM) => {
             let paranoid = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid");

@@ -154,8 +154,22 @@ impl Table {
     /// nothing to divide by.
     pub fn metric(&self, m: &Metric, figures: &crate::figures::Figures) -> Option<f64> {
         let of = |item| figures.item(item).get().map(|v| v as f64 * self.scale(item));
-        let value = of(m.above)? / of(m.below)? * m.factor;
-        value.is_finite().then_some(value)
+        quotient(m, of)
+    }
+
+    /// A metric of the totals of many processes, or of a part of them: the lives of all of
+    /// them add up to nothing that anyone asks for, so time gone by is `elapsed_ns`.
+    pub fn metric_of_all(
+        &self,
+        m: &Metric,
+        totals: &crate::figures::Figures,
+        elapsed_ns: Option<u64>,
+    ) -> Option<f64> {
+        let of = |item| match item {
+            Item::Figure(Event::WallTime) => elapsed_ns.map(|ns| ns as f64),
+            item => totals.item(item).get().map(|v| v as f64 * self.scale(item)),
+        };
+        quotient(m, of)
     }
 
     /// What the value of an item is multiplied by.
@@ -165,6 +179,12 @@ impl Table {
             Item::Counter(i) => self.counters.get(i).map_or(1.0, |c| c.scale),
         }
     }
+}
+
+/// The one over the other; `None` if one is not there or there is nothing to divide by.
+fn quotient(m: &Metric, of: impl Fn(Item) -> Option<f64>) -> Option<f64> {
+    let value = of(m.above)? / of(m.below)? * m.factor;
+    value.is_finite().then_some(value)
 }
 
 #[cfg(test)]
@@ -211,5 +231,24 @@ mod tests {
         assert_eq!(table.metric(&metric, &f), Some(1.5));
         f.counts[1].value = 0;
         assert_eq!(table.metric(&metric, &f), None);
+    }
+
+    #[test]
+    fn totals_are_by_the_time_that_went_by_and_not_by_the_sum_of_all_lives() {
+        let table = Table::default();
+        let metric = Metric {
+            name: "cpus-utilized".into(),
+            unit: "CPUs",
+            about: "",
+            factor: 1.0,
+            above: Item::Figure(Event::TaskClock),
+            below: Item::Figure(Event::WallTime),
+        };
+        let mut f = Figures::absent("");
+        f.set(Event::TaskClock, Value::Is(400));
+        // Two processes at the same time, and the one that waits for them.
+        f.set(Event::WallTime, Value::Is(600));
+        assert_eq!(table.metric_of_all(&metric, &f, Some(200)), Some(2.0));
+        assert_eq!(table.metric_of_all(&metric, &f, None), None);
     }
 }

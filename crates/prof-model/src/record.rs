@@ -5,10 +5,14 @@ use crate::audit::AuditEvent;
 use crate::audit::AuditTotals;
 use crate::counters::Count;
 use crate::counters::Table;
+use crate::figures::Context;
 use crate::figures::Event;
 use crate::figures::EventSet;
 use crate::figures::Figures;
+use crate::figures::Keeps;
+use crate::figures::Quality;
 use crate::figures::RawFigures;
+use crate::figures::Value;
 use crate::repeat::Repeat;
 
 /// A process as a record names it. `(pid, start_ns, exec)` is its identity.
@@ -255,6 +259,29 @@ pub struct ThreadFigures {
     pub raw: RawFigures,
     /// Its part of the counts, in the order of the header's table.
     pub counts: Vec<Count>,
+}
+
+impl ThreadFigures {
+    /// As figures. `of` are those of its process: what the kernel does not keep for that it
+    /// does not keep for its threads either, and for the same reason; so nothing is left out
+    /// here.
+    pub fn figures(&self, of: &Figures) -> Figures {
+        let context = Context {
+            wall_ns: None,
+            peak_rss: 0,
+            threads: 1,
+            quality: Quality(0),
+            kernel: Keeps { run_delay: true, io_chars: true, io_bytes: true },
+        };
+        let mut figures = Figures::from_raw(&self.raw, &context);
+        for e in Event::all() {
+            if let Value::Absent(reason) = of.get(e) {
+                figures.set(e, Value::Absent(reason));
+            }
+        }
+        figures.counts = self.counts.clone();
+        figures
+    }
 }
 
 /// What a process used in its regions of one name, in one window.

@@ -50,7 +50,7 @@ impl Repetitions {
             }
         }
         for (metric, values) in self.table.metrics.iter().zip(&mut self.metrics) {
-            values.extend(self.table.metric(metric, totals));
+            values.extend(self.table.metric_of_all(metric, totals, Some(elapsed_ns)));
         }
     }
 

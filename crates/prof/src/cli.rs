@@ -185,8 +185,9 @@ const MOST_PROCESSES: i64 = 1 << 22;
 #[derive(Debug, Clone, Args)]
 pub struct Shared {
     /// Events, in perf's syntax: `cycles,instructions:u`, `{a,b}`, `cpu/event=0x3c/`,
-    /// `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`,
-    /// `+cycles` and `-name` for changes to the default; see `prof events`
+    /// `sched:sched_wakeup`; figures (`peak-rss`), metrics (`ipc`), `default`; a list
+    /// that begins with `+` or `-` changes the default: `+cycles,ipc` adds both, `-name`
+    /// leaves out; see `prof events`
     #[arg(short, long, value_name = "LIST", allow_hyphen_values = true)]
     pub events: Vec<String>,
 
@@ -283,7 +284,7 @@ pub struct Shared {
     #[arg(long, help_heading = STACKS)]
     pub debuginfod: bool,
 
-    /// Report each thread (in json)
+    /// Report each thread (in table and json)
     #[arg(long)]
     pub per_thread: bool,
 

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use prof_events::Catalogue;
 use prof_events::Request;
+use prof_events::Selection;
 use prof_events::Source;
 use prof_events::catalogue::Entry;
 use prof_events::catalogue::Kind;
@@ -20,9 +21,12 @@ use crate::cli::EventsArgs;
 use crate::cli::ListFormat;
 use crate::select;
 
-/// To try a tracepoint changes the kernel's code for a moment, on every CPU: this
-/// many are tried, more are only listed.
+/// To try a tracepoint changes the kernel's code for a moment, on every CPU, and to close
+/// it waits until no CPU is in it any more, some 40 ms: this many are tried, more are only
+/// listed.
 const TRACEPOINTS_TRIED: usize = 64;
+const TOO_MANY: &str = "not tried: that takes some 40 ms each; a pattern that names at most 64 \
+     has them tried: prof events 'sched:sched_w*'";
 
 /// Whether an event works here.
 enum Works {
@@ -39,13 +43,14 @@ pub fn main(args: &EventsArgs) -> Result<ExitCode> {
     let mut entries: Vec<Entry> = catalogue.entries().into_iter().filter(wanted).collect();
     let mut notes = catalogue.problems();
     let json = args.format == ListFormat::Json;
+    let mut unknown = None;
     match catalogue.tracepoints() {
         // Thousands: a person asks for them by a pattern.
         Ok(points) if pattern.is_empty() && !json => {
             notes.push(format!("{} tracepoints: prof events 'sched:*'", points.len()));
         }
         Ok(points) => entries.extend(points.into_iter().filter(wanted)),
-        Err(e) => notes.push(e.to_string()),
+        Err(e) => unknown = Some(e.in_one_line()),
     }
     if pattern.is_empty() && !json {
         let vendor = entries.iter().filter(|e| e.kind == Kind::Vendor).count();
@@ -60,11 +65,17 @@ pub fn main(args: &EventsArgs) -> Result<ExitCode> {
     let mut out = io::stdout().lock();
     let mut heading = None;
     let mut reasons = Reasons::default();
-    for e in &entries {
-        let works = if e.kind == Kind::Tracepoint && tracepoints > TRACEPOINTS_TRIED {
-            Works::NotTried("not tried: too many at once")
-        } else {
-            tried(e, &catalogue, &keeps, cpu)
+    for e in &mut entries {
+        let try_it = e.kind != Kind::Tracepoint || tracepoints <= TRACEPOINTS_TRIED;
+        let selection = selected(e, &catalogue);
+        if let Ok(selection) = &selection {
+            complete(e, selection, &catalogue);
+        }
+        let e = &*e;
+        let works = match selection {
+            Err(why) => Works::No(why),
+            Ok(_) if !try_it => Works::NotTried(TOO_MANY),
+            Ok(selection) => tried(e, &selection, &keeps, cpu),
         };
         if json {
             writeln!(out, "{}", as_json(e, &works))?;
@@ -77,11 +88,17 @@ pub fn main(args: &EventsArgs) -> Result<ExitCode> {
         }
         writeln!(out, "{}", line(e, &works, &mut reasons))?;
     }
-    if !json {
+    if json {
+        // Where only JSON is expected this has no place.
+        if let Some(why) = &unknown {
+            eprintln!("prof: {}", text::for_terminal(why.as_bytes()));
+        }
+    } else {
         let gap = if entries.is_empty() { "" } else { "\n" };
-        if entries.is_empty() {
+        if entries.is_empty() && unknown.is_none() {
             writeln!(out, "no event is named by '{}'", text::for_terminal(pattern.as_bytes()))?;
         }
+        notes.extend(unknown);
         notes.splice(0..0, reasons.lines());
         for (i, note) in notes.iter().enumerate() {
             let gap = if i == 0 { gap } else { "" };
@@ -153,8 +170,29 @@ fn as_json(e: &Entry, works: &Works) -> serde_json::Value {
     })
 }
 
+/// What `-e` would make of it; of a figure nothing is to be opened.
+fn selected(e: &Entry, catalogue: &Catalogue) -> Result<Selection, String> {
+    if e.kind == Kind::Figure {
+        return Ok(Selection::default());
+    }
+    let mut request = Request::default();
+    let selection = request.add("", &e.name).and_then(|()| request.resolve(catalogue));
+    selection.map_err(|e| e.message)
+}
+
+/// With what can be told only when it is looked at: the id that it has in the records,
+/// unless it stands for several events, and what a tracepoint tells.
+fn complete(e: &mut Entry, selection: &Selection, catalogue: &Catalogue) {
+    if let (true, [event]) = (selection.metrics.is_empty(), selection.events.as_slice()) {
+        e.id = e.id.or(event.id());
+    }
+    if e.kind == Kind::Tracepoint && e.description.is_empty() {
+        e.description = catalogue.about_tracepoint(e).unwrap_or_default();
+    }
+}
+
 /// Opens it, as `-e` would.
-fn tried(e: &Entry, catalogue: &Catalogue, keeps: &Keeps, cpu: u32) -> Works {
+fn tried(e: &Entry, selection: &Selection, keeps: &Keeps, cpu: u32) -> Works {
     if e.kind == Kind::Figure {
         let known = figures::EVENTS.iter().find(|f| f.name == e.name);
         return match known.and_then(|f| keeps.lacks(f.event)) {
@@ -162,12 +200,6 @@ fn tried(e: &Entry, catalogue: &Catalogue, keeps: &Keeps, cpu: u32) -> Works {
             None => Works::Yes,
         };
     }
-    let mut request = Request::default();
-    let selection = request.add("", &e.name).and_then(|()| request.resolve(catalogue));
-    let selection = match selection {
-        Ok(selection) => selection,
-        Err(e) => return Works::No(e.message),
-    };
     for event in selection.events.iter().filter(|e| !matches!(e.source, Source::Figure(_))) {
         let Some(attr) = &event.attr else { continue };
         let cpu = event.cpus.as_ref().and_then(|c| c.iter().next()).unwrap_or(cpu);

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::io::BufWriter;
+use std::io::IsTerminal as _;
 use std::io::Write;
 use std::path::Path;
 use std::rc::Rc;
@@ -29,6 +30,10 @@ use crate::cli::Color;
 use crate::cli::Shared;
 use crate::stacks::Stacks;
 
+/// Columns below which a terminal is not believed, and the most that COLUMNS may say.
+const MIN_WIDTH: usize = 40;
+const MAX_WIDTH: usize = 10_000;
+
 /// Where an output goes that names no file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Default {
@@ -48,25 +53,27 @@ impl Output {
     /// Opens one; of the options, what the place decides is overwritten.
     fn open(spec: &OutputSpec, options: &Options, color: Color, default: Default) -> Result<Self> {
         let to_stderr = spec.sink == Sink::Default && default == Default::Stderr;
-        let (writer, name, color, width): (Box<dyn Write + Send>, _, _, _) = match &spec.sink {
+        let (writer, name, color, width, cut): (Box<dyn Write + Send>, _, _, _, _) = match &spec
+            .sink
+        {
             Sink::File(path) => {
                 let file = FileSink::open(path)
                     .with_context(|| format!("output file {}", path.display()))?;
-                (Box::new(file), path.display().to_string(), false, 120)
+                (Box::new(file), path.display().to_string(), false, columns().unwrap_or(120), false)
             }
             _ if to_stderr => {
                 let to = io::stderr();
-                let (color, width) = (color.on(&to), terminal_width(&to));
-                (Box::new(to), "standard error".into(), color, width)
+                let (color, width, cut) = (color.on(&to), terminal_width(&to), to.is_terminal());
+                (Box::new(to), "standard error".into(), color, width, cut)
             }
             _ => {
                 let to = io::stdout();
-                let (color, width) = (color.on(&to), terminal_width(&to));
-                (Box::new(to), "standard output".into(), color, width)
+                let (color, width, cut) = (color.on(&to), terminal_width(&to), to.is_terminal());
+                (Box::new(to), "standard output".into(), color, width, cut)
             }
         };
         let boot_offset_ns = clock::boot_realtime_ns();
-        let options = Options { color, width, boot_offset_ns, ..options.clone() };
+        let options = Options { color, width, cut, boot_offset_ns, ..options.clone() };
         Ok(Self {
             exporter: spec.format.exporter(&options),
             writer: BufWriter::with_capacity(64 * 1024, writer),
@@ -284,11 +291,18 @@ impl Outputs {
     }
 }
 
-/// Columns of a terminal; of anything else, 100.
+/// Columns of a terminal; of anything else what COLUMNS says, or 100.
 pub fn terminal_width(to: &impl std::os::fd::AsFd) -> usize {
     rustix::termios::tcgetwinsize(to)
         .ok()
         .map(|w| usize::from(w.ws_col))
-        .filter(|w| *w >= 40)
+        .filter(|w| *w >= MIN_WIDTH)
+        .or_else(columns)
         .unwrap_or(100)
+}
+
+/// How wide somebody says that it is.
+fn columns() -> Option<usize> {
+    let said = std::env::var("COLUMNS").ok()?.parse().ok();
+    said.filter(|w| (MIN_WIDTH..=MAX_WIDTH).contains(w))
 }

@@ -4,6 +4,7 @@ use anyhow::Result;
 use anyhow::bail;
 use prof_events::Catalogue;
 use prof_events::Event;
+use prof_events::EventError;
 use prof_events::Host;
 use prof_events::Request;
 use prof_events::Selection;
@@ -26,6 +27,9 @@ use prof_model::rules::RuleSet;
 
 use crate::cli::Shared;
 use crate::vendor::Vendor;
+
+/// What helps where a machine lacks an event.
+const KEEP_GOING: &str = "--keep-going leaves out what this machine lacks";
 
 /// What was asked for, as far as this machine has it.
 #[derive(Debug, Clone, Default)]
@@ -63,14 +67,14 @@ pub fn from_options(shared: &Shared, rules: &RuleSet) -> Result<Selected> {
     let (selection, errors) = if shared.keep_going {
         request.resolve_what_is_there(&catalogue)
     } else {
-        (request.resolve(&catalogue)?, Vec::new())
+        (request.resolve(&catalogue).map_err(or_keep_going)?, Vec::new())
     };
     let mut selected = Selected {
         events: selection.figures(),
-        left_out: errors.iter().map(|e| e.message.clone()).collect(),
+        left_out: errors.iter().map(EventError::in_one_line).collect(),
         ..Selected::default()
     };
-    selected.add_counters(&selection, shared.keep_going)?;
+    selected.add_counters(&selection, &catalogue, shared.keep_going)?;
     if selected.events.is_empty() && selected.specs.is_empty() {
         bail!("none of the events can be counted here: {}", selected.left_out.join("; "));
     }
@@ -86,6 +90,19 @@ pub fn from_options(shared: &Shared, rules: &RuleSet) -> Result<Selected> {
         selected.sort = Some(selected.find(name)?);
     }
     Ok(selected)
+}
+
+/// With how to go on without it, where the list may be right on another machine. A name
+/// that comes near another is rather a slip.
+fn or_keep_going(e: EventError) -> EventError {
+    if !e.kind.is_about_this_machine() || !e.near.is_empty() {
+        return e;
+    }
+    let help = match e.help.is_empty() {
+        true => KEEP_GOING.to_owned(),
+        false => format!("{}; {KEEP_GOING}", e.help),
+    };
+    EventError { help: help.into(), ..e }
 }
 
 /// The events to sample by, instead of the timer.
@@ -160,7 +177,12 @@ pub fn catalogue() -> Catalogue {
 }
 
 impl Selected {
-    fn add_counters(&mut self, selection: &Selection, keep_going: bool) -> Result<()> {
+    fn add_counters(
+        &mut self,
+        selection: &Selection,
+        catalogue: &Catalogue,
+        keep_going: bool,
+    ) -> Result<()> {
         let mut online = None;
         let mut places = vec![None; selection.events.len()];
         for group in &selection.groups {
@@ -175,7 +197,7 @@ impl Selected {
                     Some(online) => online,
                     None => online.insert(host::online_cpus()?),
                 };
-                match spec(event, online) {
+                match spec(event, online, catalogue) {
                     Ok(mut spec) => {
                         let place = self.specs.len();
                         if group.braces && !group.weak {
@@ -185,8 +207,10 @@ impl Selected {
                         self.table.counters.push(self.counter(event));
                         self.specs.push(spec);
                     }
+                    // That is wrong on every machine.
+                    Err(e) if e.is::<EventError>() => return Err(e),
                     Err(e) if keep_going => self.left_out.push(format!("{e:#}")),
-                    Err(e) => return Err(e),
+                    Err(e) => bail!("{e:#}\n  {KEEP_GOING}"),
                 }
             }
         }
@@ -202,11 +226,16 @@ impl Selected {
         Ok(())
     }
 
-    /// Names are keys in the records: a second event of a name gets a number.
+    /// Names are keys in the records: a second event of a name gets a number, and so does
+    /// one that is called as a figure is.
     fn counter(&self, event: &Event) -> Counter {
         let mut name = event.name.clone();
         let mut n = 1;
-        while self.table.counters.iter().any(|c| c.name == name) {
+        let is_taken = |name: &str| {
+            self.events.iter().any(|e| e.info().name == name)
+                || self.table.counters.iter().any(|c| c.name == name)
+        };
+        while is_taken(&name) {
             n += 1;
             name = format!("{}#{n}", event.name);
         }
@@ -229,17 +258,24 @@ impl Selected {
             (Some(i), _) => Ok(Item::Counter(i)),
             (None, Some(info)) => Ok(Item::Figure(info.event)),
             (None, None) => {
-                let names = self.events.iter().map(|e| e.info().name.to_owned());
-                let counters = self.table.counters.iter().map(|c| c.name.clone());
+                let names = self.events.iter().map(|e| e.info().name);
+                let counters = self.table.counters.iter().map(|c| c.name.as_str());
                 let names: Vec<_> = names.chain(counters).collect();
-                bail!("--sort: '{name}' is not among the events: {}", names.join(", "))
+                let message = match self.table.metrics.iter().any(|m| m.name == name) {
+                    true => {
+                        format!("'{name}' is computed: processes are sorted by what is counted")
+                    }
+                    false => format!("'{name}' is not among the events"),
+                };
+                let help = format!("the events are: {}", names.join(", "));
+                Err(EventError::unknown_name("--sort", name, message, names, help).into())
             }
         }
     }
 }
 
 /// What to open for an event; tried, so that a command does not start in vain.
-fn spec(event: &Event, online: &[u32]) -> Result<CounterSpec> {
+fn spec(event: &Event, online: &[u32], catalogue: &Catalogue) -> Result<CounterSpec> {
     let Some(attr) = event.attr else {
         bail!("event {}: nothing to open", event.name);
     };
@@ -259,6 +295,13 @@ fn spec(event: &Event, online: &[u32]) -> Result<CounterSpec> {
         bail!("event {}: none of the CPUs that have it is online", event.name);
     };
     counters::probe(&event.name, &attr, *first)?;
-    let filter = event.tracepoint.as_ref().and_then(|t| t.filter.clone());
+    let tracepoint = event.tracepoint.as_ref();
+    let filter = tracepoint.and_then(|t| t.filter.clone());
+    if let (Some(t), Some(filter)) = (tracepoint, &filter)
+        && let Err(e) = counters::probe_filter(&attr, filter, *first)
+    {
+        let refused = catalogue.filter_refused(t, &e.to_string());
+        return Err(refused.map_or_else(|| e.into(), anyhow::Error::from));
+    }
     Ok(CounterSpec { name: event.name.clone(), attr, cpus, leader: None, filter })
 }

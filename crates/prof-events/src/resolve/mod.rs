@@ -12,6 +12,7 @@ mod unknown;
 
 use prof_model::figures;
 use prof_model::rules::Span;
+use prof_model::text;
 
 use crate::catalogue::Catalogue;
 use crate::error::ErrorKind;
@@ -104,8 +105,10 @@ impl Request {
     fn resolved(&self, catalogue: &Catalogue, keep_going: bool) -> (Selection, Vec<EventError>) {
         let mut errors = Vec::new();
         let mut draft = Draft::default();
-        let all_changes = |l: &List| l.ast.items.iter().all(|i| i.change != Change::List);
-        if self.lists.iter().all(all_changes) {
+        // A sign in front of a list is for all of it: who writes `+ipc,faults` wants more,
+        // and not `faults` alone.
+        let changes = |l: &List| l.ast.items.first().is_some_and(|i| i.change != Change::List);
+        if self.lists.iter().all(changes) {
             draft.add_figures(0, Span::default());
         }
         for (index, list) in self.lists.iter().enumerate() {
@@ -326,6 +329,7 @@ impl Draft {
         Ok(())
     }
 
+    /// All of it, with the events of metrics.
     fn finish(
         mut self,
         catalogue: &Catalogue,
@@ -346,7 +350,7 @@ impl Draft {
         let mut selection = Selection::default();
         for g in self.groups {
             let from = selection.events.len();
-            selection.events.extend(g.events);
+            selection.events.extend(g.events.into_iter().map(shown));
             let events = (from..selection.events.len()).collect();
             let (name, braces, weak) = (g.name, g.braces, g.weak);
             selection.groups.push(Group { name, events, braces, weak });
@@ -354,4 +358,10 @@ impl Draft {
         selection.metrics = metrics;
         selection
     }
+}
+
+/// A name is shown wherever the event is: it carries nothing that a terminal would obey,
+/// wherever it came from.
+fn shown(event: Event) -> Event {
+    Event { name: text::for_terminal(event.name.as_bytes()), ..event }
 }

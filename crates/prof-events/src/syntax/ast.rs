@@ -16,7 +16,7 @@ pub struct EventList {
 pub enum Change {
     /// `x`: is listed.
     List,
-    /// `+x`: is added. A list of nothing but changes starts from the default.
+    /// `+x`: is added. A list that begins with a change starts from the default.
     Add,
     /// `-x`: is left out.
     Remove,

@@ -35,7 +35,7 @@ pub fn block(i: &Interval, header: Option<&Header>, width: usize, color: bool) -
         })
         .collect();
     cells.extend(table.metrics.iter().map(|m| {
-        let value = table.metric(m, &i.figures);
+        let value = table.metric_of_all(m, &i.figures, Some(i.length_ns));
         cell(&value.map_or_else(|| "-".into(), |v| human::metric(v, m.unit)), &m.name)
     }));
     let each = VALUE + 1 + NAME + 1;

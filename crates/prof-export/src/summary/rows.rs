@@ -7,6 +7,7 @@ use prof_model::counters::Item;
 use prof_model::figures::Event;
 use prof_model::figures::EventSet;
 use prof_model::figures::Figures;
+use prof_model::figures::NR_EVENTS;
 use prof_model::figures::Value;
 use prof_model::record::Region;
 use prof_model::text;
@@ -58,9 +59,18 @@ impl View<'_> {
         }
     }
 
+    /// Whether the figures are those that somebody listed, and not most of them, as by
+    /// default.
+    fn lists_figures(&self) -> bool {
+        self.events.len() <= NR_EVENTS / 2
+    }
+
     /// Figures with a column after that of the leading event.
     fn others(&self, lead: Item) -> Vec<(Item, u8)> {
+        let is_usual = |e: Event| FIGURES.iter().any(|(usual, _)| *usual == e);
+        let listed = self.events.iter().filter(|e| self.lists_figures() && !is_usual(*e));
         let figures = FIGURES.into_iter().filter(|(e, _)| self.events.contains(*e));
+        let figures = figures.chain(listed.map(|e| (e, RANK_COUNT)));
         let counters = self.table.shown().map(|(i, _)| (Item::Counter(i), RANK_COUNT));
         let all = counters.chain(figures.map(|(e, rank)| (Item::Figure(e), rank)));
         all.filter(|(item, _)| *item != lead).collect()
@@ -75,6 +85,18 @@ impl View<'_> {
             Some(v) => Cell::plain(human::metric(v, m.unit)),
             None => Cell::new(layout::DIM, "-"),
         })
+    }
+
+    /// Notes what was asked for by name and has no column: of those that went, all from
+    /// `first` on are `others` and then metrics.
+    fn note_gone(&mut self, gone: &[usize], first: usize, others: &[(Item, u8)]) {
+        let places = gone.iter().filter_map(|i| i.checked_sub(first));
+        let name = |at: usize| match others.get(at) {
+            Some((Item::Figure(_), _)) if !self.lists_figures() => None,
+            Some((item, _)) => Some(human::name(*item, self.table).to_owned()),
+            None => self.table.metrics.get(at - others.len()).map(|m| m.name.clone()),
+        };
+        self.footnotes.no_column = places.filter_map(name).collect();
     }
 
     /// The table, and what it leaves out.
@@ -161,6 +183,7 @@ impl View<'_> {
         let others = self.others(lead);
         let mut columns = vec![Column::left("PROCESS", 0), Column::right("PID", RANK_PID)];
         columns.extend(self.lead_columns(lead));
+        let first = columns.len();
         columns.extend(
             others.iter().map(|(e, rank)| Column::right(human::title(*e, self.table), *rank)),
         );
@@ -193,7 +216,9 @@ impl View<'_> {
                 }
             }
         }
-        out.push_str(&layout::table(&columns, &rows, self.width, 24, self.color));
+        let (table, gone) = layout::table_and_gone(&columns, &rows, self.width, 24, self.color);
+        out.push_str(&table);
+        self.note_gone(&gone, first, &others);
         self.fold_line(lead, left_out, shown, "process", "processes", out);
     }
 
@@ -283,6 +308,7 @@ impl View<'_> {
         let mut columns = vec![name, Column::right("PROCESSES", 0)];
         columns.extend(self.lead_columns(lead));
         columns.push(Column::right("MEAN", RANK_PID));
+        let first = columns.len();
         columns.extend(others.iter().map(|(e, rank)| match e {
             Item::Figure(Event::PeakRss) => Column::right("MAX RSS", *rank),
             _ => Column::right(human::title(*e, self.table), *rank),
@@ -312,7 +338,9 @@ impl View<'_> {
             });
             rows.push(row);
         }
-        out.push_str(&layout::table(&columns, &rows, self.width, 24, self.color));
+        let (table, gone) = layout::table_and_gone(&columns, &rows, self.width, 24, self.color);
+        out.push_str(&table);
+        self.note_gone(&gone, first, &others);
         self.fold_line(lead, groups.len() - shown, sum, "executable", "executables", out);
     }
 

@@ -2,6 +2,7 @@
 
 use prof_model::counters::Item;
 use prof_model::figures::Event;
+use prof_model::figures::EventSet;
 use prof_model::figures::Figures;
 use prof_model::figures::Unit;
 use prof_model::figures::Value;
@@ -15,6 +16,9 @@ use crate::layout;
 /// Columns of the value, and of the name.
 const VALUE: usize = 18;
 const NAME: usize = 22;
+
+/// Ids of the kernel's `cpu-clock` and `task-clock`, with whatever modifiers.
+const CPU_CLOCKS: [u32; 2] = [0x0100_0000, 0x0100_0001];
 
 impl View<'_> {
     pub(super) fn totals(&mut self, out: &mut String, header: Option<&Header>, end: Option<&End>) {
@@ -43,6 +47,10 @@ impl View<'_> {
             }
         }
         self.counts(out, end);
+        if let (true, Some(e)) = (self.asks_for_time_only(), end) {
+            let (value, name) = (msec(e.duration_ns), Event::WallTime.info().name);
+            out.push_str(&format!("{value:>VALUE$} {name}\n"));
+        }
         if let Some(e) = end {
             let seconds = e.duration_ns as f64 / 1e9;
             out.push_str(&format!("\n{seconds:>VALUE$.6} seconds time elapsed\n"));
@@ -59,6 +67,14 @@ impl View<'_> {
             }
         }
         out.push('\n');
+    }
+
+    /// Whether nothing is shown above the time elapsed: then that is what was asked for, and
+    /// stands in its place too.
+    fn asks_for_time_only(&self) -> bool {
+        self.events == EventSet::EMPTY.with(Event::WallTime)
+            && self.table.shown().next().is_none()
+            && self.table.metrics.is_empty()
     }
 
     /// The total that the stream gives; without its last record, what the
@@ -94,7 +110,7 @@ impl View<'_> {
             out.push('\n');
         }
         for m in &table.metrics {
-            let value = table.metric(m, self.sums(end));
+            let value = table.metric_of_all(m, self.sums(end), end.map(|e| e.duration_ns));
             let value = value.map_or_else(|| "-".into(), |v| human::metric(v, m.unit));
             let about = self.paint(layout::DIM, &format!("# {}", m.about));
             let line = format!("{value:>VALUE$} {:NAME$} {about}", m.name);
@@ -108,8 +124,18 @@ impl View<'_> {
     fn count_comment(&self, i: usize, v: u64, end: Option<&End>) -> Option<String> {
         let sums = self.sums(end);
         let count = sums.counts.get(i)?;
+        let counter = self.table.counters.get(i)?;
         let clock = sums.get(Event::TaskClock).get().filter(|c| *c > 0);
-        let mut comment = clock.map(|c| rate(v as f64 / c as f64 * 1e9)).unwrap_or_default();
+        let elapsed = end.map(|e| e.duration_ns).filter(|d| *d > 0);
+        let comment = match counter.unit.as_str() {
+            "ns" if counter.perf_id.is_some_and(|id| CPU_CLOCKS.contains(&id)) => {
+                elapsed.map(|d| cpus(v as f64 / d as f64))
+            }
+            // Time by time would be how exact two clocks are.
+            "ns" => None,
+            _ => clock.map(|c| rate(v as f64 / c as f64 * 1e9)),
+        };
+        let mut comment = comment.unwrap_or_default();
         if count.is_scaled() {
             let part = count.running_ns as f64 / count.enabled_ns as f64;
             comment += &format!("  (scaled: counted {} of the time)", human::percent(part));
@@ -148,7 +174,7 @@ impl View<'_> {
             Some(format!("{:>9} of {whole}", human::percent(ratio(total))))
         };
         match e {
-            Event::TaskClock => elapsed.map(|d| format!("{:>9.3} CPUs utilized", ratio(d))),
+            Event::TaskClock => elapsed.map(|d| cpus(ratio(d))),
             Event::UserTime | Event::SystemTime => part_of(Event::TaskClock),
             Event::MinorFaults | Event::MajorFaults => part_of(Event::PageFaults),
             Event::VoluntarySwitches | Event::InvoluntarySwitches => {
@@ -174,6 +200,11 @@ impl View<'_> {
             Event::WallTime => None,
         }
     }
+}
+
+/// As perf writes it.
+fn cpus(utilized: f64) -> String {
+    format!("{utilized:>9.3} CPUs utilized")
 }
 
 /// As perf writes rates.

@@ -82,6 +82,11 @@ impl Privileges {
         self.initial_user_ns && (split || self.has("CAP_SYS_ADMIN"))
     }
 
+    /// Whether they are all that the kernel asks of those who count whatever it counts.
+    pub(crate) fn may_count(&self) -> bool {
+        self.initial_user_ns && (self.has("CAP_PERFMON") || self.has("CAP_SYS_ADMIN"))
+    }
+
     /// What to do about a refusal.
     pub fn cure(&self) -> String {
         if !self.initial_user_ns {

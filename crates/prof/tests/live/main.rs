@@ -15,6 +15,7 @@ mod commands;
 mod control;
 mod counters;
 mod doctor;
+mod events;
 mod figures;
 mod generated;
 mod harness;
