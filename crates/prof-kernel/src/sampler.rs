@@ -15,7 +15,7 @@ pub mod files;
 mod finish;
 pub mod gather;
 pub mod generated;
-mod known;
+pub mod known;
 pub mod off_cpu;
 mod python;
 mod room;

@@ -41,8 +41,21 @@ pub struct Module {
     /// As the process saw it; `[vdso]`, `[anon:PID]` for what is no file.
     #[serde(with = "path_bytes")]
     pub path: PathBuf,
-    /// GNU build id; empty if the file has none.
+    /// GNU build id, or Go's where there is no other; empty if the file has none.
     pub build_id: Vec<u8>,
+    /// What else tells the file from another: where it has no build id, that is all.
+    pub identity: Option<Identity>,
+}
+
+/// What a file is known by that does not say which build it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Identity {
+    /// Bytes.
+    pub size: u64,
+    /// When it was written last, s and ns since 1970.
+    pub mtime: (i64, u32),
+    /// Its number in its file system.
+    pub ino: u64,
 }
 
 impl Module {

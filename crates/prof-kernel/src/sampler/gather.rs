@@ -228,7 +228,8 @@ impl Gatherer {
     }
 
     fn module(&mut self, path: PathBuf, build_id: Vec<u8>, code: Code) -> ModuleId {
-        self.profile.modules.push(Module { path, build_id });
+        let identity = known::identity(&code);
+        self.profile.modules.push(Module { path, build_id, identity });
         self.code.push(Kept::Open(code));
         ModuleId(self.profile.modules.len() as u32 - 1)
     }
@@ -298,7 +299,11 @@ impl Gatherer {
         if let (Ok(made), Code::File(file)) = (&table, &code) {
             self.python.complete(id, file, made);
         }
-        let build_id = table.as_ref().map(|t| t.build_id.clone()).unwrap_or_default();
+        let build_id = match (&table, &code) {
+            (Ok(table), _) => table.build_id.clone(),
+            (Err(_), Code::File(file)) => prof_unwind::build_id(file),
+            (Err(_), _) => Vec::new(),
+        };
         let used = self.taken;
         let mut known = Known { key, path, build_id, code: Some(code), module: None, table, used };
         if let Some(module) = self.untold.remove(&id) {
@@ -311,8 +316,10 @@ impl Gatherer {
     fn name_module(&mut self, module: ModuleId, known: &mut Known) {
         let at = module.0 as usize;
         let build_id = std::mem::take(&mut known.build_id);
-        self.profile.modules[at] = Module { path: known.path.clone(), build_id };
-        self.code[at] = Kept::Open(known.code.take().unwrap_or(Code::Gone("not kept".into())));
+        let code = known.code.take().unwrap_or(Code::Gone("not kept".into()));
+        let identity = known::identity(&code);
+        self.profile.modules[at] = Module { path: known.path.clone(), build_id, identity };
+        self.code[at] = Kept::Open(code);
         self.profile.no_tables.extend(known.table.as_ref().err().map(|why| (module, why.clone())));
         known.module = Some(module);
     }

@@ -16,7 +16,7 @@ use flate2::write::GzEncoder;
 use prof_model::stacks::StackProfile;
 
 /// Names the format and its version: what is behind it changes with the version.
-const HEAD: &[u8] = b"prof stacks 3\n";
+const HEAD: &[u8] = b"prof stacks 4\n";
 
 /// Largest profile that is read, bytes unpacked: a file may say anything.
 const MAX_BYTES: u64 = 4 << 30;
@@ -63,6 +63,7 @@ pub fn read(path: &Path) -> Result<StackProfile> {
 mod tests {
     use super::*;
     use prof_model::stacks::FrameKind;
+    use prof_model::stacks::Identity;
     use prof_model::stacks::Interner;
     use prof_model::stacks::Module;
     use prof_model::stacks::ModuleId;
@@ -71,9 +72,10 @@ mod tests {
 
     fn profile() -> StackProfile {
         let path = OsStr::from_bytes(b"/tmp/not\xfftext").into();
+        let identity = Identity { size: 4096, mtime: (-1, 999_999_999), ino: u64::MAX };
         let mut p = StackProfile {
             command: vec!["a".into()],
-            modules: vec![Module { path, build_id: vec![1, 2, 3] }],
+            modules: vec![Module { path, build_id: vec![1, 2, 3], identity: Some(identity) }],
             ..StackProfile::default()
         };
         let mut interner = Interner::default();

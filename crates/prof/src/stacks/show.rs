@@ -17,9 +17,12 @@ use prof_export::stacks::StackFormat;
 use prof_export::stacks::StackOptions;
 use prof_export::stacks::StackOutputSpec;
 use prof_export::stacks::without_table;
+use prof_kernel::host;
 use prof_kernel::sampler::gather::Code;
 use prof_kernel::sampler::generated::Generated;
+use prof_kernel::sampler::known;
 use prof_model::stacks::Function;
+use prof_model::stacks::Module;
 use prof_model::stacks::ModuleId;
 use prof_model::stacks::StackProfile;
 use prof_symbols::Options;
@@ -52,6 +55,27 @@ pub struct How {
     pub cache: Option<PathBuf>,
 }
 
+/// Why a file that is there is not the one that was recorded, if that can be told without
+/// reading it: by size and time where there is no build id. On the machine on which it was
+/// recorded (`here`) also by its number, which a copy has another of.
+pub fn is_another(module: &Module, file: &File, here: bool) -> Option<&'static str> {
+    let then = module.identity.filter(|_| module.build_id.is_empty())?;
+    let now = known::identity_of(&file.metadata().ok()?);
+    if now.size != then.size {
+        return Some("the file changed since: it has no build id, and its size is another");
+    }
+    // Archives keep seconds.
+    let is_whole = now.mtime.1 == 0 || then.mtime.1 == 0;
+    if now.mtime.0 != then.mtime.0 || now.mtime.1 != then.mtime.1 && !is_whole {
+        return Some(
+            "it may be another file: it has no build id, and its time is another (copies that \
+             keep it: cp -p)",
+        );
+    }
+    (here && now.ino != then.ino)
+        .then_some("it may be another file: it has no build id, and its inode is another")
+}
+
 /// Names all frames: of code that was held since it was met. What processes made has its
 /// names, or none, by [`name_generated`].
 pub fn name(profile: &mut StackProfile, code: &[Code], how: &How) {
@@ -63,6 +87,26 @@ pub fn name(profile: &mut StackProfile, code: &[Code], how: &How) {
             eprintln!("prof: asking for the debug files of {} modules", ids.len());
         }
         options.fetched = debuginfod::fetch(&ids, &options.debug_dirs);
+    }
+    // What is held may have been written to since.
+    let here = how.symfs.is_none() && profile.host == host::uname().0;
+    let why: Vec<_> = profile
+        .modules
+        .iter()
+        .zip(code)
+        .map(|(module, code)| match code {
+            Code::File(file) => is_another(module, file, here).map(str::to_owned),
+            Code::Gone(why) if module.path.is_absolute() => {
+                Some(format!("its file is not there: {why}"))
+            }
+            Code::Gone(why) => Some(why.clone()),
+            Code::Image(_) | Code::Generated(_) => None,
+        })
+        .collect();
+    let of = |m: ModuleId| why.get(m.0 as usize)?.clone();
+    for frame in profile.frames.iter_mut().filter(|f| f.functions.is_empty()) {
+        let why = frame.module.and_then(of);
+        frame.unnamed = frame.unnamed.take().or(why);
     }
     let symbolizer = Symbolizer::new(options);
     let modules = profile.modules.clone();
@@ -78,7 +122,7 @@ pub fn name(profile: &mut StackProfile, code: &[Code], how: &How) {
             Code::Generated(_) | Code::Gone(_) => None,
         }
     });
-    name_by_place(profile, code);
+    name_by_place(profile, code, here);
 }
 
 /// Names code that processes made, by what they have told of it: later there may be
@@ -153,7 +197,7 @@ fn told(code: &Generated, owner: Option<u32>) -> Result<Told<'_>, String> {
 
 /// What has no name is at least of some function: the file's unwind information says
 /// where that begins. Without it each address would stand for itself.
-fn name_by_place(profile: &mut StackProfile, code: &[Code]) {
+fn name_by_place(profile: &mut StackProfile, code: &[Code], here: bool) {
     let mut without: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
     for (i, frame) in profile.frames.iter().enumerate() {
         if let (true, Some(ModuleId(at))) = (frame.functions.is_empty(), frame.module) {
@@ -163,6 +207,11 @@ fn name_by_place(profile: &mut StackProfile, code: &[Code]) {
     for (at, frames) in without {
         let Some(Code::File(file)) = code.get(at as usize) else { continue };
         let Some(module) = profile.modules.get(at as usize) else { continue };
+        // Of another file its functions say nothing.
+        let is_it = module.build_id.is_empty() || prof_unwind::build_id(file) == module.build_id;
+        if !is_it || is_another(module, file, here).is_some() {
+            continue;
+        }
         let Ok(functions) = Table::functions(file, &Limits::default()) else { continue };
         let name = module.name();
         for i in frames {

@@ -156,3 +156,43 @@ fn names_are_kept_for_the_next_time() {
     assert!(!run(&["--no-cache"]).contains("hidden_work"));
     assert!(run(&[]).contains("hidden_work"));
 }
+
+/// What `prof report` makes of a recording.
+fn reported(recording: &Path, options: &[&str]) -> String {
+    let output = command("report").args(["--no-cache"]).args(options).arg(recording).output();
+    let output = output.expect("prof report");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn another_build_is_not_taken_for_the_one_that_ran() {
+    let Some(_turn) = live("another build") else { return };
+    if !crate::stacks::taken("another build") || !has("cc", "gcc") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| dir.path().join(name);
+    let (source, program, recording) = (at("x.c"), at("x"), at("x.stacks"));
+    fs::write(&source, SOURCE).expect("a source");
+    let to = format!("raw:{}", recording.display());
+    for (id, why) in [("sha1", "its build id is another"), ("none", "it has no build id, and its")]
+    {
+        let build = |level: &str| {
+            let id = format!("-Wl,--build-id={id}");
+            let [s, p] = [&source, &program].map(|p| p.to_str().expect("a path"));
+            tool("cc", &[level, &id, s, "-o", p]);
+        };
+        build("-O1");
+        run(&["-o", &to], &[program.to_str().expect("a path")]);
+        let same = reported(&recording, &["-o", "folded"]);
+        assert!(same.contains(";main;hidden_work "), "{id}: {same}");
+        build("-O0");
+        let other = reported(&recording, &["-o", "folded"]);
+        assert!(other.contains("[unknown in x+"), "{id}: {other}");
+        assert!(!other.contains("hidden_work") && !other.contains(" in x]"), "{id}: {other}");
+        let text = reported(&recording, &[]);
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains(why), "{id}: {text}");
+    }
+}
