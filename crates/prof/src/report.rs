@@ -24,6 +24,12 @@ use crate::stacks::show::StackOutput;
 /// Names what was recorded, with the files that this machine has, and shows it.
 pub fn main(args: &ReportArgs) -> Result<ExitCode> {
     let mut profile = raw::read(&args.file)?;
+    let asked = match args.output.is_empty() {
+        true => vec![StackOutputSpec { format: StackFormat::Text, sink: Sink::Default }],
+        false => args.output.clone(),
+    };
+    let outputs: Vec<_> = asked.into_iter().map(StackOutput::Shown).collect();
+    show::try_open(&outputs)?;
     let how = How {
         root: Root::default(),
         top: args.top,
@@ -35,12 +41,7 @@ pub fn main(args: &ReportArgs) -> Result<ExitCode> {
     };
     let code: Vec<_> = profile.modules.iter().map(|m| code_of(m, args.symfs.as_deref())).collect();
     show::name(&mut profile, &code, &how);
-    let asked = match args.output.is_empty() {
-        true => vec![StackOutputSpec { format: StackFormat::Text, sink: Sink::Default }],
-        false => args.output.clone(),
-    };
-    let outputs: Vec<_> = asked.into_iter().map(StackOutput::Shown).collect();
-    show::write(&profile, &outputs, &how)?;
+    show::write(&profile, &outputs, &how).1?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -137,6 +137,11 @@ impl Stacks {
         Some(Self { plan, outputs, how, processes: Processes::default() })
     }
 
+    /// Whether what is asked for can be written.
+    pub fn try_open(&self) -> Result<()> {
+        show::try_open(&self.outputs)
+    }
+
     /// To be told of the records of the stream.
     pub fn processes(&self) -> Processes {
         self.processes.clone()
@@ -196,13 +201,14 @@ impl Running {
         show::name_generated(&mut taken.profile, &taken.code, |pid| processes.owner(pid));
         // What else is kept for later is not named.
         let (raw, shown): (Vec<_>, Vec<_>) = outputs.into_iter().partition(|o| !o.is_named());
-        let kept = show::write(&taken.profile, &raw, &how);
+        let (mut written, kept) = show::write(&taken.profile, &raw, &how);
         if !shown.is_empty() {
             show::name(&mut taken.profile, &taken.code, &how);
         }
-        let written = show::write(&taken.profile, &shown, &how);
-        show::tell(&taken.profile, raw.iter().chain(&shown));
-        kept.and(written)
+        let (also, result) = show::write(&taken.profile, &shown, &how);
+        written.extend(also);
+        show::tell(&taken.profile, written.into_iter());
+        kept.and(result)
     }
 }
 

@@ -7,10 +7,12 @@ use std::io::BufWriter;
 use std::io::IsTerminal as _;
 use std::io::Write;
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use anyhow::Result;
+use anyhow::bail;
 use prof_export::Sink;
 use prof_export::stacks::Root;
 use prof_export::stacks::StackFormat;
@@ -230,17 +232,47 @@ fn name_by_place(profile: &mut StackProfile, code: &[Code], here: bool) {
     }
 }
 
-/// Writes each output; the first error is told when all were tried.
-pub fn write(profile: &StackProfile, outputs: &[StackOutput], how: &How) -> Result<()> {
+/// Writes each output, and says which were; the first error is told when all were tried.
+pub fn write<'a>(
+    profile: &StackProfile,
+    outputs: &'a [StackOutput],
+    how: &How,
+) -> (Vec<&'a StackOutput>, Result<()>) {
+    let mut written = Vec::with_capacity(outputs.len());
     let mut result = Ok(());
     for spec in outputs {
-        if let Err(e) = write_one(profile, spec, how)
-            && result.is_ok()
-        {
-            result = Err(e);
+        match write_one(profile, spec, how) {
+            Ok(()) => written.push(spec),
+            Err(e) => result = result.and(Err(e)),
         }
     }
-    result
+    (written, result)
+}
+
+/// Whether outputs can be written, which is to be known before anything is measured. What
+/// is there stays as it is until there is something to be written.
+pub fn try_open(outputs: &[StackOutput]) -> Result<()> {
+    for output in outputs {
+        match output.sink() {
+            Sink::File(path) => {
+                try_file(path).with_context(|| format!("output file {}", path.display()))?
+            }
+            Sink::Default | Sink::Stdout if output.is_binary() && io::stdout().is_terminal() => {
+                let name = output.name();
+                bail!("-o {name}: no terminal can show it: name a file, -o {name}:FILE");
+            }
+            Sink::Default | Sink::Stdout => {}
+        }
+    }
+    Ok(())
+}
+
+fn try_file(path: &Path) -> io::Result<()> {
+    // A pipe would wait for its reader, who would take this for all that comes.
+    if path.metadata().is_ok_and(|m| !m.is_file() && !m.is_dir()) {
+        return Ok(());
+    }
+    File::options().write(true).create(true).truncate(false).open(path).map(drop)
 }
 
 /// An output of stacks.
@@ -253,6 +285,28 @@ pub enum StackOutput {
 }
 
 impl StackOutput {
+    fn sink(&self) -> &Sink {
+        match self {
+            Self::Shown(spec) => &spec.sink,
+            Self::Raw(sink) => sink,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Shown(spec) => spec.format.name(),
+            Self::Raw(_) => "raw",
+        }
+    }
+
+    /// Whether it is nothing that a terminal could show.
+    fn is_binary(&self) -> bool {
+        match self {
+            Self::Shown(s) => matches!(s.format, StackFormat::Pprof | StackFormat::Perfdata),
+            Self::Raw(_) => true,
+        }
+    }
+
     /// Whether names are needed.
     pub fn is_named(&self) -> bool {
         matches!(self, Self::Shown(_))
@@ -303,10 +357,9 @@ fn is_for_people(format: Option<StackFormat>) -> bool {
 /// A line for the terminal about files that were written.
 pub fn tell<'a>(profile: &StackProfile, outputs: impl Iterator<Item = &'a StackOutput>) {
     let files: Vec<_> = outputs
-        .filter_map(|o| match o {
-            StackOutput::Raw(Sink::File(path)) => Some(path),
-            StackOutput::Shown(StackOutputSpec { sink: Sink::File(path), .. }) => Some(path),
-            StackOutput::Raw(_) | StackOutput::Shown(_) => None,
+        .filter_map(|o| match o.sink() {
+            Sink::File(path) => Some(path),
+            Sink::Default | Sink::Stdout => None,
         })
         .map(|p| p.display().to_string())
         .collect();
@@ -315,12 +368,12 @@ pub fn tell<'a>(profile: &StackProfile, outputs: impl Iterator<Item = &'a StackO
     }
     let n = profile.samples.len();
     let whole = profile.samples.iter().filter(|s| s.whole.is_whole()).count();
-    let share = if n == 0 { 100.0 } else { 100.0 * whole as f64 / n as f64 };
-    eprintln!(
-        "prof: {n} samples, processes: {}, {share:.1} % of the stacks whole: {}",
-        profile.processes.len(),
-        files.join(", ")
-    );
+    let share = match n {
+        0 => String::new(),
+        _ => format!(", {:.1} % of the stacks whole", 100.0 * whole as f64 / n as f64),
+    };
+    let (processes, files) = (profile.processes.len(), files.join(", "));
+    eprintln!("prof: {n} samples, processes: {processes}{share}: {files}");
     for line in without_table(profile) {
         eprintln!("prof: {line}");
     }

@@ -559,3 +559,33 @@ fn nothing_is_kept_of_processes_that_are_gone() {
     watch.stop();
     assert!(raw::read(&file).expect("stacks").processes.len() >= 5);
 }
+
+#[test]
+fn an_output_that_cannot_be_written_is_told_before_the_command_runs() {
+    let Some(_turn) = live("outputs that cannot be written") else { return };
+    if !taken("outputs that cannot be written") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let (ran, there) = (dir.path().join("ran"), dir.path().join("there"));
+    fs::write(&there, "as it was").expect("a file");
+    let touch = ["--", "touch", ran.to_str().expect("a path")];
+    for format in ["raw", "flamegraph", "pprof", "perfdata"] {
+        let to = format!("{format}:{}", dir.path().join("no/x").display());
+        let output = command("record").args(["-o", &to]).args(touch).output().expect("prof");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("output file"), "{format}: {said}");
+        assert!(!ran.exists(), "{format}: the command was run");
+    }
+    let to = format!("folded:{}", there.display());
+    let output = command("run").args(["-o", &to, "--", "/no/such/program"]).output();
+    assert!(!output.expect("prof").status.success());
+    assert_eq!(fs::read_to_string(&there).expect("a file"), "as it was");
+
+    let full = ["-o", "raw:/dev/full", "-o", &to, "--", "true"];
+    let output = command("run").args(full).output().expect("prof");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("writing to /dev/full"), "{said}");
+    let told = said.lines().find(|l| l.contains(" samples")).expect("what was written");
+    assert!(told.contains("there") && !told.contains("/dev/full"), "{said}");
+}
