@@ -61,6 +61,11 @@ pub enum Rate {
     Period(u64),
 }
 
+/// `PERF_TYPE_SOFTWARE`, and two of its events.
+const SOFTWARE: u32 = 1;
+const CPU_CLOCK: u64 = 0;
+const TASK_CLOCK: u64 = 1;
+
 /// An event that samples go by.
 #[derive(Debug, Clone)]
 pub struct Sampling {
@@ -75,13 +80,13 @@ pub struct Sampling {
 impl Sampling {
     /// The timer of the kernel, at this rate.
     pub fn clock(rate: Rate) -> Self {
-        const SOFTWARE: u32 = 1;
-        const CPU_CLOCK: u64 = 0;
-        Self {
-            event: "cpu-clock".into(),
-            attr: Attr { type_: SOFTWARE, config: CPU_CLOCK, ..Attr::default() },
-            rate,
-        }
+        let attr = Attr { type_: SOFTWARE, config: CPU_CLOCK, ..Attr::default() };
+        Self { event: "cpu-clock".into(), attr, rate }
+    }
+
+    /// Whether it is a timer: its events are nanoseconds.
+    pub fn is_clock(&self) -> bool {
+        self.attr.type_ == SOFTWARE && self.attr.config <= TASK_CLOCK
     }
 }
 

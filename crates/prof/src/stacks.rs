@@ -299,12 +299,11 @@ fn events(plan: &StackPlan) -> Vec<SampledEvent> {
 
 fn event(sampled: &Sampling) -> SampledEvent {
     use prof_kernel::sampler::Rate;
-    let is_clock = sampled.attr.type_ == 1 && sampled.attr.config <= 1;
     let (frequency_hz, period) = match sampled.rate {
         Rate::Hz(hz) => (Some(hz), None),
         Rate::Period(n) => (None, Some(n)),
     };
-    let unit = if is_clock { "ns" } else { "" };
+    let unit = if sampled.is_clock() { "ns" } else { "" };
     SampledEvent { name: sampled.event.clone(), unit: unit.into(), frequency_hz, period }
 }
 

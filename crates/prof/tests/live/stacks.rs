@@ -589,3 +589,28 @@ fn an_output_that_cannot_be_written_is_told_before_the_command_runs() {
     let told = said.lines().find(|l| l.contains(" samples")).expect("what was written");
     assert!(told.contains("there") && !told.contains("/dev/full"), "{said}");
 }
+
+#[test]
+fn what_samples_cannot_go_by_is_told_before_the_command_runs() {
+    let Some(_turn) = live("events that cannot be sampled by") else { return };
+    if !taken("events that cannot be sampled by") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let ran = dir.path().join("ran");
+    for (options, why) in [
+        (&["--by", "sched:sched_wakeup", "-c", "1"][..], "cannot go by a tracepoint"),
+        (&["-c", "100"], "in nanoseconds"),
+        (&["-e", "page-faults", "-c", "1"], "--by page-faults"),
+        (&["--by", "page-faults,cpu-clock/period=9999/"], "in nanoseconds"),
+    ] {
+        let output =
+            command("run").arg("-g").args(options).args(["--", "touch"]).arg(&ran).output();
+        let output = output.expect("prof");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(why), "{options:?}: {said}");
+        assert!(!ran.exists(), "{options:?}: the command was run");
+    }
+    let faults = run_stacks(&["--by", "page-faults", "-c", "1"], &["true"]);
+    assert!(faults.samples() > 10 && faults.weight() == faults.samples() as u64);
+}
