@@ -260,12 +260,13 @@ impl Sampler {
     }
 
     /// Tells of these files, as [`consume`](Self::consume) will say, before any process
-    /// runs them: this one maps them for a moment.
-    pub fn prepare(&self, files: &[PathBuf]) -> Result<()> {
+    /// runs them: this one maps them. They are to be kept until what is told of them was
+    /// consumed: the mapping leads to the file where its path, as the kernel half has it,
+    /// does not, as on an overlay.
+    pub fn prepare(&self, files: &[PathBuf]) -> Result<Vec<Mapped>> {
         let mapped: Vec<_> = files.iter().filter_map(|f| Mapped::new(f).ok()).collect();
         sys::prog_run(self.loaded.prog("sample_prepare")?).context("files to be prepared")?;
-        drop(mapped);
-        Ok(())
+        Ok(mapped)
     }
 
     /// From now on samples are taken.

@@ -249,9 +249,10 @@ impl Recording {
             ..StackProfile::default()
         };
         let mut gatherer = Gatherer::new(&sampler, profile, epoch, &plan.prepare)?;
-        sampler.prepare(&plan.prepare)?;
+        let mapped = sampler.prepare(&plan.prepare)?;
         // The tables are there when the first sample is.
         gatherer.pump(&mut sampler)?;
+        drop(mapped);
         sampler.start()?;
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?;
         let stopped = stop.try_clone()?;

@@ -6,7 +6,10 @@ mod places;
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::fs::File;
+use std::fs::Metadata;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -245,7 +248,7 @@ impl Gatherer {
         }
         self.deferred.remove(&rec.id);
         self.files.remove(&rec.id);
-        let name = PathBuf::from(std::ffi::OsStr::from_bytes(path));
+        let mut name = PathBuf::from(std::ffi::OsStr::from_bytes(path));
         if generated::is_jitdump(&name) {
             if let Ok(file) = files::find(rec, path, true) {
                 self.told.jitdump(rec.pid, file);
@@ -260,11 +263,28 @@ impl Gatherer {
         if let Code::File(file) = &code {
             self.python.meet(rec.id, file, &self.tables, sampler);
         }
-        if rec.pid == std::process::id() && !self.wanted.contains(&name) {
+        if rec.pid == std::process::id()
+            && let Code::File(file) = &code
+            && let Some(wanted) = self.wanted_as(&name, file)
+        {
+            name = wanted;
+        } else if rec.pid == std::process::id() {
             self.deferred.insert(rec.id, (rec.key, name, code));
             return;
         }
         self.learn(rec.id, Some(rec.key), name, code);
+    }
+
+    /// Which of the files that are wanted this is. The kernel half has its path within its
+    /// file system, which of a layer of an overlay is not where it can be found.
+    fn wanted_as(&self, name: &Path, file: &File) -> Option<PathBuf> {
+        if self.wanted.contains(name) {
+            return Some(name.to_owned());
+        }
+        let of = |m: Metadata| (m.len(), m.mtime(), m.mtime_nsec());
+        let own = of(file.metadata().ok()?);
+        let mut named = self.wanted.iter().filter(|w| w.file_name() == name.file_name());
+        named.find(|w| w.metadata().is_ok_and(|m| of(m) == own)).cloned()
     }
 
     /// A sample has met a file.
