@@ -38,6 +38,7 @@ mod jitdump;
 mod kernel;
 mod module;
 pub mod perf_map;
+mod plt;
 mod profile;
 mod ranges;
 mod wire;
