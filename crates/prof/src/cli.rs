@@ -535,8 +535,8 @@ pub struct ReportArgs {
     #[arg(short, long, value_name = "FORMAT[:FILE]")]
     pub output: Vec<StackOutputSpec>,
 
-    /// Where the programs and libraries are, as on the machine that recorded, and their
-    /// debug files
+    /// Where the programs and libraries are, as on the machine that recorded or by build id, and
+    /// their debug files
     #[arg(long, value_name = "DIR")]
     pub symfs: Option<PathBuf>,
 
