@@ -223,6 +223,17 @@ pub struct Process {
     pub to_ns: Option<u64>,
 }
 
+/// A `prof` event: profiling of a process was switched on or off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switch {
+    /// Of which process.
+    pub process: ProcessId,
+    /// When, [`StackProfile::start_ns`] being 0; ns.
+    pub time_ns: u64,
+    /// Bits of [`Flags`](crate::record::Flags): on or off, and why.
+    pub flags: u64,
+}
+
 /// A thread that was sampled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Thread {
@@ -386,6 +397,8 @@ pub struct StackProfile {
     pub processes: Vec<Process>,
     /// Threads.
     pub threads: Vec<Thread>,
+    /// When they were profiled: `prof` events, in their order.
+    pub switches: Vec<Switch>,
     /// Who woke threads.
     pub wakers: Vec<Waker>,
     /// Samples, in the order in which they were taken.
@@ -474,6 +487,11 @@ impl StackProfile {
         for (i, t) in self.threads.iter().enumerate() {
             if !fits(t.process.0, self.processes.len()) {
                 return Err(format!("thread {i}: no such process"));
+            }
+        }
+        for (i, s) in self.switches.iter().enumerate() {
+            if !fits(s.process.0, self.processes.len()) {
+                return Err(format!("switch {i}: no such process"));
             }
         }
         for (i, w) in self.wakers.iter().enumerate() {

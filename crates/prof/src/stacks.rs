@@ -56,8 +56,10 @@ use prof_model::rules::RuleSet;
 use prof_model::rules::Value;
 use prof_model::stacks::FrameKind;
 use prof_model::stacks::Kernel;
+use prof_model::stacks::ProcessId;
 use prof_model::stacks::SampledEvent;
 use prof_model::stacks::StackProfile;
+use prof_model::stacks::Switch;
 use rustix::event::EventfdFlags;
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
@@ -344,7 +346,11 @@ pub fn files_of(program: &Path) -> Vec<PathBuf> {
 #[derive(Debug, Clone, Default)]
 pub struct Processes {
     seen: Arc<Mutex<Vec<Seen>>>,
+    switched: Arc<Mutex<Vec<Switched>>>,
 }
+
+/// A `prof` event: of which process, when (ns since 1970), and its flags.
+type Switched = ((u32, u64, u32), u64, u64);
 
 #[derive(Debug)]
 struct Seen {
@@ -389,13 +395,34 @@ impl Processes {
             p.from_ns = s.start_ns.saturating_sub(epoch);
             p.to_ns = s.end_ns.map(|end| end.saturating_sub(epoch));
         }
+        let places: std::collections::HashMap<_, _> = (0..)
+            .zip(&profile.processes)
+            .map(|(at, p)| ((p.pid, p.start_ns, p.exec), at))
+            .collect();
+        let switched = self.switched.lock().unwrap_or_else(PoisonError::into_inner);
+        profile.switches = switched
+            .iter()
+            .filter_map(|(key, time_ns, flags)| {
+                let process = ProcessId(*places.get(key)?);
+                let time_ns = time_ns.saturating_sub(profile.start_ns);
+                Some(Switch { process, time_ns, flags: *flags })
+            })
+            .collect();
+        profile.switches.sort_by_key(|s| s.time_ns);
     }
 }
 
 impl Exporter for Processes {
     fn record(&mut self, r: &Record, _: &mut dyn Write) -> io::Result<()> {
-        if let Record::Profile(p) = r {
-            self.note(p);
+        match r {
+            Record::Profile(p) => self.note(p),
+            Record::Prof(e) => {
+                let ident = &e.process.ident;
+                let key = (ident.pid, ident.start_ns, ident.exec);
+                let mut switched = self.switched.lock().unwrap_or_else(PoisonError::into_inner);
+                switched.push((key, e.time_ns, e.flags.0));
+            }
+            _ => {}
         }
         Ok(())
     }

@@ -614,3 +614,32 @@ fn what_samples_cannot_go_by_is_told_before_the_command_runs() {
     let faults = run_stacks(&["--by", "page-faults", "-c", "1"], &["true"]);
     assert!(faults.samples() > 10 && faults.weight() == faults.samples() as u64);
 }
+
+#[test]
+fn firefox_has_prof_events_as_markers() {
+    let Some(_turn) = live("prof events in firefox") else { return };
+    if !taken("prof events in firefox") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("x.json");
+    let to = format!("firefox:{}", file.display());
+    run(&["-o", &to], &[target_str(), "burn", "100"]);
+    let text = fs::read_to_string(&file).expect("a profile");
+    let profile: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let thread = &profile["threads"][0];
+    let strings = &thread["stringArray"];
+    let text = |v: &serde_json::Value| strings[v.as_u64().expect("a string") as usize].to_string();
+    let markers = &thread["markers"];
+    let names = markers["name"].as_array().expect("markers");
+    let flags: Vec<_> = (0..names.len())
+        .filter(|i| text(&names[*i]) == "\"prof\"")
+        .map(|i| (markers["startTime"][i].as_f64(), text(&markers["data"][i]["flags"])))
+        .collect();
+    let has = |n: usize, flag| flags.get(n).is_some_and(|(_, f)| f.contains(flag));
+    assert!(has(0, "enable") && has(flags.len() - 1, "exit"), "{flags:?}");
+    assert!(flags.is_sorted_by_key(|(at, _)| *at), "{flags:?}");
+    let end = thread["processShutdownTime"].as_f64().expect("an end");
+    let exit = flags.last().and_then(|f| f.0).expect("an exit");
+    assert!((exit - end).abs() < 50.0, "{exit} {end}");
+}
