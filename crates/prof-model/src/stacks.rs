@@ -45,6 +45,19 @@ pub struct Module {
     pub build_id: Vec<u8>,
     /// What else tells the file from another: where it has no build id, that is all.
     pub identity: Option<Identity>,
+    /// Where its code is, for whoever has no more of it than a debug file, which does not say.
+    pub code: Vec<Part>,
+}
+
+/// A part of a file that is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Part {
+    /// Where in the file it begins.
+    pub offset: u64,
+    /// The address that the file gives that place.
+    pub address: u64,
+    /// Bytes.
+    pub size: u64,
 }
 
 /// What a file is known by that does not say which build it is.

@@ -181,6 +181,11 @@ impl Elf {
         code.filter_map(|s| s.address.checked_add(within(s)?)).next()
     }
 
+    /// Whether its code is in it: a debug file has none.
+    pub fn has_code(&self) -> bool {
+        self.segments.iter().any(|s| s.executable && s.file_size > 0)
+    }
+
     /// A section by its name, if it has content in the file.
     pub fn section(&self, name: &str) -> Option<&Section> {
         self.sections.iter().find(|s| s.name == name && !s.file.is_empty())

@@ -14,6 +14,7 @@ use blazesym::symbolize::Input;
 use blazesym::symbolize::Sym;
 use blazesym::symbolize::Symbolized;
 use prof_model::stacks::Function;
+use prof_model::stacks::Part;
 use rustix::fs::MemfdFlags;
 
 use crate::Address;
@@ -87,6 +88,11 @@ fn try_name(
         }
     };
     let elf = Elf::read(&file)?;
+    let code = match source {
+        // What has its code says itself where that is.
+        Source::File { code, .. } if !elf.has_code() => *code,
+        _ => &[],
+    };
     if let Source::File { build_id, .. } = source
         && !build_id.is_empty()
         && *build_id != elf.build_id
@@ -96,7 +102,9 @@ fn try_name(
 
     let mut waiting = Waiting::with_capacity(wanted.len());
     for at in wanted {
-        match elf.address(addresses[*at].of_instruction()) {
+        let offset = addresses[*at].of_instruction();
+        let told = || code.iter().find_map(|p| in_part(p, offset));
+        match elf.address(offset).or_else(told) {
             Some(address) => waiting.push((*at, address)),
             None => out.send(*at, Named::unnamed("this part of the file is no code")),
         }
@@ -148,6 +156,12 @@ fn try_name(
         out.send(at, Named::unnamed(why));
     }
     Ok(())
+}
+
+/// The address of an offset, if it is in this part.
+fn in_part(part: &Part, offset: u64) -> Option<u64> {
+    let into = offset.checked_sub(part.offset).filter(|into| *into < part.size)?;
+    part.address.checked_add(into)
 }
 
 /// Names what calls functions of other files; the rest is left.

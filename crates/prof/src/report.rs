@@ -117,12 +117,14 @@ impl Places {
         opened.map(File::from).map_err(|e| format!("{}: {}", full.display(), io::Error::from(e)))
     }
 
-    /// A file with its code that is kept by build id.
+    /// A file that is kept by build id: with its code, or if there is none such, its debug
+    /// file, which has names, too.
     fn by_id(&self, id: &[u8]) -> Option<File> {
         let (first, rest) = id.split_first()?;
         let rest: String = rest.iter().map(|b| format!("{b:02x}")).collect();
         let places = self.by_id.iter().map(|dir| dir.join(format!(".build-id/{first:02x}/{rest}")));
-        places.flat_map(|p| [p.join("elf"), p]).find_map(|p| {
+        let full = places.clone().flat_map(|p| [p.join("elf"), p]);
+        full.chain(places.map(|p| p.with_extension("debug"))).find_map(|p| {
             let file = File::open(p).ok()?;
             file.metadata().is_ok_and(|m| m.is_file()).then_some(file)
         })

@@ -330,7 +330,7 @@ mod tests {
         let module = |(path, id): &(&[u8], u8)| Module {
             path: OsStr::from_bytes(path).into(),
             build_id: vec![*id],
-            identity: None,
+            ..Module::default()
         };
         StackProfile { modules: modules.iter().map(module).collect(), ..StackProfile::default() }
     }

@@ -76,13 +76,21 @@ pub fn full() -> StackProfile {
             SampledEvent { period: Some(100_000), ..event("cycles", "") },
         ],
         modules: vec![
-            Module { path: "/usr/bin/app".into(), build_id: (1..=20).collect(), identity: None },
-            Module { path: "/usr/lib/libfoo.so".into(), build_id: vec![0xab; 20], identity: None },
-            Module { path: "/opt/libfoo.so".into(), build_id: Vec::new(), identity: None },
+            Module {
+                path: "/usr/bin/app".into(),
+                build_id: (1..=20).collect(),
+                ..Module::default()
+            },
+            Module {
+                path: "/usr/lib/libfoo.so".into(),
+                build_id: vec![0xab; 20],
+                ..Module::default()
+            },
+            Module { path: "/opt/libfoo.so".into(), build_id: Vec::new(), ..Module::default() },
             Module {
                 path: PathBuf::from(OsString::from_vec(b"/tmp/e\xffv;il\n.so".to_vec())),
                 build_id: vec![1],
-                identity: None,
+                ..Module::default()
             },
         ],
         processes: vec![
@@ -266,7 +274,7 @@ pub fn any_profile() -> impl Strategy<Value = StackProfile> {
         ],
         vec(any::<u8>(), 0..3),
     )
-        .prop_map(|(path, build_id)| Module { path, build_id, identity: None });
+        .prop_map(|(path, build_id)| Module { path, build_id, ..Module::default() });
     let offset = prop_oneof![0_u64..8, any::<u64>()];
     let frame =
         (any::<bool>(), option::of(0_u32..4), offset, vec(function, 0..3), option::of(name()))

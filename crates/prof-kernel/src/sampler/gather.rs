@@ -17,6 +17,7 @@ use prof_model::stacks::FrameId;
 use prof_model::stacks::Interner;
 use prof_model::stacks::Module;
 use prof_model::stacks::ModuleId;
+use prof_model::stacks::Part;
 use prof_model::stacks::ProcessId;
 use prof_model::stacks::Sample;
 use prof_model::stacks::StackProfile;
@@ -232,7 +233,7 @@ impl Gatherer {
 
     fn module(&mut self, path: PathBuf, build_id: Vec<u8>, code: Code) -> ModuleId {
         let identity = known::identity(&code);
-        self.profile.modules.push(Module { path, build_id, identity });
+        self.profile.modules.push(Module { path, build_id, identity, code: Vec::new() });
         self.code.push(Kept::Open(code));
         ModuleId(self.profile.modules.len() as u32 - 1)
     }
@@ -338,7 +339,9 @@ impl Gatherer {
         let build_id = std::mem::take(&mut known.build_id);
         let code = known.code.take().unwrap_or(Code::Gone("not kept".into()));
         let identity = known::identity(&code);
-        self.profile.modules[at] = Module { path: known.path.clone(), build_id, identity };
+        let parts = parts(&known.table);
+        self.profile.modules[at] =
+            Module { path: known.path.clone(), build_id, identity, code: parts };
         self.code[at] = Kept::Open(code);
         self.profile.no_tables.extend(known.table.as_ref().err().map(|why| (module, why.clone())));
         known.module = Some(module);
@@ -452,6 +455,12 @@ impl Gatherer {
     fn since_start(&self, sample: Sample) -> Sample {
         Sample { time_ns: sample.time_ns.saturating_sub(self.epoch), ..sample }
     }
+}
+
+/// Where the code of a file is.
+fn parts(table: &Result<Table, String>) -> Vec<Part> {
+    let code = table.iter().flat_map(|t| &t.code);
+    code.map(|c| Part { offset: c.offset, address: c.address, size: c.size }).collect()
 }
 
 /// `enum prof_stop`.

@@ -67,15 +67,17 @@ mod tests {
     use prof_model::stacks::Interner;
     use prof_model::stacks::Module;
     use prof_model::stacks::ModuleId;
+    use prof_model::stacks::Part;
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt as _;
 
     fn profile() -> StackProfile {
         let path = OsStr::from_bytes(b"/tmp/not\xfftext").into();
         let identity = Identity { size: 4096, mtime: (-1, 999_999_999), ino: u64::MAX };
+        let code = vec![Part { offset: 0x1000, address: 0x40_1000, size: 0x500 }];
         let mut p = StackProfile {
             command: vec!["a".into()],
-            modules: vec![Module { path, build_id: vec![1, 2, 3], identity: Some(identity) }],
+            modules: vec![Module { path, build_id: vec![1, 2, 3], identity: Some(identity), code }],
             ..StackProfile::default()
         };
         let mut interner = Interner::default();

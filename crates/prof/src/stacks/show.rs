@@ -119,6 +119,7 @@ pub fn name(profile: &mut StackProfile, code: &[Code], how: &How) {
                 file: file.as_fd(),
                 path: &module.path,
                 build_id: &module.build_id,
+                code: &module.code,
             }),
             Code::Image(image) => Some(Source::Image(image)),
             Code::Generated(_) | Code::Gone(_) => None,
