@@ -48,8 +48,8 @@ complete -c prof -n "__fish_prof_using_subcommand run" -s I -l interval -d 'Show
 complete -c prof -n "__fish_prof_using_subcommand run" -l control -d 'Take commands while it runs, fifo:CTL[,ACK] or fd:N[,M], as perf does: a line each of enable, disable, ping, snapshot, evlist, stop, answered with `ack`' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -s D -l delay -d 'Begin switched off, and switch on after MS milliseconds; -1: when --control says' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
-complete -c prof -n "__fish_prof_using_subcommand run" -s c -l count -d 'A sample for each N events, or nanoseconds of a clock, instead of --freq' -r
-complete -c prof -n "__fish_prof_using_subcommand run" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `sched:sched_wakeup`, `cpu-clock,page-faults`; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -s c -l count -d 'A sample for each N events of --by, or nanoseconds of the timer (10000 or more), instead of --freq' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `cpu-clock,page-faults`, but no tracepoint; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l off-cpu -d 'Time off the CPU, too: blocked or waiting for a CPU, with the stack that left it, for how long, and who ended it; `only`: without samples of the time on it' -r -f -a "too\t'Beside samples'
 only\t'Nothing else'"
 complete -c prof -n "__fish_prof_using_subcommand run" -l off-cpu-min -d 'With --off-cpu, leave out shorter times (10us, 1ms)' -r
@@ -94,8 +94,8 @@ complete -c prof -n "__fish_prof_using_subcommand watch" -s I -l interval -d 'Sh
 complete -c prof -n "__fish_prof_using_subcommand watch" -l control -d 'Take commands while it runs, fifo:CTL[,ACK] or fd:N[,M], as perf does: a line each of enable, disable, ping, snapshot, evlist, stop, answered with `ack`' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -s D -l delay -d 'Begin switched off, and switch on after MS milliseconds; -1: when --control says' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
-complete -c prof -n "__fish_prof_using_subcommand watch" -s c -l count -d 'A sample for each N events, or nanoseconds of a clock, instead of --freq' -r
-complete -c prof -n "__fish_prof_using_subcommand watch" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `sched:sched_wakeup`, `cpu-clock,page-faults`; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -s c -l count -d 'A sample for each N events of --by, or nanoseconds of the timer (10000 or more), instead of --freq' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `cpu-clock,page-faults`, but no tracepoint; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l off-cpu -d 'Time off the CPU, too: blocked or waiting for a CPU, with the stack that left it, for how long, and who ended it; `only`: without samples of the time on it' -r -f -a "too\t'Beside samples'
 only\t'Nothing else'"
 complete -c prof -n "__fish_prof_using_subcommand watch" -l off-cpu-min -d 'With --off-cpu, leave out shorter times (10us, 1ms)' -r
@@ -136,8 +136,8 @@ complete -c prof -n "__fish_prof_using_subcommand attach" -s I -l interval -d 'S
 complete -c prof -n "__fish_prof_using_subcommand attach" -l control -d 'Take commands while it runs, fifo:CTL[,ACK] or fd:N[,M], as perf does: a line each of enable, disable, ping, snapshot, evlist, stop, answered with `ack`' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -s D -l delay -d 'Begin switched off, and switch on after MS milliseconds; -1: when --control says' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
-complete -c prof -n "__fish_prof_using_subcommand attach" -s c -l count -d 'A sample for each N events, or nanoseconds of a clock, instead of --freq' -r
-complete -c prof -n "__fish_prof_using_subcommand attach" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `sched:sched_wakeup`, `cpu-clock,page-faults`; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -s c -l count -d 'A sample for each N events of --by, or nanoseconds of the timer (10000 or more), instead of --freq' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `cpu-clock,page-faults`, but no tracepoint; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l off-cpu -d 'Time off the CPU, too: blocked or waiting for a CPU, with the stack that left it, for how long, and who ended it; `only`: without samples of the time on it' -r -f -a "too\t'Beside samples'
 only\t'Nothing else'"
 complete -c prof -n "__fish_prof_using_subcommand attach" -l off-cpu-min -d 'With --off-cpu, leave out shorter times (10us, 1ms)' -r
@@ -175,8 +175,8 @@ complete -c prof -n "__fish_prof_using_subcommand record" -s I -l interval -d 'S
 complete -c prof -n "__fish_prof_using_subcommand record" -l control -d 'Take commands while it runs, fifo:CTL[,ACK] or fd:N[,M], as perf does: a line each of enable, disable, ping, snapshot, evlist, stop, answered with `ack`' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -s D -l delay -d 'Begin switched off, and switch on after MS milliseconds; -1: when --control says' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
-complete -c prof -n "__fish_prof_using_subcommand record" -s c -l count -d 'A sample for each N events, or nanoseconds of a clock, instead of --freq' -r
-complete -c prof -n "__fish_prof_using_subcommand record" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `sched:sched_wakeup`, `cpu-clock,page-faults`; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -s c -l count -d 'A sample for each N events of --by, or nanoseconds of the timer (10000 or more), instead of --freq' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `cpu-clock,page-faults`, but no tracepoint; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l off-cpu -d 'Time off the CPU, too: blocked or waiting for a CPU, with the stack that left it, for how long, and who ended it; `only`: without samples of the time on it' -r -f -a "too\t'Beside samples'
 only\t'Nothing else'"
 complete -c prof -n "__fish_prof_using_subcommand record" -l off-cpu-min -d 'With --off-cpu, leave out shorter times (10us, 1ms)' -r
@@ -206,7 +206,7 @@ complete -c prof -n "__fish_prof_using_subcommand record" -l existing -d 'Withou
 complete -c prof -n "__fish_prof_using_subcommand record" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c prof -n "__fish_prof_using_subcommand record" -s V -l version -d 'Print version'
 complete -c prof -n "__fish_prof_using_subcommand report" -s o -l output -d 'Output, FORMAT[:FILE]: text, folded, flamegraph (.svg or .html), pprof, firefox, speedscope or perfdata; may be repeated [default: text]' -r
-complete -c prof -n "__fish_prof_using_subcommand report" -l symfs -d 'Where the programs and libraries are, as on the machine that recorded, and their debug files' -r -F
+complete -c prof -n "__fish_prof_using_subcommand report" -l symfs -d 'Where the programs and libraries are, as on the machine that recorded or by build id, and their debug files' -r -F
 complete -c prof -n "__fish_prof_using_subcommand report" -l top -d 'Rows of the heaviest functions' -r
 complete -c prof -n "__fish_prof_using_subcommand report" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
 always\t'Always'

@@ -18,8 +18,11 @@ use std::time::Instant;
 
 use prof_export::stacks::StackFormat;
 use prof_export::stacks::StackOptions;
+use prof_model::record::Flags;
+use prof_model::stacks::ProcessId;
 use prof_model::stacks::Sample;
 use prof_model::stacks::StackProfile;
+use prof_model::stacks::Switch;
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -81,10 +84,10 @@ fn check(file: &Value) {
         let deltas = list(&t["samples"], "timeDeltas");
         assert!(deltas.iter().all(|d| d.as_f64().unwrap() >= 0.0), "{deltas:?}");
         assert_eq!(deltas.len() as u64, len["samples"]);
-        for (start, end) in
-            list(&t["markers"], "startTime").iter().zip(list(&t["markers"], "endTime"))
-        {
-            assert!(start.as_f64().unwrap() <= end.as_f64().unwrap());
+        let times = list(&t["markers"], "startTime").iter().zip(list(&t["markers"], "endTime"));
+        for ((start, end), phase) in times.zip(list(&t["markers"], "phase")) {
+            // What is no more than a moment has no end.
+            assert!(*phase == 0 || start.as_f64().unwrap() <= end.as_f64().unwrap());
         }
     }
 }
@@ -142,6 +145,39 @@ fn each_process_has_its_window() {
         let text_at = data["text"].as_u64().unwrap() as usize;
         assert_eq!(t["stringArray"][text_at], text);
     }
+}
+
+#[test]
+fn threads_have_their_own_times() {
+    let p = stacks::full();
+    let file = read(&p);
+    let at = p.threads.iter().position(|t| t.comm == "worker 7").unwrap() as u32;
+    let times = p.samples.iter().filter(|s| s.thread.0 == at).map(|s| s.time_ns as f64 / 1e6);
+    let worker = thread(&file, "worker 7");
+    let (first, last) = (times.clone().reduce(f64::min), times.reduce(f64::max));
+    assert_eq!(worker["registerTime"].as_f64(), first);
+    assert_eq!(worker["unregisterTime"].as_f64(), last);
+    assert_eq!(worker["processShutdownTime"], 3000.0);
+}
+
+#[test]
+fn prof_events_are_markers_of_the_process() {
+    let mut p = stacks::full();
+    for (time_ns, flags) in [(10_000_000, Flags::ENABLE | Flags::EXEC), (2_000_000_000, 0)] {
+        let flags = flags | Flags::SAMPLE;
+        p.switches.push(Switch { process: ProcessId(0), time_ns, flags });
+    }
+    let file = read(&p);
+    check(&file);
+    let t = thread(&file, "app");
+    let markers = &t["markers"];
+    let text = |v: &Value| t["stringArray"][v.as_u64().unwrap() as usize].clone();
+    let prof: Vec<_> = (0..markers["length"].as_u64().unwrap() as usize)
+        .filter(|i| text(&markers["name"][*i]) == "prof")
+        .map(|i| (markers["startTime"][i].clone(), text(&markers["data"][i]["flags"])))
+        .collect();
+    let want = [(10.0, "enable, exec, sample"), (2000.0, "sample")];
+    assert_eq!(prof, want.map(|(at, flags)| (Value::from(at), Value::from(flags))));
 }
 
 #[test]

@@ -363,9 +363,17 @@ fn perf_names_functions_by_file_and_offset() {
         start_ns: 1_767_323_045_000_000_000,
         events: vec![stacks::event("cpu-clock", "ns"), stacks::event("off-cpu", "ns")],
         modules: vec![
-            Module { path: exe.clone(), build_id: Vec::new() },
-            Module { path: format!("[anon:{pid}]").into(), build_id: Vec::new() },
-            Module { path: "/nowhere/at/all.so".into(), build_id: vec![7; 20] },
+            Module { path: exe.clone(), build_id: Vec::new(), ..Module::default() },
+            Module {
+                path: format!("[anon:{pid}]").into(),
+                build_id: Vec::new(),
+                ..Module::default()
+            },
+            Module {
+                path: "/nowhere/at/all.so".into(),
+                build_id: vec![7; 20],
+                ..Module::default()
+            },
         ],
         processes: vec![
             Process { pid, exec: 1, comm: "program".into(), ..Process::default() },

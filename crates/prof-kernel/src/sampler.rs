@@ -15,7 +15,7 @@ pub mod files;
 mod finish;
 pub mod gather;
 pub mod generated;
-mod known;
+pub mod known;
 pub mod off_cpu;
 mod python;
 mod room;
@@ -61,6 +61,11 @@ pub enum Rate {
     Period(u64),
 }
 
+/// `PERF_TYPE_SOFTWARE`, and two of its events.
+const SOFTWARE: u32 = 1;
+const CPU_CLOCK: u64 = 0;
+const TASK_CLOCK: u64 = 1;
+
 /// An event that samples go by.
 #[derive(Debug, Clone)]
 pub struct Sampling {
@@ -75,13 +80,13 @@ pub struct Sampling {
 impl Sampling {
     /// The timer of the kernel, at this rate.
     pub fn clock(rate: Rate) -> Self {
-        const SOFTWARE: u32 = 1;
-        const CPU_CLOCK: u64 = 0;
-        Self {
-            event: "cpu-clock".into(),
-            attr: Attr { type_: SOFTWARE, config: CPU_CLOCK, ..Attr::default() },
-            rate,
-        }
+        let attr = Attr { type_: SOFTWARE, config: CPU_CLOCK, ..Attr::default() };
+        Self { event: "cpu-clock".into(), attr, rate }
+    }
+
+    /// Whether it is a timer: its events are nanoseconds.
+    pub fn is_clock(&self) -> bool {
+        self.attr.type_ == SOFTWARE && self.attr.config <= TASK_CLOCK
     }
 }
 
@@ -255,12 +260,13 @@ impl Sampler {
     }
 
     /// Tells of these files, as [`consume`](Self::consume) will say, before any process
-    /// runs them: this one maps them for a moment.
-    pub fn prepare(&self, files: &[PathBuf]) -> Result<()> {
+    /// runs them: this one maps them. They are to be kept until what is told of them was
+    /// consumed: the mapping leads to the file where its path, as the kernel half has it,
+    /// does not, as on an overlay.
+    pub fn prepare(&self, files: &[PathBuf]) -> Result<Vec<Mapped>> {
         let mapped: Vec<_> = files.iter().filter_map(|f| Mapped::new(f).ok()).collect();
         sys::prog_run(self.loaded.prog("sample_prepare")?).context("files to be prepared")?;
-        drop(mapped);
-        Ok(())
+        Ok(mapped)
     }
 
     /// From now on samples are taken.

@@ -41,8 +41,34 @@ pub struct Module {
     /// As the process saw it; `[vdso]`, `[anon:PID]` for what is no file.
     #[serde(with = "path_bytes")]
     pub path: PathBuf,
-    /// GNU build id; empty if the file has none.
+    /// GNU build id, or Go's where there is no other; empty if the file has none.
     pub build_id: Vec<u8>,
+    /// What else tells the file from another: where it has no build id, that is all.
+    pub identity: Option<Identity>,
+    /// Where its code is, for whoever has no more of it than a debug file, which does not say.
+    pub code: Vec<Part>,
+}
+
+/// A part of a file that is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Part {
+    /// Where in the file it begins.
+    pub offset: u64,
+    /// The address that the file gives that place.
+    pub address: u64,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// What a file is known by that does not say which build it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Identity {
+    /// Bytes.
+    pub size: u64,
+    /// When it was written last, s and ns since 1970.
+    pub mtime: (i64, u32),
+    /// Its number in its file system.
+    pub ino: u64,
 }
 
 impl Module {
@@ -210,6 +236,17 @@ pub struct Process {
     pub to_ns: Option<u64>,
 }
 
+/// A `prof` event: profiling of a process was switched on or off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switch {
+    /// Of which process.
+    pub process: ProcessId,
+    /// When, [`StackProfile::start_ns`] being 0; ns.
+    pub time_ns: u64,
+    /// Bits of [`Flags`](crate::record::Flags): on or off, and why.
+    pub flags: u64,
+}
+
 /// A thread that was sampled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Thread {
@@ -373,6 +410,8 @@ pub struct StackProfile {
     pub processes: Vec<Process>,
     /// Threads.
     pub threads: Vec<Thread>,
+    /// When they were profiled: `prof` events, in their order.
+    pub switches: Vec<Switch>,
     /// Who woke threads.
     pub wakers: Vec<Waker>,
     /// Samples, in the order in which they were taken.
@@ -461,6 +500,11 @@ impl StackProfile {
         for (i, t) in self.threads.iter().enumerate() {
             if !fits(t.process.0, self.processes.len()) {
                 return Err(format!("thread {i}: no such process"));
+            }
+        }
+        for (i, s) in self.switches.iter().enumerate() {
+            if !fits(s.process.0, self.processes.len()) {
+                return Err(format!("switch {i}: no such process"));
             }
         }
         for (i, w) in self.wakers.iter().enumerate() {

@@ -19,7 +19,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let step = (file.metadata()?.len() / count.max(1)).max(1);
     let address = |i| Address { offset: i * step, is_return: false };
     let addresses: Vec<Address> = (0..count).map(address).collect();
-    let source = Source::File { file: file.as_fd(), path: Path::new(&path), build_id: &[] };
+    let source =
+        Source::File { file: file.as_fd(), path: Path::new(&path), build_id: &[], code: &[] };
     let symbolizer = Symbolizer::new(Options::default());
     for _ in 0..5 {
         let begin = Instant::now();

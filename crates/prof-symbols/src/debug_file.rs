@@ -97,6 +97,10 @@ fn folders(options: &Options) -> Vec<PathBuf> {
 
 /// Where a file of this build id is, in such a folder.
 pub(crate) fn by_id(id: &[u8]) -> Option<PathBuf> {
+    // Go's is no name of a file.
+    if id.len() > elf::MAX_BUILD_ID {
+        return None;
+    }
     let (first, rest) = id.split_first()?;
     let rest: String = rest.iter().map(|b| format!("{b:02x}")).collect();
     Some(format!(".build-id/{first:02x}/{rest}.debug").into())

@@ -24,7 +24,11 @@ use object::read::elf::SectionHeader as _;
 const MAX_HEADERS: usize = 10_000;
 
 /// Longest build id that is believed: SHA-1 has 20 bytes, the longest in use 32.
-const MAX_BUILD_ID: usize = 64;
+pub(crate) const MAX_BUILD_ID: usize = 64;
+
+/// Go's linker: `NT_GO_BUILD_ID`. It writes four hashes as text, some 83 bytes.
+const NT_GO_BUILD_ID: elf::NoteType = elf::NoteType(4);
+const MAX_GO_ID: usize = 128;
 
 /// A part of the file that is mapped.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +60,7 @@ pub(crate) struct Elf {
     segments: Vec<Segment>,
     /// Named sections, in the file's order.
     pub sections: Vec<Section>,
-    /// GNU build id; empty if there is none.
+    /// GNU build id, or Go's where there is no other; empty if there is none.
     pub build_id: Vec<u8>,
     /// Whether it is of 64 bits.
     pub is_64: bool,
@@ -99,6 +103,7 @@ impl Elf {
             big_endian: header.is_big_endian(),
             ..Self::default()
         };
+        let mut go_id = Vec::new();
         for p in header.program_headers(endian, data)?.iter().take(MAX_HEADERS) {
             match p.p_type(endian) {
                 elf::PT_LOAD => this.segments.push(Segment {
@@ -107,10 +112,14 @@ impl Elf {
                     address: p.p_vaddr(endian).into(),
                     executable: p.p_flags(endian).contains(elf::PF_X),
                 }),
-                elf::PT_NOTE if this.build_id.is_empty() => {
+                elf::PT_NOTE => {
                     if let Ok(Some(mut notes)) = p.notes(endian, data) {
                         while let Ok(Some(n)) = notes.next() {
                             this.note(n.n_type(endian), n.name(), n.desc());
+                            let is_go = n.n_type(endian) == NT_GO_BUILD_ID && n.name() == b"Go";
+                            if is_go && go_id.is_empty() && n.desc().len() <= MAX_GO_ID {
+                                go_id = n.desc().to_vec();
+                            }
                         }
                     }
                 }
@@ -118,7 +127,10 @@ impl Elf {
             }
         }
         // Without section headers there are no names, but offsets and a build id.
-        let Ok(sections) = header.sections(endian, data) else { return Ok(this) };
+        let Ok(sections) = header.sections(endian, data) else {
+            this.or_id(go_id);
+            return Ok(this);
+        };
         let at: u64 = header.e_shoff(endian).into();
         let each = u64::from(header.e_shentsize(endian));
         for (i, s) in sections.enumerate().take(MAX_HEADERS) {
@@ -143,7 +155,15 @@ impl Elf {
                 }
             }
         }
+        this.or_id(go_id);
         Ok(this)
+    }
+
+    /// Takes another id where there is none.
+    fn or_id(&mut self, other: Vec<u8>) {
+        if self.build_id.is_empty() {
+            self.build_id = other;
+        }
     }
 
     fn note(&mut self, kind: elf::NoteType, name: &[u8], value: &[u8]) {
@@ -159,6 +179,11 @@ impl Elf {
         let within = |s: &Segment| offset.checked_sub(s.offset).filter(|o| *o < s.file_size);
         let code = self.segments.iter().filter(|s| s.executable);
         code.filter_map(|s| s.address.checked_add(within(s)?)).next()
+    }
+
+    /// Whether its code is in it: a debug file has none.
+    pub fn has_code(&self) -> bool {
+        self.segments.iter().any(|s| s.executable && s.file_size > 0)
     }
 
     /// A section by its name, if it has content in the file.

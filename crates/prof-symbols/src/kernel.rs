@@ -76,7 +76,7 @@ fn with(lines: bool, waiting: Waiting, options: &Options, out: &mut Sender) -> W
     };
     let mut left = Vec::new();
     for (waits, found) in waiting.into_iter().zip(&found) {
-        match symbol(found, options) {
+        match found.as_sym().and_then(|s| symbol(s, options)) {
             Some(named) => out.send(waits.0, named),
             None => left.push(waits),
         }

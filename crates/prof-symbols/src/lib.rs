@@ -38,6 +38,7 @@ mod jitdump;
 mod kernel;
 mod module;
 pub mod perf_map;
+mod plt;
 mod profile;
 mod ranges;
 mod wire;
@@ -49,6 +50,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use prof_model::stacks::Function;
+use prof_model::stacks::Part;
 
 use isolate::Limits;
 
@@ -109,6 +111,8 @@ pub enum Source<'a> {
         path: &'a Path,
         /// Of what was mapped; empty if it had none or is not known.
         build_id: &'a [u8],
+        /// Where its code is, if the file is no more than a debug file, which does not say.
+        code: &'a [Part],
     },
     /// An ELF file in memory, as the vDSO; addresses are offsets in it.
     Image(&'a [u8]),

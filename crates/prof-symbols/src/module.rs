@@ -14,6 +14,7 @@ use blazesym::symbolize::Input;
 use blazesym::symbolize::Sym;
 use blazesym::symbolize::Symbolized;
 use prof_model::stacks::Function;
+use prof_model::stacks::Part;
 use rustix::fs::MemfdFlags;
 
 use crate::Address;
@@ -25,6 +26,7 @@ use crate::demangle;
 use crate::dwarf::Dwarf;
 use crate::elf;
 use crate::elf::Elf;
+use crate::plt;
 use crate::wire::Sender;
 
 /// Addresses between two flushes: what is lost at most if the next one is not survived.
@@ -86,6 +88,11 @@ fn try_name(
         }
     };
     let elf = Elf::read(&file)?;
+    let code = match source {
+        // What has its code says itself where that is.
+        Source::File { code, .. } if !elf.has_code() => *code,
+        _ => &[],
+    };
     if let Source::File { build_id, .. } = source
         && !build_id.is_empty()
         && *build_id != elf.build_id
@@ -93,13 +100,16 @@ fn try_name(
         return Err("the file changed since: its build id is another".to_owned());
     }
 
-    let mut waiting = Vec::with_capacity(wanted.len());
+    let mut waiting = Waiting::with_capacity(wanted.len());
     for at in wanted {
-        match elf.address(addresses[*at].of_instruction()) {
+        let offset = addresses[*at].of_instruction();
+        let told = || code.iter().find_map(|p| in_part(p, offset));
+        match elf.address(offset).or_else(told) {
             Some(address) => waiting.push((*at, address)),
             None => out.send(*at, Named::unnamed("this part of the file is no code")),
         }
     }
+    let mut waiting = by_stubs(&file, &elf, waiting, options, out);
     if waiting.is_empty() {
         return Ok(());
     }
@@ -135,7 +145,7 @@ fn try_name(
         }
     }
     for symbols in symbols.iter().flatten() {
-        waiting = by_symbols(symbols, waiting, options, &mut failed, out);
+        waiting = by_symbols(symbols, &sections, waiting, options, &mut failed, out);
     }
     for (at, address) in waiting {
         let why = failed.clone().unwrap_or_else(|| {
@@ -146,6 +156,39 @@ fn try_name(
         out.send(at, Named::unnamed(why));
     }
     Ok(())
+}
+
+/// The address of an offset, if it is in this part.
+fn in_part(part: &Part, offset: u64) -> Option<u64> {
+    let into = offset.checked_sub(part.offset).filter(|into| *into < part.size)?;
+    part.address.checked_add(into)
+}
+
+/// Names what calls functions of other files; the rest is left.
+fn by_stubs(
+    file: &File,
+    elf: &Elf,
+    waiting: Waiting,
+    options: &Options,
+    out: &mut Sender,
+) -> Waiting {
+    let is_stub = |(_, address): &(usize, u64)| elf.section_at(*address).is_some_and(plt::is_stubs);
+    let (stubs, mut left): (Waiting, Waiting) = waiting.into_iter().partition(is_stub);
+    if stubs.is_empty() {
+        return left;
+    }
+    let addresses: Vec<u64> = stubs.iter().map(|(_, address)| *address).collect();
+    for (waits, target) in stubs.into_iter().zip(plt::targets(file, elf, &addresses)) {
+        let Some(target) = target else {
+            left.push(waits);
+            continue;
+        };
+        let name = format!("{}@plt", demangle::name(&target, options.demangle));
+        let function = Function { name, file: None, line: None };
+        out.send(waits.0, Named { functions: vec![function], unnamed: None });
+    }
+    out.flush();
+    left
 }
 
 /// Names what DWARF has names for; the rest is left.
@@ -174,6 +217,7 @@ fn by_dwarf(
 /// Names what symbols cover; the rest is left.
 fn by_symbols(
     symbols: &Symbols,
+    sections: &Elf,
     waiting: Waiting,
     options: &Options,
     failed: &mut Option<String>,
@@ -184,7 +228,8 @@ fn by_symbols(
         match symbols.find(batch) {
             Ok(found) => {
                 for (waits, found) in batch.iter().zip(&found) {
-                    match symbol(found, options) {
+                    let found = found.as_sym().filter(|s| covers(s, waits.1, sections));
+                    match found.and_then(|s| symbol(s, options)) {
                         Some(named) => out.send(waits.0, named),
                         None => left.push(*waits),
                     }
@@ -234,9 +279,15 @@ impl Symbols {
     }
 }
 
+/// Whether a symbol reaches an address. One without a size is taken for all that is behind
+/// it, but that ends with its section: `_init` is not what follows `.init`.
+fn covers(symbol: &Sym<'_>, address: u64, elf: &Elf) -> bool {
+    symbol.size.is_some() || elf.section_at(symbol.addr) == elf.section_at(address)
+}
+
 /// The function that a symbol is of; its line, where a BPF program has it.
-pub(crate) fn symbol(found: &Symbolized<'_>, options: &Options) -> Option<Named> {
-    let Symbolized::Sym(Sym { name, code_info, .. }) = found else { return None };
+pub(crate) fn symbol(found: &Sym<'_>, options: &Options) -> Option<Named> {
+    let Sym { name, code_info, .. } = found;
     if name.is_empty() {
         return None;
     }

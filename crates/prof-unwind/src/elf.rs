@@ -30,6 +30,9 @@ const MAX_CODE: usize = 64;
 /// An id is of 20 bytes, or of 16; some tools write what they like.
 const MAX_BUILD_ID: usize = 64;
 
+/// Go's linker writes four hashes as text, some 83 bytes.
+const MAX_GO_ID: usize = 128;
+
 /// Go's linker: `NT_GO_BUILD_ID`.
 const NT_GO_BUILD_ID: u32 = 4;
 
@@ -188,6 +191,7 @@ impl Sections {
 /// What notes say.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
+    /// GNU's, or Go's where there is no other.
     pub(crate) build_id: Vec<u8>,
     pub(crate) go: bool,
 }
@@ -292,6 +296,7 @@ impl<'a> Elf<'a> {
     /// Notes are a help, not a need: what is damaged of them is not there.
     pub(crate) fn notes(&self) -> Notes {
         let mut found = Notes::default();
+        let mut go_id = Vec::new();
         let mut left = MAX_HEADERS;
         for segment in self.segments(elf::PT_NOTE) {
             let (offset, size) = (segment.p_offset.get(LE), segment.p_filesz.get(LE));
@@ -307,8 +312,14 @@ impl<'a> Elf<'a> {
                     }
                 } else if note.name() == b"Go" && kind.0 == NT_GO_BUILD_ID {
                     found.go = true;
+                    if go_id.is_empty() && note.desc().len() <= MAX_GO_ID {
+                        go_id = note.desc().to_vec();
+                    }
                 }
             }
+        }
+        if found.build_id.is_empty() {
+            found.build_id = go_id;
         }
         found
     }

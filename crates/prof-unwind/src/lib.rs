@@ -62,4 +62,5 @@ pub use table::Limits;
 pub use table::Refused;
 pub use table::Row;
 pub use table::Table;
+pub use table::build_id;
 pub use vdso::own_vdso;

@@ -171,6 +171,13 @@ pub struct Stats {
     pub entry: bool,
 }
 
+/// The build id of a file: GNU's, or Go's where there is no other; empty if it has none or
+/// cannot be read.
+pub fn build_id(file: &File) -> Vec<u8> {
+    let elf = Source::file(file).and_then(Elf::open);
+    elf.map(|elf| elf.notes().build_id).unwrap_or_default()
+}
+
 /// The table of a file: rows by file offset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {

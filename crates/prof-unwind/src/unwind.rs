@@ -220,6 +220,9 @@ pub fn by_rule(machine: &Machine, rule: &Rule, regs: &Regs, memory: &impl Memory
         },
         _ => return Step::Stop(Reason::ReturnAddressLost),
     };
+    // Of a function that is about to return, CFI may still say where a register was saved
+    // when it was restored: that place is below the stack, of which a copy has nothing.
+    let is_left = |at: u64| at < regs.sp && !regs.caller;
     let fp_at = match rule.fp {
         Reg::Same => None,
         Reg::Cfa => Some(off(cfa, i32::from(rule.fp_off))),
@@ -231,6 +234,7 @@ pub fn by_rule(machine: &Machine, rule: &Rule, regs: &Regs, memory: &impl Memory
         Some(Regs::LOST) => Regs::LOST,
         Some(at) => match memory.read(at) {
             Some(fp) => fp,
+            None if is_left(at) => regs.fp,
             None => return Step::Stop(Reason::Memory(at)),
         },
     };
@@ -242,7 +246,11 @@ pub fn by_rule(machine: &Machine, rule: &Rule, regs: &Regs, memory: &impl Memory
     let lr = match (machine.arch, rule.bx) {
         (Arch::Aarch64, _) | (Arch::X86_64, Rule::LOST_BX) => Regs::LOST,
         (Arch::X86_64, Rule::SAME_BX) => regs.lr,
-        (Arch::X86_64, words) => memory.read(off(cfa, i32::from(words) * 8)).unwrap_or(Regs::LOST),
+        (Arch::X86_64, words) => {
+            let at = off(cfa, i32::from(words) * 8);
+            let left = || if is_left(at) { regs.lr } else { Regs::LOST };
+            memory.read(at).unwrap_or_else(left)
+        }
     };
     caller(machine, Regs { caller: true, others: regs.others, ..Regs::new(ra, cfa, fp, lr) })
 }

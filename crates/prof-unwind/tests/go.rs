@@ -166,3 +166,14 @@ fn a_damaged_table() {
     check::check(&data);
     assert!(begin.elapsed().as_secs() < 20, "{:?}", begin.elapsed());
 }
+
+#[test]
+fn a_program_of_go_is_known_by_gos_build_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = "package main\nfunc main() {}";
+    if built(dir.path(), source, "amd64", "-buildid=of/this").is_none() {
+        return;
+    }
+    let file = std::fs::File::open(dir.path().join("x")).unwrap();
+    assert_eq!(prof_unwind::build_id(&file), b"of/this");
+}

@@ -81,7 +81,8 @@ fn where_the_stack_cannot_be_read() {
     let rule = Rule { cfa_off: 16, ra: Reg::Cfa, ra_off: -8, ..Rule::only(Cfa::Sp) };
     assert_eq!(by(Arch::X86_64, rule, low), Step::Stop(Reason::Memory(0x808)));
     let rule = Rule { fp: Reg::Cfa, fp_off: -0x1100, ..rule };
-    assert_eq!(by(Arch::X86_64, rule, regs), Step::Stop(Reason::Memory(0xf10)));
+    let caller = Regs { caller: true, ..regs };
+    assert_eq!(by(Arch::X86_64, rule, caller), Step::Stop(Reason::Memory(0xf10)));
     let rule = Rule { cfa: Cfa::DerefFp, ..rule };
     assert_eq!(by(Arch::X86_64, rule, low), Step::Stop(Reason::Memory(0x910)));
     let rule = Rule { cfa_off: 168, ..Rule::only(Cfa::Signal) };
@@ -149,5 +150,31 @@ fn rbx_is_followed_to_where_it_is_stored() {
     assert_eq!(lr(-3, regs), 0x2040 - 24 + 0x10_0000);
     assert_eq!(lr(Rule::LOST_BX, regs), Regs::LOST);
     // Where that cannot be read the stack goes on: few frames ask for it.
-    assert_eq!(lr(-127, Regs { sp: 0x1100, ..regs }), Regs::LOST);
+    assert_eq!(lr(-127, Regs { sp: 0x1100, caller: true, ..regs }), Regs::LOST);
+}
+
+/// GCC's CFI says of an epilogue, behind `pop %rbp`, still where rbp was saved.
+#[test]
+fn registers_that_were_restored_are_not_lost_with_the_place_below_the_stack() {
+    // A copy of the stack begins where the stack does.
+    let memory = |at: u64| (at >= 0x2000).then(|| at + 0x10_0000);
+    let machine = Machine::new(Arch::X86_64);
+    let regs = Regs::new(0x40_0000, 0x2000, 0x3000, 0x7777);
+    let rule = Rule {
+        cfa_off: 8,
+        ra: Reg::Cfa,
+        ra_off: -8,
+        fp: Reg::Cfa,
+        fp_off: -16,
+        bx: -3,
+        ..Rule::only(Cfa::Sp)
+    };
+    let Step::Caller(caller) = unwind::by_rule(&machine, &rule, &regs, &memory) else {
+        panic!("no caller");
+    };
+    assert_eq!((caller.fp, caller.lr), (0x3000, 0x7777));
+    // Of whoever calls, what is below its frame is its callee's.
+    let caller = Regs { caller: true, ..regs };
+    let step = unwind::by_rule(&machine, &rule, &caller, &memory);
+    assert_eq!(step, Step::Stop(Reason::Memory(0x1ff8)));
 }

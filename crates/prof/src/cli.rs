@@ -247,13 +247,14 @@ pub struct Shared {
           value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub freq: Option<u64>,
 
-    /// A sample for each N events, or nanoseconds of a clock, instead of --freq
+    /// A sample for each N events of --by, or nanoseconds of the timer (10000 or more), instead
+    /// of --freq
     #[arg(short = 'c', long, value_name = "N", help_heading = STACKS,
           value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
 
     /// Events that samples go by, in perf's syntax, instead of a timer: `cycles`,
-    /// `page-faults`, `cache-misses:u`, `sched:sched_wakeup`, `cpu-clock,page-faults`;
+    /// `page-faults`, `cache-misses:u`, `cpu-clock,page-faults`, but no tracepoint;
     /// with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable
     #[arg(long, value_name = "EVENT", help_heading = STACKS)]
     pub by: Vec<String>,
@@ -543,8 +544,8 @@ pub struct ReportArgs {
     #[arg(short, long, value_name = "FORMAT[:FILE]")]
     pub output: Vec<StackOutputSpec>,
 
-    /// Where the programs and libraries are, as on the machine that recorded, and their
-    /// debug files
+    /// Where the programs and libraries are, as on the machine that recorded or by build id, and
+    /// their debug files
     #[arg(long, value_name = "DIR")]
     pub symfs: Option<PathBuf>,
 

@@ -183,6 +183,7 @@ impl Outputs {
         };
         let mut list = Vec::new();
         if let Some(stacks) = stacks {
+            stacks.try_open()?;
             list.push(Output {
                 exporter: Box::new(stacks.processes()),
                 writer: BufWriter::with_capacity(0, Box::new(io::sink())),

@@ -31,6 +31,13 @@ use crate::vendor::Vendor;
 /// What helps where a machine lacks an event.
 const KEEP_GOING: &str = "--keep-going leaves out what this machine lacks";
 
+/// `PERF_TYPE_TRACEPOINT`.
+const TRACEPOINT: u32 = 2;
+
+/// The kernel's timers of perf events fire no more often than this, whatever they are
+/// asked for.
+const MIN_TIMER_NS: u64 = 10_000;
+
 /// What was asked for, as far as this machine has it.
 #[derive(Debug, Clone, Default)]
 pub struct Selected {
@@ -84,6 +91,7 @@ pub fn from_options(shared: &Shared, rules: &RuleSet) -> Result<Selected> {
         if !shared.by.is_empty() {
             sampled_by(&mut plan, &shared.by, &catalogue)?;
         }
+        check_periods(&plan)?;
         selected.stacks = Some(plan);
     }
     if let Some(name) = &shared.sort {
@@ -124,6 +132,13 @@ fn sampled_by(plan: &mut StackPlan, lists: &[String], catalogue: &Catalogue) -> 
         let Some(attr) = attr else {
             bail!("--by {name}: nothing fires when it counts");
         };
+        if attr.type_ == TRACEPOINT {
+            // At a tracepoint the kernel runs only programs of another kind, at each hit.
+            bail!(
+                "--by {name}: samples cannot go by a tracepoint: -e {name} counts it, --off-cpu \
+                 has the stacks of what blocks, and `perf record -e {name} -g` those of others"
+            );
+        }
         if events.iter().any(|e| e.event == name) {
             bail!("--by {name}: given twice");
         }
@@ -132,6 +147,22 @@ fn sampled_by(plan: &mut StackPlan, lists: &[String], catalogue: &Catalogue) -> 
         events.push(Sampling { event: name, attr, rate });
     }
     plan.events = events;
+    Ok(())
+}
+
+/// Timers that are asked to fire more often than the kernel has them: it would take fewer
+/// samples than was said, each for what it was asked for, and the sums would be wrong.
+fn check_periods(plan: &StackPlan) -> Result<()> {
+    for event in plan.events.iter().filter(|e| e.is_clock()) {
+        let name = &event.event;
+        if let Rate::Period(period @ ..MIN_TIMER_NS) = event.rate {
+            bail!(
+                "--count {period}: of {name} it is in nanoseconds, and the kernel's timers fire \
+                 every {MIN_TIMER_NS} ns at most; --by says which other event it is of, as in \
+                 --by page-faults --count {period}"
+            );
+        }
+    }
     Ok(())
 }
 

@@ -56,8 +56,10 @@ use prof_model::rules::RuleSet;
 use prof_model::rules::Value;
 use prof_model::stacks::FrameKind;
 use prof_model::stacks::Kernel;
+use prof_model::stacks::ProcessId;
 use prof_model::stacks::SampledEvent;
 use prof_model::stacks::StackProfile;
+use prof_model::stacks::Switch;
 use rustix::event::EventfdFlags;
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
@@ -137,6 +139,11 @@ impl Stacks {
         Some(Self { plan, outputs, how, processes: Processes::default() })
     }
 
+    /// Whether what is asked for can be written.
+    pub fn try_open(&self) -> Result<()> {
+        show::try_open(&self.outputs)
+    }
+
     /// To be told of the records of the stream.
     pub fn processes(&self) -> Processes {
         self.processes.clone()
@@ -196,13 +203,14 @@ impl Running {
         show::name_generated(&mut taken.profile, &taken.code, |pid| processes.owner(pid));
         // What else is kept for later is not named.
         let (raw, shown): (Vec<_>, Vec<_>) = outputs.into_iter().partition(|o| !o.is_named());
-        let kept = show::write(&taken.profile, &raw, &how);
+        let (mut written, kept) = show::write(&taken.profile, &raw, &how);
         if !shown.is_empty() {
             show::name(&mut taken.profile, &taken.code, &how);
         }
-        let written = show::write(&taken.profile, &shown, &how);
-        show::tell(&taken.profile, raw.iter().chain(&shown));
-        kept.and(written)
+        let (also, result) = show::write(&taken.profile, &shown, &how);
+        written.extend(also);
+        show::tell(&taken.profile, written.into_iter());
+        kept.and(result)
     }
 }
 
@@ -243,9 +251,10 @@ impl Recording {
             ..StackProfile::default()
         };
         let mut gatherer = Gatherer::new(&sampler, profile, epoch, &plan.prepare)?;
-        sampler.prepare(&plan.prepare)?;
+        let mapped = sampler.prepare(&plan.prepare)?;
         // The tables are there when the first sample is.
         gatherer.pump(&mut sampler)?;
+        drop(mapped);
         sampler.start()?;
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?;
         let stopped = stop.try_clone()?;
@@ -293,12 +302,11 @@ fn events(plan: &StackPlan) -> Vec<SampledEvent> {
 
 fn event(sampled: &Sampling) -> SampledEvent {
     use prof_kernel::sampler::Rate;
-    let is_clock = sampled.attr.type_ == 1 && sampled.attr.config <= 1;
     let (frequency_hz, period) = match sampled.rate {
         Rate::Hz(hz) => (Some(hz), None),
         Rate::Period(n) => (None, Some(n)),
     };
-    let unit = if is_clock { "ns" } else { "" };
+    let unit = if sampled.is_clock() { "ns" } else { "" };
     SampledEvent { name: sampled.event.clone(), unit: unit.into(), frequency_hz, period }
 }
 
@@ -338,7 +346,11 @@ pub fn files_of(program: &Path) -> Vec<PathBuf> {
 #[derive(Debug, Clone, Default)]
 pub struct Processes {
     seen: Arc<Mutex<Vec<Seen>>>,
+    switched: Arc<Mutex<Vec<Switched>>>,
 }
+
+/// A `prof` event: of which process, when (ns since 1970), and its flags.
+type Switched = ((u32, u64, u32), u64, u64);
 
 #[derive(Debug)]
 struct Seen {
@@ -383,13 +395,34 @@ impl Processes {
             p.from_ns = s.start_ns.saturating_sub(epoch);
             p.to_ns = s.end_ns.map(|end| end.saturating_sub(epoch));
         }
+        let places: std::collections::HashMap<_, _> = (0..)
+            .zip(&profile.processes)
+            .map(|(at, p)| ((p.pid, p.start_ns, p.exec), at))
+            .collect();
+        let switched = self.switched.lock().unwrap_or_else(PoisonError::into_inner);
+        profile.switches = switched
+            .iter()
+            .filter_map(|(key, time_ns, flags)| {
+                let process = ProcessId(*places.get(key)?);
+                let time_ns = time_ns.saturating_sub(profile.start_ns);
+                Some(Switch { process, time_ns, flags: *flags })
+            })
+            .collect();
+        profile.switches.sort_by_key(|s| s.time_ns);
     }
 }
 
 impl Exporter for Processes {
     fn record(&mut self, r: &Record, _: &mut dyn Write) -> io::Result<()> {
-        if let Record::Profile(p) = r {
-            self.note(p);
+        match r {
+            Record::Profile(p) => self.note(p),
+            Record::Prof(e) => {
+                let ident = &e.process.ident;
+                let key = (ident.pid, ident.start_ns, ident.exec);
+                let mut switched = self.switched.lock().unwrap_or_else(PoisonError::into_inner);
+                switched.push((key, e.time_ns, e.flags.0));
+            }
+            _ => {}
         }
         Ok(())
     }

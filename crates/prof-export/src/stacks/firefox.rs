@@ -14,11 +14,13 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use fxprof_processed_profile as fx;
 use fxprof_processed_profile::debugid::DebugId;
+use prof_model::record::Flags;
 use prof_model::stacks::FrameId;
 use prof_model::stacks::Sample;
 use prof_model::stacks::SampledEvent;
 use prof_model::stacks::StackId;
 use prof_model::stacks::StackProfile;
+use prof_model::stacks::Switch;
 use prof_model::stacks::WakerKind;
 use prof_model::stacks::Whole;
 
@@ -62,6 +64,8 @@ struct Writer<'a> {
     /// their own.
     threads: HashMap<(u32, Option<u32>), fx::ThreadHandle>,
     stacks: HashMap<(fx::ThreadHandle, Option<StackId>, Whole), Option<fx::StackHandle>>,
+    /// Of each thread, from when to when samples know of it.
+    spans: HashMap<u32, (u64, u64)>,
 }
 
 impl<'a> Writer<'a> {
@@ -91,6 +95,7 @@ impl<'a> Writer<'a> {
             processes: Vec::new(),
             threads: HashMap::new(),
             stacks: HashMap::new(),
+            spans: spans(source),
         }
     }
 
@@ -123,6 +128,10 @@ impl<'a> Writer<'a> {
             let window = Window { text: self.out.intern_string("no process was sampled") };
             let end = time(self.source.duration_ns);
             self.out.add_marker(thread, fx::MarkerTiming::Interval(time(0), end), window);
+        }
+        let mut switches: HashMap<usize, Vec<&Switch>> = HashMap::new();
+        for s in &self.source.switches {
+            switches.entry(s.process.0 as usize).or_default().push(s);
         }
         let mut mains: HashMap<usize, u32> = HashMap::new();
         for (at, t) in (0..).zip(&self.source.threads) {
@@ -159,6 +168,12 @@ impl<'a> Writer<'a> {
             let to = time(p.to_ns.unwrap_or(self.source.duration_ns).max(p.from_ns));
             let window = Window { text: self.out.intern_string(&text) };
             self.out.add_marker(thread, fx::MarkerTiming::Interval(from, to), window);
+            for s in switches.remove(&at).unwrap_or_default() {
+                let name = self.out.intern_string("prof");
+                let flags = self.out.intern_string(&Flags(s.flags).names().join(", "));
+                let timing = fx::MarkerTiming::Instant(time(s.time_ns));
+                self.out.add_marker(thread, timing, Switched { name, flags });
+            }
         }
     }
 
@@ -170,16 +185,22 @@ impl<'a> Writer<'a> {
         let t = &self.source.threads[at as usize];
         let p = &self.source.processes[t.process.0 as usize];
         let process = self.processes[t.process.0 as usize];
-        let is_main = t.tid == p.pid && event.is_none();
-        let handle = self.out.add_thread(process, t.tid, time(p.from_ns), is_main);
+        // The first thread is there as long as the process is. Of others it is known from when
+        // on and how long they have surely been there.
+        let is_first = t.tid == p.pid;
+        let (first, last) = self.spans.get(&at).copied().unwrap_or((p.from_ns, p.from_ns));
+        let from = if is_first { p.from_ns } else { first.max(p.from_ns) };
+        let to = p.to_ns.map(|to| if is_first { to } else { last.min(to) });
+        let is_main = is_first && event.is_none();
+        let handle = self.out.add_thread(process, t.tid, time(from), is_main);
         let mut name = names::clean(t.comm.as_bytes());
         if let Some(event) = event {
             let event = &self.source.events[event as usize];
             name = format!("{name} ({})", names::clean(event.name.as_bytes()));
         }
         self.out.set_thread_name(handle, &name);
-        if let Some(to) = p.to_ns {
-            self.out.set_thread_end_time(handle, time(to.max(p.from_ns)));
+        if let Some(to) = to {
+            self.out.set_thread_end_time(handle, time(to.max(from)));
         }
         self.threads.insert((at, event), handle);
         handle
@@ -280,6 +301,18 @@ impl<'a> Writer<'a> {
     }
 }
 
+/// Of each thread, the time of its first sample, or the beginning of what that is of, and of
+/// its last.
+fn spans(source: &StackProfile) -> HashMap<u32, (u64, u64)> {
+    let mut spans: HashMap<u32, (u64, u64)> = HashMap::new();
+    for s in &source.samples {
+        let off = if s.off_cpu.is_some() { s.weight } else { 0 };
+        let span = spans.entry(s.thread.0).or_insert((u64::MAX, 0));
+        *span = (span.0.min(s.time_ns.saturating_sub(off)), span.1.max(s.time_ns));
+    }
+    spans
+}
+
 /// Files, each with the names of the places that are in the profile.
 fn libraries(
     source: &StackProfile,
@@ -355,6 +388,42 @@ impl fx::StaticSchemaMarker for Window {
 
     fn string_field_value(&self, _: u32) -> fx::StringHandle {
         self.text
+    }
+
+    fn number_field_value(&self, _: u32) -> f64 {
+        0.0
+    }
+}
+
+/// A `prof` event.
+struct Switched {
+    name: fx::StringHandle,
+    flags: fx::StringHandle,
+}
+
+impl fx::StaticSchemaMarker for Switched {
+    const UNIQUE_MARKER_TYPE_NAME: &'static str = "Prof";
+    const DESCRIPTION: Option<&'static str> =
+        Some("Profiling of the process was switched on or off.");
+    const CHART_LABEL: Option<&'static str> = Some("{marker.data.flags}");
+    const TABLE_LABEL: Option<&'static str> = Some("{marker.data.flags}");
+    const FIELDS: &'static [fx::StaticSchemaMarkerField] = &[fx::StaticSchemaMarkerField {
+        key: "flags",
+        label: "Flags",
+        format: fx::MarkerFieldFormat::String,
+        flags: fx::MarkerFieldFlags::SEARCHABLE,
+    }];
+
+    fn name(&self, _: &mut fx::Profile) -> fx::StringHandle {
+        self.name
+    }
+
+    fn category(&self, _: &mut fx::Profile) -> fx::CategoryHandle {
+        fx::CategoryHandle::OTHER
+    }
+
+    fn string_field_value(&self, _: u32) -> fx::StringHandle {
+        self.flags
     }
 
     fn number_field_value(&self, _: u32) -> f64 {

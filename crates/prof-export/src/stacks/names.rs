@@ -60,7 +60,7 @@ pub struct Names<'a> {
     /// the same.
     pub modules: Vec<String>,
     /// For each module of the profile, its place in `modules`: two with the same path
-    /// and build id are one.
+    /// and build id are one, or without any, of the same size and time.
     places: Vec<u32>,
     lines: Vec<Line>,
     frames: Vec<Vec<LineId>>,
@@ -240,7 +240,8 @@ fn modules(profile: &StackProfile) -> (Vec<String>, Vec<u32>) {
     let mut first = Vec::new();
     for m in &profile.modules {
         let next = known.len() as u32;
-        let place = *known.entry((&m.path, &m.build_id)).or_insert(next);
+        let identity = m.identity.filter(|_| m.build_id.is_empty());
+        let place = *known.entry((&m.path, &m.build_id, identity)).or_insert(next);
         if place == next {
             first.push(m);
         }
@@ -329,6 +330,7 @@ mod tests {
         let module = |(path, id): &(&[u8], u8)| Module {
             path: OsStr::from_bytes(path).into(),
             build_id: vec![*id],
+            ..Module::default()
         };
         StackProfile { modules: modules.iter().map(module).collect(), ..StackProfile::default() }
     }

@@ -76,12 +76,21 @@ pub fn full() -> StackProfile {
             SampledEvent { period: Some(100_000), ..event("cycles", "") },
         ],
         modules: vec![
-            Module { path: "/usr/bin/app".into(), build_id: (1..=20).collect() },
-            Module { path: "/usr/lib/libfoo.so".into(), build_id: vec![0xab; 20] },
-            Module { path: "/opt/libfoo.so".into(), build_id: Vec::new() },
+            Module {
+                path: "/usr/bin/app".into(),
+                build_id: (1..=20).collect(),
+                ..Module::default()
+            },
+            Module {
+                path: "/usr/lib/libfoo.so".into(),
+                build_id: vec![0xab; 20],
+                ..Module::default()
+            },
+            Module { path: "/opt/libfoo.so".into(), build_id: Vec::new(), ..Module::default() },
             Module {
                 path: PathBuf::from(OsString::from_vec(b"/tmp/e\xffv;il\n.so".to_vec())),
                 build_id: vec![1],
+                ..Module::default()
             },
         ],
         processes: vec![
@@ -265,7 +274,7 @@ pub fn any_profile() -> impl Strategy<Value = StackProfile> {
         ],
         vec(any::<u8>(), 0..3),
     )
-        .prop_map(|(path, build_id)| Module { path, build_id });
+        .prop_map(|(path, build_id)| Module { path, build_id, ..Module::default() });
     let offset = prop_oneof![0_u64..8, any::<u64>()];
     let frame =
         (any::<bool>(), option::of(0_u32..4), offset, vec(function, 0..3), option::of(name()))

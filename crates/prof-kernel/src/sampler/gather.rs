@@ -6,7 +6,10 @@ mod places;
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::fs::File;
+use std::fs::Metadata;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -14,6 +17,7 @@ use prof_model::stacks::FrameId;
 use prof_model::stacks::Interner;
 use prof_model::stacks::Module;
 use prof_model::stacks::ModuleId;
+use prof_model::stacks::Part;
 use prof_model::stacks::ProcessId;
 use prof_model::stacks::Sample;
 use prof_model::stacks::StackProfile;
@@ -228,7 +232,8 @@ impl Gatherer {
     }
 
     fn module(&mut self, path: PathBuf, build_id: Vec<u8>, code: Code) -> ModuleId {
-        self.profile.modules.push(Module { path, build_id });
+        let identity = known::identity(&code);
+        self.profile.modules.push(Module { path, build_id, identity, code: Vec::new() });
         self.code.push(Kept::Open(code));
         ModuleId(self.profile.modules.len() as u32 - 1)
     }
@@ -244,7 +249,7 @@ impl Gatherer {
         }
         self.deferred.remove(&rec.id);
         self.files.remove(&rec.id);
-        let name = PathBuf::from(std::ffi::OsStr::from_bytes(path));
+        let mut name = PathBuf::from(std::ffi::OsStr::from_bytes(path));
         if generated::is_jitdump(&name) {
             if let Ok(file) = files::find(rec, path, true) {
                 self.told.jitdump(rec.pid, file);
@@ -259,11 +264,28 @@ impl Gatherer {
         if let Code::File(file) = &code {
             self.python.meet(rec.id, file, &self.tables, sampler);
         }
-        if rec.pid == std::process::id() && !self.wanted.contains(&name) {
+        if rec.pid == std::process::id()
+            && let Code::File(file) = &code
+            && let Some(wanted) = self.wanted_as(&name, file)
+        {
+            name = wanted;
+        } else if rec.pid == std::process::id() {
             self.deferred.insert(rec.id, (rec.key, name, code));
             return;
         }
         self.learn(rec.id, Some(rec.key), name, code);
+    }
+
+    /// Which of the files that are wanted this is. The kernel half has its path within its
+    /// file system, which of a layer of an overlay is not where it can be found.
+    fn wanted_as(&self, name: &Path, file: &File) -> Option<PathBuf> {
+        if self.wanted.contains(name) {
+            return Some(name.to_owned());
+        }
+        let of = |m: Metadata| (m.len(), m.mtime(), m.mtime_nsec());
+        let own = of(file.metadata().ok()?);
+        let mut named = self.wanted.iter().filter(|w| w.file_name() == name.file_name());
+        named.find(|w| w.metadata().is_ok_and(|m| of(m) == own)).cloned()
     }
 
     /// A sample has met a file.
@@ -298,7 +320,11 @@ impl Gatherer {
         if let (Ok(made), Code::File(file)) = (&table, &code) {
             self.python.complete(id, file, made);
         }
-        let build_id = table.as_ref().map(|t| t.build_id.clone()).unwrap_or_default();
+        let build_id = match (&table, &code) {
+            (Ok(table), _) => table.build_id.clone(),
+            (Err(_), Code::File(file)) => prof_unwind::build_id(file),
+            (Err(_), _) => Vec::new(),
+        };
         let used = self.taken;
         let mut known = Known { key, path, build_id, code: Some(code), module: None, table, used };
         if let Some(module) = self.untold.remove(&id) {
@@ -311,8 +337,12 @@ impl Gatherer {
     fn name_module(&mut self, module: ModuleId, known: &mut Known) {
         let at = module.0 as usize;
         let build_id = std::mem::take(&mut known.build_id);
-        self.profile.modules[at] = Module { path: known.path.clone(), build_id };
-        self.code[at] = Kept::Open(known.code.take().unwrap_or(Code::Gone("not kept".into())));
+        let code = known.code.take().unwrap_or(Code::Gone("not kept".into()));
+        let identity = known::identity(&code);
+        let parts = parts(&known.table);
+        self.profile.modules[at] =
+            Module { path: known.path.clone(), build_id, identity, code: parts };
+        self.code[at] = Kept::Open(code);
         self.profile.no_tables.extend(known.table.as_ref().err().map(|why| (module, why.clone())));
         known.module = Some(module);
     }
@@ -425,6 +455,12 @@ impl Gatherer {
     fn since_start(&self, sample: Sample) -> Sample {
         Sample { time_ns: sample.time_ns.saturating_sub(self.epoch), ..sample }
     }
+}
+
+/// Where the code of a file is.
+fn parts(table: &Result<Table, String>) -> Vec<Part> {
+    let code = table.iter().flat_map(|t| &t.code);
+    code.map(|c| Part { offset: c.offset, address: c.address, size: c.size }).collect()
 }
 
 /// `enum prof_stop`.

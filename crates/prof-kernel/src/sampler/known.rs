@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::fs::File;
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
@@ -77,6 +78,18 @@ pub struct Identity {
     ino: u64,
     size: u64,
     mtime: (i64, i64),
+}
+
+/// What tells the file of some code from others, for whoever names it later.
+pub fn identity(code: &Code) -> Option<prof_model::stacks::Identity> {
+    let Code::File(file) = code else { return None };
+    file.metadata().ok().map(|m| identity_of(&m))
+}
+
+/// The same of what is known of a file.
+pub fn identity_of(m: &Metadata) -> prof_model::stacks::Identity {
+    let mtime = (m.mtime(), m.mtime_nsec().try_into().unwrap_or(0));
+    prof_model::stacks::Identity { size: m.size(), mtime, ino: m.ino() }
 }
 
 impl Identity {

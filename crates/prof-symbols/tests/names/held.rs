@@ -18,7 +18,7 @@ fn from(file: &File, path: &Path, build_id: &[u8], program: &Path, at: &[u64]) -
     let segments = segments(program);
     let at: Vec<Address> =
         at.iter().map(|a| Address { offset: offset(&segments, *a), is_return: false }).collect();
-    let source = Source::File { file: file.as_fd(), path, build_id };
+    let source = Source::File { file: file.as_fd(), path, build_id, code: &[] };
     Symbolizer::new(alone()).user(&source, &at)
 }
 
@@ -59,7 +59,7 @@ fn a_file_is_named_from_what_is_held_whatever_became_of_its_path() {
         rustix::io::dup2(File::open(of).unwrap(), &mut fd).unwrap();
         held = File::from(fd);
         assert_eq!(std::os::fd::AsRawFd::as_raw_fd(&held), number, "the number is reused");
-        let source = Source::File { file: held.as_fd(), path: &path, build_id: &[] };
+        let source = Source::File { file: held.as_fd(), path: &path, build_id: &[], code: &[] };
         seen.push(symbolizer.user(&source, &offsets));
     }
     assert_eq!(seen[0], expected);

@@ -6,4 +6,5 @@ mod held;
 mod kernel;
 mod links;
 mod stripped;
+mod stubs;
 mod support;

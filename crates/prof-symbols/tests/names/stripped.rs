@@ -261,7 +261,7 @@ fn what_is_no_code_has_no_name() {
     let file = File::open(&program).unwrap();
     let length = file.metadata().unwrap().len();
     let address = |offset| Address { offset, is_return: false };
-    let source = Source::File { file: file.as_fd(), path: &program, build_id: &[] };
+    let source = Source::File { file: file.as_fd(), path: &program, build_id: &[], code: &[] };
     let addresses = [0, 64, length - 1, length, u64::MAX].map(address);
     for named in Symbolizer::new(alone()).user(&source, &addresses) {
         assert_eq!(named.functions, []);
@@ -281,7 +281,8 @@ fn what_is_no_elf_file_has_the_reason() {
     assert_eq!(of(b"#!/bin/sh\necho and more than sixteen bytes\n"), "not an ELF file");
     assert!(of(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\0").starts_with("a broken ELF file"));
     let null = File::open("/dev/null").unwrap();
-    let source = Source::File { file: null.as_fd(), path: Path::new("/dev/null"), build_id: &[] };
+    let source =
+        Source::File { file: null.as_fd(), path: Path::new("/dev/null"), build_id: &[], code: &[] };
     let named = Symbolizer::new(alone()).user(&source, &address);
     assert_eq!(
         named,

@@ -148,7 +148,7 @@ pub fn names(file: &File, path: &Path, addresses: &[u64], options: &Options) -> 
         .iter()
         .map(|a| Address { offset: offset(&segments, *a), is_return: false })
         .collect();
-    let source = Source::File { file: file.as_fd(), path, build_id: &[] };
+    let source = Source::File { file: file.as_fd(), path, build_id: &[], code: &[] };
     Symbolizer::new(options.clone()).user(&source, &addresses)
 }
 

@@ -16,7 +16,7 @@ use flate2::write::GzEncoder;
 use prof_model::stacks::StackProfile;
 
 /// Names the format and its version: what is behind it changes with the version.
-const HEAD: &[u8] = b"prof stacks 3\n";
+const HEAD: &[u8] = b"prof stacks 4\n";
 
 /// Largest profile that is read, bytes unpacked: a file may say anything.
 const MAX_BYTES: u64 = 4 << 30;
@@ -63,17 +63,21 @@ pub fn read(path: &Path) -> Result<StackProfile> {
 mod tests {
     use super::*;
     use prof_model::stacks::FrameKind;
+    use prof_model::stacks::Identity;
     use prof_model::stacks::Interner;
     use prof_model::stacks::Module;
     use prof_model::stacks::ModuleId;
+    use prof_model::stacks::Part;
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt as _;
 
     fn profile() -> StackProfile {
         let path = OsStr::from_bytes(b"/tmp/not\xfftext").into();
+        let identity = Identity { size: 4096, mtime: (-1, 999_999_999), ino: u64::MAX };
+        let code = vec![Part { offset: 0x1000, address: 0x40_1000, size: 0x500 }];
         let mut p = StackProfile {
             command: vec!["a".into()],
-            modules: vec![Module { path, build_id: vec![1, 2, 3] }],
+            modules: vec![Module { path, build_id: vec![1, 2, 3], identity: Some(identity), code }],
             ..StackProfile::default()
         };
         let mut interner = Interner::default();

@@ -7,19 +7,24 @@ use std::io::BufWriter;
 use std::io::IsTerminal as _;
 use std::io::Write;
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use anyhow::Result;
+use anyhow::bail;
 use prof_export::Sink;
 use prof_export::stacks::Root;
 use prof_export::stacks::StackFormat;
 use prof_export::stacks::StackOptions;
 use prof_export::stacks::StackOutputSpec;
 use prof_export::stacks::without_table;
+use prof_kernel::host;
 use prof_kernel::sampler::gather::Code;
 use prof_kernel::sampler::generated::Generated;
+use prof_kernel::sampler::known;
 use prof_model::stacks::Function;
+use prof_model::stacks::Module;
 use prof_model::stacks::ModuleId;
 use prof_model::stacks::StackProfile;
 use prof_symbols::Options;
@@ -53,6 +58,27 @@ pub struct How {
     pub cache: Option<PathBuf>,
 }
 
+/// Why a file that is there is not the one that was recorded, if that can be told without
+/// reading it: by size and time where there is no build id. On the machine on which it was
+/// recorded (`here`) also by its number, which a copy has another of.
+pub fn is_another(module: &Module, file: &File, here: bool) -> Option<&'static str> {
+    let then = module.identity.filter(|_| module.build_id.is_empty())?;
+    let now = known::identity_of(&file.metadata().ok()?);
+    if now.size != then.size {
+        return Some("the file changed since: it has no build id, and its size is another");
+    }
+    // Archives keep seconds.
+    let is_whole = now.mtime.1 == 0 || then.mtime.1 == 0;
+    if now.mtime.0 != then.mtime.0 || now.mtime.1 != then.mtime.1 && !is_whole {
+        return Some(
+            "it may be another file: it has no build id, and its time is another (copies that \
+             keep it: cp -p)",
+        );
+    }
+    (here && now.ino != then.ino)
+        .then_some("it may be another file: it has no build id, and its inode is another")
+}
+
 /// Names all frames: of code that was held since it was met. What processes made has its
 /// names, or none, by [`name_generated`].
 pub fn name(profile: &mut StackProfile, code: &[Code], how: &How) {
@@ -65,6 +91,26 @@ pub fn name(profile: &mut StackProfile, code: &[Code], how: &How) {
         }
         options.fetched = debuginfod::fetch(&ids, &options.debug_dirs);
     }
+    // What is held may have been written to since.
+    let here = how.symfs.is_none() && profile.host == host::uname().0;
+    let why: Vec<_> = profile
+        .modules
+        .iter()
+        .zip(code)
+        .map(|(module, code)| match code {
+            Code::File(file) => is_another(module, file, here).map(str::to_owned),
+            Code::Gone(why) if module.path.is_absolute() => {
+                Some(format!("its file is not there: {why}"))
+            }
+            Code::Gone(why) => Some(why.clone()),
+            Code::Image(_) | Code::Generated(_) => None,
+        })
+        .collect();
+    let of = |m: ModuleId| why.get(m.0 as usize)?.clone();
+    for frame in profile.frames.iter_mut().filter(|f| f.functions.is_empty()) {
+        let why = frame.module.and_then(of);
+        frame.unnamed = frame.unnamed.take().or(why);
+    }
     let symbolizer = Symbolizer::new(options);
     let modules = profile.modules.clone();
     symbolizer.name_profile(profile, |ModuleId(at)| {
@@ -74,12 +120,13 @@ pub fn name(profile: &mut StackProfile, code: &[Code], how: &How) {
                 file: file.as_fd(),
                 path: &module.path,
                 build_id: &module.build_id,
+                code: &module.code,
             }),
             Code::Image(image) => Some(Source::Image(image)),
             Code::Generated(_) | Code::Gone(_) => None,
         }
     });
-    name_by_place(profile, code);
+    name_by_place(profile, code, here);
 }
 
 /// Names code that processes made, by what they have told of it: later there may be
@@ -154,7 +201,7 @@ fn told(code: &Generated, owner: Option<u32>) -> Result<Told<'_>, String> {
 
 /// What has no name is at least of some function: the file's unwind information says
 /// where that begins. Without it each address would stand for itself.
-fn name_by_place(profile: &mut StackProfile, code: &[Code]) {
+fn name_by_place(profile: &mut StackProfile, code: &[Code], here: bool) {
     let mut without: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
     for (i, frame) in profile.frames.iter().enumerate() {
         if let (true, Some(ModuleId(at))) = (frame.functions.is_empty(), frame.module) {
@@ -164,6 +211,11 @@ fn name_by_place(profile: &mut StackProfile, code: &[Code]) {
     for (at, frames) in without {
         let Some(Code::File(file)) = code.get(at as usize) else { continue };
         let Some(module) = profile.modules.get(at as usize) else { continue };
+        // Of another file its functions say nothing.
+        let is_it = module.build_id.is_empty() || prof_unwind::build_id(file) == module.build_id;
+        if !is_it || is_another(module, file, here).is_some() {
+            continue;
+        }
         let Ok(functions) = Table::functions(file, &Limits::default()) else { continue };
         let name = module.name();
         for i in frames {
@@ -182,17 +234,47 @@ fn name_by_place(profile: &mut StackProfile, code: &[Code]) {
     }
 }
 
-/// Writes each output; the first error is told when all were tried.
-pub fn write(profile: &StackProfile, outputs: &[StackOutput], how: &How) -> Result<()> {
+/// Writes each output, and says which were; the first error is told when all were tried.
+pub fn write<'a>(
+    profile: &StackProfile,
+    outputs: &'a [StackOutput],
+    how: &How,
+) -> (Vec<&'a StackOutput>, Result<()>) {
+    let mut written = Vec::with_capacity(outputs.len());
     let mut result = Ok(());
     for spec in outputs {
-        if let Err(e) = write_one(profile, spec, how)
-            && result.is_ok()
-        {
-            result = Err(e);
+        match write_one(profile, spec, how) {
+            Ok(()) => written.push(spec),
+            Err(e) => result = result.and(Err(e)),
         }
     }
-    result
+    (written, result)
+}
+
+/// Whether outputs can be written, which is to be known before anything is measured. What
+/// is there stays as it is until there is something to be written.
+pub fn try_open(outputs: &[StackOutput]) -> Result<()> {
+    for output in outputs {
+        match output.sink() {
+            Sink::File(path) => {
+                try_file(path).with_context(|| format!("output file {}", path.display()))?
+            }
+            Sink::Default | Sink::Stdout if output.is_binary() && io::stdout().is_terminal() => {
+                let name = output.name();
+                bail!("-o {name}: no terminal can show it: name a file, -o {name}:FILE");
+            }
+            Sink::Default | Sink::Stdout => {}
+        }
+    }
+    Ok(())
+}
+
+fn try_file(path: &Path) -> io::Result<()> {
+    // A pipe would wait for its reader, who would take this for all that comes.
+    if path.metadata().is_ok_and(|m| !m.is_file() && !m.is_dir()) {
+        return Ok(());
+    }
+    File::options().write(true).create(true).truncate(false).open(path).map(drop)
 }
 
 /// An output of stacks.
@@ -205,6 +287,28 @@ pub enum StackOutput {
 }
 
 impl StackOutput {
+    fn sink(&self) -> &Sink {
+        match self {
+            Self::Shown(spec) => &spec.sink,
+            Self::Raw(sink) => sink,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Shown(spec) => spec.format.name(),
+            Self::Raw(_) => "raw",
+        }
+    }
+
+    /// Whether it is nothing that a terminal could show.
+    fn is_binary(&self) -> bool {
+        match self {
+            Self::Shown(s) => matches!(s.format, StackFormat::Pprof | StackFormat::Perfdata),
+            Self::Raw(_) => true,
+        }
+    }
+
     /// Whether names are needed.
     pub fn is_named(&self) -> bool {
         matches!(self, Self::Shown(_))
@@ -255,10 +359,9 @@ fn is_for_people(format: Option<StackFormat>) -> bool {
 /// A line for the terminal about files that were written.
 pub fn tell<'a>(profile: &StackProfile, outputs: impl Iterator<Item = &'a StackOutput>) {
     let files: Vec<_> = outputs
-        .filter_map(|o| match o {
-            StackOutput::Raw(Sink::File(path)) => Some(path),
-            StackOutput::Shown(StackOutputSpec { sink: Sink::File(path), .. }) => Some(path),
-            StackOutput::Raw(_) | StackOutput::Shown(_) => None,
+        .filter_map(|o| match o.sink() {
+            Sink::File(path) => Some(path),
+            Sink::Default | Sink::Stdout => None,
         })
         .map(|p| p.display().to_string())
         .collect();
@@ -267,12 +370,12 @@ pub fn tell<'a>(profile: &StackProfile, outputs: impl Iterator<Item = &'a StackO
     }
     let n = profile.samples.len();
     let whole = profile.samples.iter().filter(|s| s.whole.is_whole()).count();
-    let share = if n == 0 { 100.0 } else { 100.0 * whole as f64 / n as f64 };
-    say!(
-        "prof: {n} samples, processes: {}, {share:.1} % of the stacks whole: {}",
-        profile.processes.len(),
-        files.join(", ")
-    );
+    let share = match n {
+        0 => String::new(),
+        _ => format!(", {:.1} % of the stacks whole", 100.0 * whole as f64 / n as f64),
+    };
+    let (processes, files) = (profile.processes.len(), files.join(", "));
+    say!("prof: {n} samples, processes: {processes}{share}: {files}");
     for line in without_table(profile) {
         say!("prof: {line}");
     }

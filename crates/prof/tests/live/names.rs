@@ -156,3 +156,99 @@ fn names_are_kept_for_the_next_time() {
     assert!(!run(&["--no-cache"]).contains("hidden_work"));
     assert!(run(&[]).contains("hidden_work"));
 }
+
+/// What `prof report` makes of a recording.
+fn reported(recording: &Path, options: &[&str]) -> String {
+    let output = command("report").args(["--no-cache"]).args(options).arg(recording).output();
+    let output = output.expect("prof report");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn another_build_is_not_taken_for_the_one_that_ran() {
+    let Some(_turn) = live("another build") else { return };
+    if !crate::stacks::taken("another build") || !has("cc", "gcc") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| dir.path().join(name);
+    let (source, program, recording) = (at("x.c"), at("x"), at("x.stacks"));
+    fs::write(&source, SOURCE).expect("a source");
+    let to = format!("raw:{}", recording.display());
+    for (id, why) in [("sha1", "its build id is another"), ("none", "it has no build id, and its")]
+    {
+        let build = |level: &str| {
+            let id = format!("-Wl,--build-id={id}");
+            let [s, p] = [&source, &program].map(|p| p.to_str().expect("a path"));
+            tool("cc", &[level, &id, s, "-o", p]);
+        };
+        build("-O1");
+        run(&["-o", &to], &[program.to_str().expect("a path")]);
+        let same = reported(&recording, &["-o", "folded"]);
+        assert!(same.contains(";main;hidden_work "), "{id}: {same}");
+        build("-O0");
+        let other = reported(&recording, &["-o", "folded"]);
+        assert!(other.contains("[unknown in x+"), "{id}: {other}");
+        assert!(!other.contains("hidden_work") && !other.contains(" in x]"), "{id}: {other}");
+        let text = reported(&recording, &[]);
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains(why), "{id}: {text}");
+    }
+}
+
+#[test]
+fn programs_are_found_by_build_id_and_links_stay_in_the_tree() {
+    let Some(_turn) = live("programs by build id") else { return };
+    if !crate::stacks::taken("programs by build id") {
+        return;
+    }
+    let Some(made) = stripped() else { return };
+    let at = |name: &str| made.dir.path().join(name);
+    let recording = at("x.stacks");
+    let to = format!("raw:{}", recording.display());
+    run(&["-o", &to], &[made.program.to_str().expect("a path")]);
+    let id = build_id(&made.program);
+    let (first, rest) = id.split_at(2);
+    let moved = |from: &Path, to: PathBuf| {
+        fs::create_dir_all(to.parent().expect("a folder")).expect("folders");
+        fs::rename(from, &to).expect("moved");
+        to
+    };
+    let report = |home: &Path, options: &[&str]| {
+        let mut report = command("report");
+        report.args(["--no-cache", "-o", "folded"]).args(options).arg(&recording);
+        let output = report.env("HOME", home).output().expect("prof report");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let named = |folded: String| assert!(folded.contains(";main;hidden_work "), "{folded}");
+    let (tree, home, nowhere) = (at("tree"), at("home"), at("nowhere"));
+    fs::create_dir(&tree).expect("a folder");
+    let symfs = ["--symfs", tree.to_str().expect("a path")];
+    let full = moved(&made.program, at("kept"));
+    assert!(report(&nowhere, &symfs).contains("[unknown in hidden"));
+
+    let debug = tree.join(format!("usr/lib/debug/.build-id/{first}/{rest}.debug"));
+    let debug = moved(&made.debug, debug);
+    // A debug file alone has the names.
+    named(report(&nowhere, &symfs));
+    let full = moved(&full, debug.with_extension(""));
+    named(report(&nowhere, &symfs));
+    let full = moved(&full, tree.join(format!(".build-id/{first}/{rest}")));
+    named(report(&nowhere, &symfs));
+    let full = moved(&full, home.join(format!(".debug/.build-id/{first}/{rest}/elf")));
+    named(report(&home, &symfs));
+
+    // Where it was there is a link that leads to another place of the same tree.
+    moved(&full, tree.join("opt/hidden"));
+    let place = made.program.strip_prefix("/").expect("an absolute path");
+    fs::create_dir_all(tree.join(place).parent().expect("a folder")).expect("folders");
+    std::os::unix::fs::symlink("/opt/hidden", tree.join(place)).expect("a link");
+    named(report(&nowhere, &symfs));
+
+    let output = command("report").args(["--symfs", "/no/such/tree"]).arg(&recording).output();
+    let output = output.expect("prof report");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("--symfs /no/such/tree"), "{said}");
+}

@@ -129,3 +129,19 @@ fn perf_names_bpf_programs_that_ran() {
     assert!(!own.is_empty(), "no sample was taken in a BPF program: {folded}");
     assert_eq!(perfs, own, "{script}");
 }
+
+#[test]
+fn perf_shows_stacks_of_time_off_the_cpu_alone() {
+    let Some(_turn) = live("perf reading time off the CPU") else { return };
+    if !taken("perf reading time off the CPU") || !has("perf", "linux-perf") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let data = dir.path().join("perf.data");
+    let to = format!("perfdata:{}", data.display());
+    run(&["--off-cpu=only", "-o", &to], &["sh", "-c", "sleep 0.05; sleep 0.05"]);
+    let script = perf(&data, &["script", "-F", "comm,event,ip,sym"]);
+    let samples = script.split("\n\n").filter(|s| s.contains("sleep") && s.contains("off-cpu:"));
+    let slept = samples.filter(|s| s.contains("hrtimer_nanosleep") && s.contains("main")).count();
+    assert_eq!(slept, 2, "{script}");
+}

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use prof::stacks::raw;
 use prof_model::stacks::FrameKind;
 use prof_model::stacks::Sample;
 use prof_model::stacks::StackProfile;
@@ -298,4 +299,35 @@ fn node() {
     let (n, whole) = (stacks.samples(), stacks.whole());
     println!("node: {whole} of {n} whole");
     assert!(n >= 150 && whole * 10 >= n * 9, "{whole} of {n}");
+}
+
+#[test]
+fn a_program_on_an_overlay_that_is_not_the_root() {
+    let Some(_turn) = live("a program on an overlay") else { return };
+    let needs = [("unshare", "util-linux"), ("mount", "mount")];
+    let Some(dir) = ready("a program on an overlay", &needs) else { return };
+    let recording = dir.path().join("x.stacks");
+    // Mounts that nobody else sees, and that go with the shell.
+    let script = format!(
+        "set -e; cd {dir}; mkdir t; mount -t tmpfs none t; cd t; mkdir l u w m; \
+         cp {target} l/on_overlay; \
+         mount -t overlay overlay -o lowerdir=l,upperdir=u,workdir=w m; \
+         {prof} run --no-cache -o raw:{to} -- m/on_overlay burn 100; \
+         {prof} report --no-cache -o folded {to}",
+        dir = dir.path().display(),
+        target = target().display(),
+        prof = prof().display(),
+        to = recording.display(),
+    );
+    let output = Command::new("unshare").args(["-m", "sh", "-c", &script]).output();
+    let output = output.expect("unshare");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let profile = raw::read(&recording).expect("stacks");
+    let whole = profile.samples.iter().filter(|s| s.whole.is_whole()).count();
+    println!("{whole} of {} samples whole", profile.samples.len());
+    assert!(profile.samples.len() > 20 && profile.no_tables.is_empty(), "{:?}", profile.no_tables);
+    assert!(whole * 100 >= profile.samples.len() * 95, "{whole} of {}", profile.samples.len());
+    let folded = String::from_utf8_lossy(&output.stdout);
+    assert!(folded.contains("prof_target::"), "{folded}");
 }

@@ -399,7 +399,10 @@ fn what_was_recorded_is_reported_later() {
     let said = String::from_utf8_lossy(&recorded.stderr);
     assert!(said.contains("prof.stacks"), "{said}");
     let report = |args: &[&str]| {
-        let out = Command::new(prof()).arg("report").current_dir(&dir).args(args).output();
+        let mut report = Command::new(prof());
+        // What perf has kept at home is found by build id.
+        report.arg("report").current_dir(&dir).env("HOME", dir.path()).args(args);
+        let out = report.output();
         let out = out.expect("prof report");
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8_lossy(&out.stdout).into_owned()
@@ -414,7 +417,8 @@ fn what_was_recorded_is_reported_later() {
     let there = |f: &str| fs::metadata(dir.path().join(f)).map_or(0, |m| m.len());
     assert!(there("x.pb.gz") > 100 && there("x.json") > 100);
     // Another folder has no such program: addresses, with the reason.
-    let text = report(&["--symfs", "/var/empty-of-programs"]);
+    fs::create_dir(dir.path().join("empty")).expect("a folder");
+    let text = report(&["--symfs", "empty"]);
     assert!(text.contains("unnamed:") && !text.contains("prof_target::main"), "{text}");
     // What is no recording is an error that says so, and the status is 1.
     fs::write(dir.path().join("junk"), "junk").expect("a file");
@@ -591,4 +595,88 @@ fn nothing_is_kept_of_processes_that_are_gone() {
     assert_eq!((kept("spaces"), kept("off_threads")), (0, 0));
     watch.stop();
     assert!(raw::read(&file).expect("stacks").processes.len() >= 5);
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_told_before_the_command_runs() {
+    let Some(_turn) = live("outputs that cannot be written") else { return };
+    if !taken("outputs that cannot be written") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let (ran, there) = (dir.path().join("ran"), dir.path().join("there"));
+    fs::write(&there, "as it was").expect("a file");
+    let touch = ["--", "touch", ran.to_str().expect("a path")];
+    for format in ["raw", "flamegraph", "pprof", "perfdata"] {
+        let to = format!("{format}:{}", dir.path().join("no/x").display());
+        let output = command("record").args(["-o", &to]).args(touch).output().expect("prof");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("output file"), "{format}: {said}");
+        assert!(!ran.exists(), "{format}: the command was run");
+    }
+    let to = format!("folded:{}", there.display());
+    let output = command("run").args(["-o", &to, "--", "/no/such/program"]).output();
+    assert!(!output.expect("prof").status.success());
+    assert_eq!(fs::read_to_string(&there).expect("a file"), "as it was");
+
+    let full = ["-o", "raw:/dev/full", "-o", &to, "--", "true"];
+    let output = command("run").args(full).output().expect("prof");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("writing to /dev/full"), "{said}");
+    let told = said.lines().find(|l| l.contains(" samples")).expect("what was written");
+    assert!(told.contains("there") && !told.contains("/dev/full"), "{said}");
+}
+
+#[test]
+fn what_samples_cannot_go_by_is_told_before_the_command_runs() {
+    let Some(_turn) = live("events that cannot be sampled by") else { return };
+    if !taken("events that cannot be sampled by") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let ran = dir.path().join("ran");
+    for (options, why) in [
+        (&["--by", "sched:sched_wakeup", "-c", "1"][..], "cannot go by a tracepoint"),
+        (&["-c", "100"], "in nanoseconds"),
+        (&["-e", "page-faults", "-c", "1"], "--by page-faults"),
+        (&["--by", "page-faults,cpu-clock/period=9999/"], "in nanoseconds"),
+    ] {
+        let output =
+            command("run").arg("-g").args(options).args(["--", "touch"]).arg(&ran).output();
+        let output = output.expect("prof");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(why), "{options:?}: {said}");
+        assert!(!ran.exists(), "{options:?}: the command was run");
+    }
+    let faults = run_stacks(&["--by", "page-faults", "-c", "1"], &["true"]);
+    assert!(faults.samples() > 10 && faults.weight() == faults.samples() as u64);
+}
+
+#[test]
+fn firefox_has_prof_events_as_markers() {
+    let Some(_turn) = live("prof events in firefox") else { return };
+    if !taken("prof events in firefox") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("x.json");
+    let to = format!("firefox:{}", file.display());
+    run(&["-o", &to], &[target_str(), "burn", "100"]);
+    let text = fs::read_to_string(&file).expect("a profile");
+    let profile: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let thread = &profile["threads"][0];
+    let strings = &thread["stringArray"];
+    let text = |v: &serde_json::Value| strings[v.as_u64().expect("a string") as usize].to_string();
+    let markers = &thread["markers"];
+    let names = markers["name"].as_array().expect("markers");
+    let flags: Vec<_> = (0..names.len())
+        .filter(|i| text(&names[*i]) == "\"prof\"")
+        .map(|i| (markers["startTime"][i].as_f64(), text(&markers["data"][i]["flags"])))
+        .collect();
+    let has = |n: usize, flag| flags.get(n).is_some_and(|(_, f)| f.contains(flag));
+    assert!(has(0, "enable") && has(flags.len() - 1, "exit"), "{flags:?}");
+    assert!(flags.is_sorted_by_key(|(at, _)| *at), "{flags:?}");
+    let end = thread["processShutdownTime"].as_f64().expect("an end");
+    let exit = flags.last().and_then(|f| f.0).expect("an exit");
+    assert!((exit - end).abs() < 50.0, "{exit} {end}");
 }

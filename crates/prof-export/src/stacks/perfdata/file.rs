@@ -56,8 +56,9 @@ mod flag {
 /// `CLOCK_REALTIME`.
 const CLOCK: u32 = 0;
 
-/// An event that perf has no number for: it has its name, and counts nothing.
-const DUMMY: (u32, u64) = (1, 9);
+/// An event that perf has no number for has its name, and the type that `perf record
+/// --off-cpu` takes for such: samples of `dummy` are shown without their stacks.
+const OTHER: (u32, u64) = (1, 10);
 
 /// Type and configuration by which perf knows an event.
 fn perf_id(name: &str) -> (u32, u64) {
@@ -82,7 +83,7 @@ fn perf_id(name: &str) -> (u32, u64) {
         return (0, at as u64);
     }
     let software = EVENTS.iter().find(|e| e.name == bare && e.id >> 24 == 1);
-    software.map_or(DUMMY, |e| (1, u64::from(e.id & 0xff_ffff)))
+    software.map_or(OTHER, |e| (1, u64::from(e.id & 0xff_ffff)))
 }
 
 /// `struct perf_event_attr`.

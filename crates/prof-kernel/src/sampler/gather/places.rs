@@ -89,7 +89,9 @@ impl Gatherer {
             let build_id = std::mem::take(&mut known.build_id);
             let code = known.code.take().unwrap_or_else(|| Code::Gone("not kept".into()));
             let why = known.table.as_ref().err().cloned();
+            let parts = super::parts(&known.table);
             let module = self.module(path, build_id, code);
+            self.profile.modules[module.0 as usize].code = parts;
             self.profile.no_tables.extend(why.map(|why| (module, why)));
             if let Some(known) = self.files.get_mut(&file) {
                 known.module = Some(module);
