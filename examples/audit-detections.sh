@@ -61,9 +61,6 @@ jq --unbuffered -c --arg ops "${OPS:-0}" '
   elif .record == "listed" then findings
   elif .record == "prof" and (.flags | contains(["enable", "foreign"])) then
     [as_listed | findings] | unique[]
-  # A program is put at an event after that was opened: it is told of when it goes off.
-  elif .record == "prof" and (.flags | contains(["foreign"])) then
-    [as_listed | select(.kind == "perf") | findings | select(.rule == "foreign_bpf")] | unique[]
   else empty end' | {
     # The lines as they come, and whether there were any.
     found=0

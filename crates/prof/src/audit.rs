@@ -27,6 +27,7 @@ use prof_kernel::audit::derive::Derive;
 use prof_kernel::audit::tracefs::Tracefs;
 use prof_kernel::audit_list::Now;
 use prof_kernel::audit_list::links::Links;
+use prof_kernel::audit_list::processes::Containers;
 use prof_kernel::clock;
 use prof_kernel::host;
 use prof_kernel::prepared;
@@ -133,6 +134,7 @@ impl Stream {
         let mut derive = Derive::new(Box::new(name), host::exe_of);
         derive.set_realtime_offset(clock::realtime_offset());
         derive.set_clock_types(audit.clock_types());
+        derive.set_containers(Containers::default());
         let links = Links::default();
         derive.set_link_of(Box::new(move |id| links.of(id)));
         let mut attached = audit.attached().to_vec();
@@ -231,6 +233,9 @@ impl Stream {
             self.look()?;
         } else {
             self.drain()?;
+        }
+        if self.derive.take_wants_look() {
+            self.look()?;
         }
         if self.checked.elapsed() >= CHECK {
             self.checked = Instant::now();

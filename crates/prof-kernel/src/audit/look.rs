@@ -29,6 +29,9 @@ const ABOUT: &str = "nothing told of it: it was found by looking, so the time is
 /// event that is still there after it is somebody else's as well.
 const EXIT_TAKES_NS: u64 = 50_000_000;
 
+/// Time from SET_BPF in which a program that is found is the one that it asked for.
+const BPF_TAKES_NS: u64 = 1_000_000_000;
+
 impl Derive {
     /// How the events were at `time_ns` that [`Derive::to_look_at`] named. All records of
     /// before have to be heard by now.
@@ -65,17 +68,23 @@ impl Derive {
                 continue;
             }
             k.is_there(time_ns);
-            if let What::Perf { bpf, .. } = &mut k.what {
-                *bpf = (look.prog != 0).then_some(look.prog);
-            }
             let inherits = k.attr().is_some_and(|a| a.has(PerfAttr::INHERIT));
             let (pid, tid) = k.root;
+            let found = Moment { time_ns, cpu, through: Interface::Found };
+            let asked = k.bpf_asked.filter(|at| time_ns < at.time_ns + BPF_TAKES_NS);
+            k.bpf_asked = asked;
+            self.program(id, (look.prog != 0).then_some(look.prog), asked.unwrap_or(found), out);
+            // At a switch between two tasks that have all the same events, the kernel may exchange
+            // their events instead: how this one is says nothing of whom it was asked for.
+            if inherits && look.tid != tid && look.state != STATE_EXIT {
+                continue;
+            }
+            let Some(k) = self.known.get_mut(&id) else { continue };
             let Some(span) = k.spans.get_mut(&pid).filter(|s| s.threads.contains(&tid)) else {
                 continue;
             };
             if look.state == STATE_EXIT {
-                // At a switch between two tasks that have all the same events, the kernel
-                // may exchange their events instead: this one was on another that ended.
+                // For the same reason: it was on another that ended.
                 if inherits {
                     continue;
                 }
@@ -86,8 +95,7 @@ impl Derive {
             } else {
                 continue;
             }
-            let at = Moment { time_ns, cpu, through: Interface::Found };
-            self.settle(at, &[id], &[ABOUT], out);
+            self.settle(found, &[id], &[ABOUT], out);
         }
         for (at, notes, ids) in ended.into_values() {
             self.end_all(&ids, at, notes, out);

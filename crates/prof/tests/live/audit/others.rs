@@ -80,6 +80,17 @@ fn bpftrace_samples_each_cpu() {
     told.sort_unstable();
     expected.sort_unstable();
     assert_eq!(told, expected);
+    // Their programs are put there when they are on.
+    let mut clocks = Vec::new();
+    for cpu in [&cpus()[..1], &cpus()].concat() {
+        for whether in ["on", "off"] {
+            clocks.push(format!("{whether} cpu{cpu}: cpu-clock by ioctl_set_bpf"));
+        }
+    }
+    let mut anew = anew(&records, by);
+    anew.sort_unstable();
+    clocks.sort_unstable();
+    assert_eq!(anew, clocks);
     let with_program = |r: &&Value| {
         r["by"]["pid"] == by
             && !has_flag(r, "enable")
