@@ -201,7 +201,7 @@ impl Stream {
         for raw in &waiting {
             self.concerns(raw);
         }
-        let files = self.tracefs.as_ref().map(Tracefs::now).unwrap_or_default();
+        let files = self.tracefs.as_mut().map(Tracefs::now).unwrap_or_default();
         self.derive.take_over(self.began_ns, now, files, waiting, &mut self.events);
         self.emit();
         self.outputs.flush();
@@ -223,11 +223,12 @@ impl Stream {
                 Err(e) => return Err(e).context("waiting for records"),
             }
         }
-        let written = self.tracefs.as_ref().map(Tracefs::read).unwrap_or_default();
-        let now = clock::now_ns(ClockId::Monotonic);
-        for w in written {
-            self.derive.written(now, w, &mut self.events);
+        let mut written = self.tracefs.as_mut().map(Tracefs::read).unwrap_or_default();
+        if self.looked.elapsed() >= LOOK {
+            written.extend(self.tracefs.as_mut().map(Tracefs::look).unwrap_or_default());
         }
+        let now = clock::now_ns(ClockId::Monotonic);
+        self.derive.written(now, written, &mut self.events);
         if self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();
             self.look()?;

@@ -41,7 +41,7 @@ pub(super) enum Id {
     Link(u32),
     /// A process that another traces.
     Traced { tracer: u32, tracee: u32 },
-    /// A file of tracefs, by the order in which they were met.
+    /// Something that is on by tracefs, by the order in which all were met.
     File(u32),
 }
 
@@ -160,8 +160,9 @@ pub struct Derive {
     pub(super) people: People,
     pub(super) name: Name,
     pub(super) link_of: LinkOf,
-    /// Files of tracefs, by number.
-    pub(super) files: Vec<Vec<u8>>,
+    /// Numbers of what is on by tracefs, by file and line.
+    pub(super) files: HashMap<(Vec<u8>, Vec<u8>), u32>,
+    pub(super) last_file: u32,
     pub(super) clock_types: [u32; 2],
     pub(super) wants_look: bool,
     totals: Totals,
@@ -193,7 +194,8 @@ impl Derive {
             people: People::new(exe_of),
             name,
             link_of: Box::new(|_| None),
-            files: Vec::new(),
+            files: HashMap::new(),
+            last_file: 0,
             clock_types: [0; 2],
             wants_look: false,
             totals: Totals::default(),
