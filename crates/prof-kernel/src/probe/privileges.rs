@@ -56,7 +56,7 @@ pub struct Privileges {
 }
 
 impl Privileges {
-    pub(super) fn of_this_process() -> Self {
+    pub(crate) fn of_this_process() -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         // The same from /proc, should the call be refused.
         let effective = rustix::thread::capabilities(None)
@@ -76,7 +76,7 @@ impl Privileges {
     }
 
     /// Whether they should suffice for BPF and host-wide perf events.
-    pub(super) fn suffice(&self) -> bool {
+    pub(crate) fn suffice(&self) -> bool {
         let split = self.has("CAP_BPF") && self.has("CAP_PERFMON");
         self.initial_user_ns && (split || self.has("CAP_SYS_ADMIN"))
     }
