@@ -176,11 +176,15 @@ impl Tracefs {
         self.compare(&instances, &writers)
     }
 
-    /// What has come or gone with an instance: that is a folder, which nobody writes.
+    /// What has gone with an instance: that is a folder, which nobody writes. A new one has
+    /// nothing on until somebody does.
     pub fn look(&mut self) -> Vec<Written> {
         let now = self.instances();
-        let known: BTreeSet<_> = self.on.keys().cloned().collect();
-        self.compare(&now.symmetric_difference(&known).cloned().collect(), &[])
+        let gone = self.on.keys().filter(|i| !now.contains(*i)).cloned().collect();
+        for instance in now {
+            self.on.entry(instance).or_default();
+        }
+        self.compare(&gone, &[])
     }
 
     /// What is on, of nobody that is known: tracefs does not keep who wrote.
