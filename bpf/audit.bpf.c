@@ -69,9 +69,11 @@ static __always_inline int on_opened(s64 fd)
 	return 0;
 }
 
+/* The kernel compares the whole command: with another size or direction it refuses it. */
 static __always_inline bool is_perf_ioctl(u32 cmd)
 {
-	return (cmd >> 8 & 0xff) == AUDIT_PERF_IOCTLS;
+	return cmd - AUDIT_IOC_ENABLE <= AUDIT_IOC_RESET - AUDIT_IOC_ENABLE ||
+	       cmd == AUDIT_IOC_PERIOD || cmd == AUDIT_IOC_SET_FILTER || cmd == AUDIT_IOC_SET_BPF;
 }
 
 static __always_inline int on_ioctl(struct perf_event___audit *e, u32 cmd, u64 arg)
@@ -114,7 +116,7 @@ static __always_inline u64 syscall_argument(u32 n)
 static __always_inline int on_bpf(s64 ret)
 {
 	struct file *file;
-	u64 cmd;
+	u32 cmd; /* the kernel takes an int of it, too */
 
 	if (ret < 0 || !audit_globals.link_fops || is_self())
 		return 0;
@@ -343,7 +345,7 @@ int audit_close(struct syscall_enter *ctx)
 SEC("tracepoint/syscalls/sys_enter_prctl")
 int audit_prctl(struct syscall_enter *ctx)
 {
-	u64 option = ctx->args[0];
+	u32 option = ctx->args[0]; /* the kernel takes an int of it, too */
 
 	if (option != AUDIT_PRCTL_DISABLE && option != AUDIT_PRCTL_ENABLE)
 		return 0;
@@ -463,6 +465,8 @@ int audit_look(void *ctx)
 		l->enabled_ns = READ(e, total_time_enabled);
 		l->state = READ(e, state);
 		l->prog = prog_of(e);
+		l->tid = tid_of(e);
+		l->pad = 0;
 	}
 	return 0;
 }

@@ -24,7 +24,7 @@ jq --unbuffered -c --arg ops "${OPS:-0}" '
     . as $r | .monitors[]
     | { time: $r.time, kind, name,
         state: (if $r.flags | contains(["enable"]) then "on" else "off" end),
-        by: (if $r.by.pid == 0 then null else $r.by end),
+        by: (if ($r.by.pid // 0) == 0 then null else $r.by end),
         target: ($r.target + { cgroup: $r.target.path }
           + (if $r.target.kind == "process" then { process: $r.process } else {} end)),
         attr: (if .attr then
@@ -32,7 +32,7 @@ jq --unbuffered -c --arg ops "${OPS:-0}" '
               stack_bytes: .attr.stack_bytes }
           else null end),
         program: (if .bpf_prog then { id: .bpf_prog } else null end),
-        holders: (if $r.by.pid == 0 then [] else [$r.by] end) };
+        holders: (if ($r.by.pid // 0) == 0 then [] else [$r.by] end) };
   # Of a program that nobody holds, the one who loaded it.
   def uid: .by.uid // .program.uid;
   def of_others:
@@ -61,9 +61,6 @@ jq --unbuffered -c --arg ops "${OPS:-0}" '
   elif .record == "listed" then findings
   elif .record == "prof" and (.flags | contains(["enable", "foreign"])) then
     [as_listed | findings] | unique[]
-  # A program is put at an event after that was opened: it is told of when it goes off.
-  elif .record == "prof" and (.flags | contains(["foreign"])) then
-    [as_listed | select(.kind == "perf") | findings | select(.rule == "foreign_bpf")] | unique[]
   else empty end' | {
     # The lines as they come, and whether there were any.
     found=0

@@ -140,6 +140,15 @@ static __always_inline u32 prog_of(struct perf_event___audit *e)
 	return prog ? READ(prog, aux, id) : 0;
 }
 
+/* The thread that an event is on now; 0: none, or it has ended. */
+static __always_inline u32 tid_of(struct perf_event___audit *e)
+{
+	struct perf_event_context *ctx = READ(e, ctx);
+	struct task_struct *task = ctx ? READ(ctx, task) : 0;
+
+	return task ? OF_TASK(task, pid) : 0;
+}
+
 static __always_inline bool has_events(struct task_struct *task)
 {
 	struct task_struct___two_ctx *two = (void *)task;
@@ -236,7 +245,10 @@ static __always_inline void tell_act(struct perf_event___audit *e, u32 kind, u32
 	r->tid = pid;
 	r->state = READ(e, state);
 	r->cmd = cmd;
-	bpf_ringbuf_submit(r, audit_wakeup(0));
+	r->prog = prog_of(e);
+	r->pad = 0;
+	/* Whether there is a program is to be looked at while it is there. */
+	bpf_ringbuf_submit(r, audit_wakeup(kind == AUDIT_IOCTL && cmd == AUDIT_IOC_SET_BPF));
 }
 
 static __always_inline void tell_task(struct task_struct *t, u32 kind, u64 arg, bool group_dead)
@@ -295,6 +307,27 @@ static __always_inline void tell_two(struct task_struct *parent, struct task_str
 	bpf_ringbuf_submit(r, audit_wakeup(kind == AUDIT_PTRACE));
 }
 
+/* What a link is at, of those kinds where it is one thing with a name. */
+static __always_inline void name_link(struct bpf_link *link, struct bpf_prog *prog, u32 type, char *at)
+{
+	const char *name = 0;
+
+	__builtin_memset(at, 0, AUDIT_AT_LEN);
+	if (bpf_core_enum_value_exists(enum bpf_link_type, BPF_LINK_TYPE_RAW_TRACEPOINT) &&
+	    type == bpf_core_enum_value(enum bpf_link_type, BPF_LINK_TYPE_RAW_TRACEPOINT)) {
+		struct bpf_raw_tp_link *raw = (void *)link;
+
+		if (bpf_core_field_exists(raw->btp))
+			name = READ(raw, btp, tp, name);
+	} else if (bpf_core_enum_value_exists(enum bpf_link_type, BPF_LINK_TYPE_TRACING) &&
+		   type == bpf_core_enum_value(enum bpf_link_type, BPF_LINK_TYPE_TRACING)) {
+		if (prog && bpf_core_field_exists(((struct bpf_prog_aux *)0)->attach_func_name))
+			name = READ(prog, aux, attach_func_name);
+	}
+	if (name)
+		bpf_probe_read_kernel_str(at, AUDIT_AT_LEN, name);
+}
+
 static __always_inline void tell_link(struct bpf_link *link, u32 kind, u32 cmd)
 {
 	struct task_struct *t = (void *)bpf_get_current_task();
@@ -322,6 +355,7 @@ static __always_inline void tell_link(struct bpf_link *link, u32 kind, u32 cmd)
 		bpf_probe_read_kernel(r->name, sizeof(r->name),
 				      (void *)aux + bpf_core_field_offset(struct bpf_prog_aux, name));
 	}
+	name_link(link, prog, r->type, r->at);
 	r->event = 0;
 	r->event_id = 0;
 	if (bpf_core_enum_value_exists(enum bpf_link_type, BPF_LINK_TYPE_PERF_EVENT) &&
@@ -331,6 +365,8 @@ static __always_inline void tell_link(struct bpf_link *link, u32 kind, u32 cmd)
 
 		if (file && f_op_of(file) == audit_globals.perf_fops)
 			e = private_of(file);
+		if (e && kind == AUDIT_LINK_CLOSE)
+			r->cmd = references(file);
 		r->event = (u64)e;
 		r->event_id = e ? READ(e, id) : 0;
 	}

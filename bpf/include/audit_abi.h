@@ -16,6 +16,9 @@
 /* Slots of `known`, by the low bits of a tgid. */
 #define AUDIT_KNOWN 4096
 
+/* Name of what a link is at: cut here, bytes with the NUL. */
+#define AUDIT_AT_LEN 64
+
 enum audit_kind {
 	AUDIT_OPEN = 1, /* struct audit_opened */
 	AUDIT_BEFORE = 2, /* the same, of an event that was there before */
@@ -65,6 +68,8 @@ struct audit_act {
 	__u32 tid;
 	__s32 state;
 	__u32 cmd;
+	__u32 prog; /* of BPF, before this act */
+	__u32 pad;
 };
 
 struct audit_task {
@@ -95,8 +100,9 @@ struct audit_link {
 	__u32 prog;
 	__u32 prog_type; /* enum bpf_prog_type */
 	__u32 attach_type; /* enum bpf_attach_type that the program expects */
-	__u32 cmd;
+	__u32 cmd; /* of its end: references to the file of the event that it is on */
 	char name[PROF_COMM_LEN];
+	char at[AUDIT_AT_LEN]; /* tracepoint or function, if the link knows it itself */
 };
 
 /* What `audit_look` is asked, and answers in place. */
@@ -107,6 +113,8 @@ struct audit_look {
 	__u64 enabled_ns; /* total_time_enabled */
 	__s32 state;
 	__u32 prog;
+	__u32 tid; /* thread that it is on: tasks exchange what they have inherited */
+	__u32 pad;
 };
 
 struct audit_looks {
@@ -141,11 +149,11 @@ struct audit_globals {
 
 _Static_assert(sizeof(struct audit_event) == 248, "audit_event");
 _Static_assert(sizeof(struct audit_opened) == 32 + 64 + 64 + 8 + 248, "audit_opened");
-_Static_assert(sizeof(struct audit_act) == 72, "audit_act");
+_Static_assert(sizeof(struct audit_act) == 80, "audit_act");
 _Static_assert(sizeof(struct audit_task) == 112, "audit_task");
 _Static_assert(sizeof(struct audit_fork) == 176, "audit_fork");
-_Static_assert(sizeof(struct audit_link) == 152, "audit_link");
-_Static_assert(sizeof(struct audit_look) == 40, "audit_look");
+_Static_assert(sizeof(struct audit_link) == 216, "audit_link");
+_Static_assert(sizeof(struct audit_look) == 48, "audit_look");
 _Static_assert(sizeof(struct audit_globals) == 48, "audit_globals");
 
 #endif /* PROF_AUDIT_ABI_H */

@@ -38,11 +38,14 @@ enum bpf_attach_type {
 };
 
 enum bpf_link_type {
+	BPF_LINK_TYPE_RAW_TRACEPOINT = 1,
+	BPF_LINK_TYPE_TRACING = 2,
 	BPF_LINK_TYPE_PERF_EVENT = 7,
 };
 
 struct bpf_prog_aux {
 	u32 id;
+	const char *attach_func_name;
 	char name[16];
 };
 
@@ -61,6 +64,19 @@ struct bpf_link {
 struct bpf_perf_link {
 	struct bpf_link link;
 	struct file *perf_file;
+};
+
+struct tracepoint {
+	const char *name;
+};
+
+struct bpf_raw_event_map {
+	struct tracepoint *tp;
+};
+
+struct bpf_raw_tp_link {
+	struct bpf_link link;
+	struct bpf_raw_event_map *btp;
 };
 
 struct perf_cgroup {
@@ -123,7 +139,12 @@ struct syscall_exit {
 	s64 ret;
 };
 
-#define AUDIT_PERF_IOCTLS 0x24 /* '$' */
+/* As a 64-bit program gives them; of a 32-bit one the kernel makes these. */
+#define AUDIT_IOC_ENABLE 0x2400
+#define AUDIT_IOC_RESET 0x2403 /* between them DISABLE and REFRESH */
+#define AUDIT_IOC_PERIOD 0x40082404
+#define AUDIT_IOC_SET_FILTER 0x40082406
+#define AUDIT_IOC_SET_BPF 0x40042408
 #define AUDIT_PRCTL_DISABLE 31
 #define AUDIT_PRCTL_ENABLE 32
 #define AUDIT_BPF_RAW_TRACEPOINT_OPEN 17

@@ -76,7 +76,7 @@ pub fn event(e: &AuditEvent) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec(&EventOut {
         record: "prof",
         time: rfc3339(e.time_ns),
-        process: ProcessOut::new(subject(e)),
+        process: ProcessOut::met(subject(e)),
         flags: e.flags.names(),
         events: event_names(e),
         flags_number: e.flags.0,
@@ -84,7 +84,7 @@ pub fn event(e: &AuditEvent) -> serde_json::Result<Vec<u8>> {
         rules: [],
         hook: e.interface.name(),
         cpu: e.cpu,
-        by: ProcessOut::new(&e.by),
+        by: ProcessOut::met(&e.by),
         target: target(&e.target),
         monitors: e.monitors.iter().map(monitor).collect(),
         notes: &e.notes,
@@ -95,9 +95,9 @@ pub fn event(e: &AuditEvent) -> serde_json::Result<Vec<u8>> {
 pub fn totals(t: &AuditTotals) -> serde_json::Result<Vec<u8>> {
     let one = |t: &AuditTotal| {
         json!({
-            "by": ProcessOut::new(&t.by),
+            "by": ProcessOut::met(&t.by),
             "target": target(&t.target),
-            "process": t.target.process().map(ProcessOut::new),
+            "process": t.target.process().map(ProcessOut::met),
             "on_ns": t.on_ns,
             "monitors_ns": t.monitors_ns,
             "switched_on": t.switched_on,
@@ -282,6 +282,8 @@ pub fn line(e: &AuditEvent, color: bool, width: usize) -> String {
     let i = &e.by.ident;
     let (pid, uid, comm) = match i.pid {
         0 => ("?".into(), "?".into(), "?".into()),
+        // It has ended before anybody could look.
+        pid if i.start_ns == 0 => (pid.to_string(), "?".into(), "?".into()),
         pid => (pid.to_string(), i.uid.to_string(), text::for_terminal(&i.comm)),
     };
     let start = format!(

@@ -223,18 +223,18 @@ impl<'a> HeaderOut<'a> {
 
 #[derive(Serialize)]
 pub(crate) struct ProcessOut<'a> {
-    pid: u32,
-    tid: u32,
-    ppid: u32,
-    start_ns: u64,
-    exec: u32,
-    comm: String,
+    pid: Option<u32>,
+    tid: Option<u32>,
+    ppid: Option<u32>,
+    start_ns: Option<u64>,
+    exec: Option<u32>,
+    comm: Option<String>,
     exe: Option<String>,
-    uid: u32,
-    gid: u32,
-    cgroup_id: u64,
-    mntns: u32,
-    pidns: u32,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    cgroup_id: Option<u64>,
+    mntns: Option<u32>,
+    pidns: Option<u32>,
     container_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     args: Option<Vec<String>>,
@@ -244,20 +244,29 @@ pub(crate) struct ProcessOut<'a> {
 
 impl<'a> ProcessOut<'a> {
     pub(crate) fn new(p: &'a prof_model::record::Process) -> Self {
+        Self::known(p, true, true)
+    }
+
+    /// Of one that somebody else has met: what nobody knows is null.
+    pub(crate) fn met(p: &'a prof_model::record::Process) -> Self {
+        Self::known(p, p.ident.pid != 0, p.ident.start_ns != 0)
+    }
+
+    fn known(p: &'a prof_model::record::Process, pid: bool, rest: bool) -> Self {
         let i = &p.ident;
         Self {
-            pid: i.pid,
-            tid: i.tid,
-            ppid: i.ppid,
-            start_ns: i.start_ns,
-            exec: i.exec,
-            comm: text::for_json(&i.comm),
+            pid: pid.then_some(i.pid),
+            tid: pid.then_some(i.tid),
+            ppid: rest.then_some(i.ppid),
+            start_ns: rest.then_some(i.start_ns),
+            exec: rest.then_some(i.exec),
+            comm: rest.then(|| text::for_json(&i.comm)),
             exe: p.exe.as_deref().map(text::for_json),
-            uid: i.uid,
-            gid: i.gid,
-            cgroup_id: i.cgroup_id,
-            mntns: i.mntns,
-            pidns: i.pidns,
+            uid: rest.then_some(i.uid),
+            gid: rest.then_some(i.gid),
+            cgroup_id: rest.then_some(i.cgroup_id),
+            mntns: rest.then_some(i.mntns),
+            pidns: rest.then_some(i.pidns),
             container_id: p.container_id.as_deref(),
             args: p.args.as_ref().map(|a| a.iter().map(|a| text::for_json(a)).collect()),
             args_cut: p.args.as_ref().map(|_| p.args_cut),

@@ -61,6 +61,8 @@ pub struct Summary {
     /// Of all runs of a command that is run several times.
     accounts: Option<End>,
     repeat: Option<Repeat>,
+    /// What is told is who was profiled by others.
+    of_audit: bool,
 }
 
 impl Summary {
@@ -77,6 +79,7 @@ impl Summary {
             end: None,
             accounts: None,
             repeat: None,
+            of_audit: false,
         }
     }
 
@@ -104,7 +107,10 @@ impl Summary {
             self.remarks(&mut out, footnotes.lines(header.map_or(&none, |h| &h.counters)));
             return out;
         }
-        let footnotes = if self.tree.is_empty() {
+        let footnotes = if self.of_audit {
+            // It has said who was, and measures nobody itself.
+            view.footnotes
+        } else if self.tree.is_empty() {
             out += &paint(o.color, layout::WARN, " No process was profiled.\n\n");
             view.footnotes
         } else {
@@ -232,6 +238,7 @@ impl Exporter for Summary {
                 out.write_all(block.as_bytes())?;
             }
             Record::AuditTotals(t) => {
+                self.of_audit = true;
                 let o = &self.options;
                 out.write_all(audit::summary(t, o.color, o.width.max(40)).as_bytes())?;
             }

@@ -86,8 +86,13 @@ impl Tracee {
                 r#type: "unsigned int",
                 value: Arg::Events(audit::event_ids(e)),
             },
-            Argument { name: "by_pid", r#type: "int", value: Arg::Number(by.ident.pid.into()) },
-            Argument { name: "by_uid", r#type: "int", value: Arg::Number(by.ident.uid.into()) },
+        ];
+        // What nobody knows is left out: 0 is root's.
+        let number =
+            |name, value: u32| Argument { name, r#type: "int", value: Arg::Number(value.into()) };
+        args.extend((by.ident.pid != 0).then(|| number("by_pid", by.ident.pid)));
+        args.extend((by.ident.start_ns != 0).then(|| number("by_uid", by.ident.uid)));
+        args.extend([
             Argument { name: "by_comm", r#type: STRING, value: string(&by.ident.comm) },
             Argument {
                 name: "by_exe",
@@ -101,7 +106,7 @@ impl Tracee {
                 r#type: STRING,
                 value: string(e.interface.name().as_bytes()),
             },
-        ];
+        ]);
         if let Some(ns) = e.monitors.iter().filter_map(|m| m.on_ns).max() {
             args.push(Argument { name: "on_ns", r#type: "unsigned long", value: Arg::Number(ns) });
         }

@@ -27,7 +27,8 @@ const SCHEMA: &str = include_str!("../../../docs/schema/prof-records.schema.json
 const TIME: u64 = 1_767_323_045_000_000_000;
 
 fn process(pid: u32, comm: &[u8]) -> Process {
-    let ident = Ident { pid, tid: pid, comm: comm.to_vec(), uid: 1000, ..Ident::default() };
+    let ident =
+        Ident { pid, tid: pid, start_ns: 1, comm: comm.to_vec(), uid: 1000, ..Ident::default() };
     Process { ident, exe: Some(b"/usr/bin/x\xff".to_vec()), ..Process::default() }
 }
 

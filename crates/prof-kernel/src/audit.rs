@@ -46,6 +46,7 @@ use crate::abi::audit::decode;
 use crate::host;
 use crate::loader;
 use crate::loader::Loaded;
+use crate::probe::Privileges;
 use crate::sys;
 use crate::sys::PerfSpec;
 use crate::sys::Ring;
@@ -107,6 +108,18 @@ impl Audit {
                         .into(),
                 );
                 Ok(audit)
+            }
+            // With all rights it is trampolines that are refused, not BPF.
+            Err(e)
+                if way == Way::Fentry
+                    && format!("{e:#}").contains("(os error 1)")
+                    && Privileges::of_this_process().suffice() =>
+            {
+                Err(anyhow!(
+                    "the kernel refuses trampolines, which `fentry` is by: it is without \
+                     CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS, or locked down; `prof doctor` \
+                     says which ways there are"
+                ))
             }
             other => other,
         }

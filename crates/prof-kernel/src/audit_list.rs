@@ -9,7 +9,7 @@ mod iterate;
 pub mod links;
 mod looked;
 mod open_files;
-pub(crate) mod processes;
+pub mod processes;
 mod traced;
 pub(crate) mod tracefs;
 

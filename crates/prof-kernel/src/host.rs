@@ -219,30 +219,6 @@ pub fn split_args(bytes: &[u8]) -> Vec<Vec<u8>> {
     body.split(|b| *b == 0).map(<[u8]>::to_vec).collect()
 }
 
-/// What /proc says of a process: little if it has ended.
-pub fn ident_of(pid: u32) -> prof_model::record::Ident {
-    let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-    let stat = String::from_utf8_lossy(&read("stat")).into_owned();
-    let status = String::from_utf8_lossy(&read("status")).into_owned();
-    let id = |key: &str| {
-        let line = status.lines().find_map(|l| l.strip_prefix(key));
-        line.and_then(|l| l.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-    };
-    let mut comm = read("comm");
-    comm.pop_if(|c| *c == b'\n');
-    let (ppid, _) = parse_stat(&stat).unwrap_or_default();
-    prof_model::record::Ident {
-        pid,
-        tid: pid,
-        ppid,
-        start_ns: start_of(pid).unwrap_or(0),
-        comm,
-        uid: id("Uid:"),
-        gid: id("Gid:"),
-        ..prof_model::record::Ident::default()
-    }
-}
-
 /// Path of the cgroup of this id below the root of its hierarchy, if it is found among the
 /// first so many.
 pub fn cgroup_path(id: u64) -> Option<Vec<u8>> {

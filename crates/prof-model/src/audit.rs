@@ -324,8 +324,8 @@ pub struct Monitor {
     pub leader: Option<u64>,
     /// What was done to it meanwhile.
     pub changes: Changes,
-    /// How long it was on, if it was switched off now; up to now, if it is on. As the
-    /// audit saw it, wall time, ns.
+    /// How long it was on this time, if it was switched off now; up to now, if it is on. As
+    /// the audit saw it, wall time, ns.
     pub on_ns: Option<u64>,
 }
 

@@ -140,8 +140,9 @@ const COMMANDS: &[(&str, &str, &str, Run)] = &[
     (
         "perf",
         "STEP...",
-        "open, open-off, member (of the last), enable, disable, reset, enable-group, disable-group, \
-         prctl-off, prctl-on, dup, close, close-range, sleep MS: perf events on itself; open32, \
+        "open, open-off, open-at-exec, member (of the last), enable, disable, reset, enable-group, \
+         disable-group, ioctl REQUEST, prctl-off, prctl-on, wide-prctl-off, wide-prctl-on, dup, \
+         close, close-range, child SECONDS, sleep MS: perf events on itself; open-of PID; open32, \
          enable32, disable32, close32: as a 32-bit program",
         perf::perf,
     ),

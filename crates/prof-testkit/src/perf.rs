@@ -13,7 +13,9 @@ const SOFTWARE: u32 = 1;
 const PAGE_FAULTS: u64 = 2;
 const CONTEXT_SWITCHES: u64 = 3;
 const DISABLED: u64 = 1;
+const INHERIT: u64 = 1 << 1;
 const EXCLUDE_KERNEL: u64 = 1 << 5;
+const ENABLE_ON_EXEC: u64 = 1 << 12;
 
 /// `PERF_EVENT_IOC_*`.
 const ENABLE: u64 = 0x2400;
@@ -77,6 +79,20 @@ fn ioctl(fd: &OwnedFd, request: u64, arg: u64) -> Result<()> {
     sys::check("ioctl", unsafe { libc::ioctl(fd.as_raw_fd(), request, arg) }).map(drop)
 }
 
+/// One that the kernel need not know.
+fn any_ioctl(fd: &OwnedFd, request: u64) {
+    // SAFETY: those that are tried here take a number, or fail.
+    unsafe { libc::ioctl(fd.as_raw_fd(), request, 1) };
+}
+
+/// With bits set that the kernel does not look at: it takes an int.
+fn wide_prctl(option: i32) -> Result<()> {
+    let option = i64::from(option) | 1 << 32;
+    // SAFETY: these take no argument.
+    sys::check("prctl", unsafe { libc::syscall(libc::SYS_prctl, option, 0, 0, 0, 0) } as i32)
+        .map(drop)
+}
+
 fn prctl(option: i32) -> Result<()> {
     // SAFETY: these take no argument.
     sys::check("prctl", unsafe { libc::prctl(option, 0, 0, 0, 0) }).map(drop)
@@ -96,7 +112,27 @@ pub fn perf(args: Args) -> Result<()> {
                 let member = open(CONTEXT_SWITCHES, 0, Some(last?))?;
                 open_ones.push(member);
             }
+            "open-of" => {
+                let pid = steps.next().and_then(|pid| pid.to_string_lossy().parse().ok());
+                let pid = pid.ok_or_else(|| Error::new("open-of PID"))?;
+                open_ones.push(open_on(pid, -1, PAGE_FAULTS, EXCLUDE_KERNEL, None)?);
+            }
+            "open-at-exec" => {
+                let bits = EXCLUDE_KERNEL | DISABLED | INHERIT | ENABLE_ON_EXEC;
+                open_ones.push(open(PAGE_FAULTS, bits, None)?);
+            }
+            "child" => {
+                let time = steps.next().ok_or_else(|| Error::new("child SECONDS"))?;
+                let status = std::process::Command::new("sleep").arg(time).status();
+                status.map_err(|e| Error::io("sleep", &e))?;
+            }
             "enable" => ioctl(last?, ENABLE, 0)?,
+            "ioctl" => {
+                let request = steps.next().and_then(|n| n.to_string_lossy().parse::<u64>().ok());
+                any_ioctl(last?, request.ok_or_else(|| Error::new("ioctl REQUEST"))?);
+            }
+            "wide-prctl-off" => wide_prctl(PRCTL_DISABLE)?,
+            "wide-prctl-on" => wide_prctl(PRCTL_ENABLE)?,
             "disable" => ioctl(last?, DISABLE, 0)?,
             "reset" => ioctl(last?, RESET, 0)?,
             "enable-group" => ioctl(last?, ENABLE, GROUP)?,

@@ -27,6 +27,7 @@ use prof_kernel::audit::derive::Derive;
 use prof_kernel::audit::tracefs::Tracefs;
 use prof_kernel::audit_list::Now;
 use prof_kernel::audit_list::links::Links;
+use prof_kernel::audit_list::processes::Containers;
 use prof_kernel::clock;
 use prof_kernel::host;
 use prof_kernel::prepared;
@@ -133,6 +134,7 @@ impl Stream {
         let mut derive = Derive::new(Box::new(name), host::exe_of);
         derive.set_realtime_offset(clock::realtime_offset());
         derive.set_clock_types(audit.clock_types());
+        derive.set_containers(Containers::default());
         let links = Links::default();
         derive.set_link_of(Box::new(move |id| links.of(id)));
         let mut attached = audit.attached().to_vec();
@@ -199,7 +201,7 @@ impl Stream {
         for raw in &waiting {
             self.concerns(raw);
         }
-        let files = self.tracefs.as_ref().map(Tracefs::now).unwrap_or_default();
+        let files = self.tracefs.as_mut().map(Tracefs::now).unwrap_or_default();
         self.derive.take_over(self.began_ns, now, files, waiting, &mut self.events);
         self.emit();
         self.outputs.flush();
@@ -221,16 +223,20 @@ impl Stream {
                 Err(e) => return Err(e).context("waiting for records"),
             }
         }
-        let written = self.tracefs.as_ref().map(Tracefs::read).unwrap_or_default();
-        let now = clock::now_ns(ClockId::Monotonic);
-        for w in written {
-            self.derive.written(now, w, &mut self.events);
+        let mut written = self.tracefs.as_mut().map(Tracefs::read).unwrap_or_default();
+        if self.looked.elapsed() >= LOOK {
+            written.extend(self.tracefs.as_mut().map(Tracefs::look).unwrap_or_default());
         }
+        let now = clock::now_ns(ClockId::Monotonic);
+        self.derive.written(now, written, &mut self.events);
         if self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();
             self.look()?;
         } else {
             self.drain()?;
+        }
+        if self.derive.take_wants_look() {
+            self.look()?;
         }
         if self.checked.elapsed() >= CHECK {
             self.checked = Instant::now();

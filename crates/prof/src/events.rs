@@ -91,7 +91,7 @@ pub fn main(args: &EventsArgs) -> Result<ExitCode> {
     if json {
         // Where only JSON is expected this has no place.
         if let Some(why) = &unknown {
-            eprintln!("prof: {}", text::for_terminal(why.as_bytes()));
+            say!("prof: {}", text::for_terminal(why.as_bytes()));
         }
     } else {
         let gap = if entries.is_empty() { "" } else { "\n" };

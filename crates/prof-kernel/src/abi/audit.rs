@@ -11,6 +11,8 @@ pub const ATTR_SIZE: usize = 136;
 pub const LOOKS: usize = 256;
 /// Slots of `known`.
 pub const KNOWN: usize = 4096;
+/// Bytes of the name of what a link is at.
+pub const AT_LEN: usize = 64;
 /// Counters of a CPU.
 pub const NR_COUNTERS: usize = 3;
 
@@ -38,8 +40,9 @@ plain! {
         path_len: u32, event: AbiEvent,
     }
     /// `struct audit_act`.
-    RecAct = 72 => {
+    RecAct = 80 => {
         head: RecHead, addr: u64, id: u64, arg: u64, pid: u32, tid: u32, state: i32, cmd: u32,
+        prog: u32, pad: u32,
     }
     /// `struct audit_task`.
     RecTask = 112 => {
@@ -51,13 +54,14 @@ plain! {
         request: u32, given: u32,
     }
     /// `struct audit_link`.
-    RecLink = 152 => {
+    RecLink = 216 => {
         head: RecHead, by: AbiIdent, event: u64, event_id: u64, id: u32, kind: u32, prog: u32,
         prog_kind: u32, attach_kind: u32, cmd: u32, name: [u8; 16],
+        at: [u8; AT_LEN],
     }
     /// `struct audit_look`.
-    AbiLook = 40 => {
-        addr: u64, id: u64, refs: i64, enabled_ns: u64, state: i32, prog: u32,
+    AbiLook = 48 => {
+        addr: u64, id: u64, refs: i64, enabled_ns: u64, state: i32, prog: u32, tid: u32, pad: u32,
     }
     /// `struct audit_globals`.
     AuditGlobals = 48 => {

@@ -25,9 +25,12 @@ use prof_model::record::Process;
 use super::people::People;
 use super::totals::Totals;
 use crate::audit_list::links::Link;
+use crate::audit_list::processes::Containers;
 
 /// Most events, links and tracees that are followed at once.
 const MAX_KNOWN: usize = 1 << 17;
+
+const OTHER_PROGRAM: &str = "it stays on: what changed is the BPF program that runs at it";
 
 /// Tells one thing that is followed from all others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,7 +41,7 @@ pub(super) enum Id {
     Link(u32),
     /// A process that another traces.
     Traced { tracer: u32, tracee: u32 },
-    /// A file of tracefs, by the order in which they were met.
+    /// Something that is on by tracefs, by the order in which all were met.
     File(u32),
 }
 
@@ -72,8 +75,20 @@ pub(super) struct Span {
     pub gone: bool,
     /// On since, CLOCK_MONOTONIC.
     pub since: Option<u64>,
-    /// Of the times before that, ns.
-    pub total: u64,
+    /// The thread that was named when it went on: its end names the same.
+    pub told: u32,
+}
+
+impl Span {
+    /// The thread that a switch of it names: its only one, else the process's first. Of one
+    /// that is on, the one that was named then; it may have ended.
+    fn names(&self, pid: u32) -> u32 {
+        match self.threads.first() {
+            _ if self.since.is_some() => self.told,
+            Some(tid) if self.threads.len() == 1 => *tid,
+            _ => pid,
+        }
+    }
 }
 
 /// Something that is followed.
@@ -94,6 +109,8 @@ pub(super) struct Known {
     pub changes: Changes,
     /// The pid of a tracee as the tracer calls it.
     pub given: u32,
+    /// A BPF program was to run at it since, and none was seen yet.
+    pub bpf_asked: Option<Moment>,
     /// A descriptor was closed, and it was not the last.
     pub closed: Option<u64>,
     /// Who has it ended, or executed a program, which may have been its end.
@@ -143,9 +160,11 @@ pub struct Derive {
     pub(super) people: People,
     pub(super) name: Name,
     pub(super) link_of: LinkOf,
-    /// Files of tracefs, by number.
-    pub(super) files: Vec<Vec<u8>>,
+    /// Numbers of what is on by tracefs, by file and line.
+    pub(super) files: HashMap<(Vec<u8>, Vec<u8>), u32>,
+    pub(super) last_file: u32,
     pub(super) clock_types: [u32; 2],
+    pub(super) wants_look: bool,
     totals: Totals,
     realtime_offset: i64,
     /// Times that something was switched on.
@@ -175,8 +194,10 @@ impl Derive {
             people: People::new(exe_of),
             name,
             link_of: Box::new(|_| None),
-            files: Vec::new(),
+            files: HashMap::new(),
+            last_file: 0,
             clock_types: [0; 2],
+            wants_look: false,
             totals: Totals::default(),
             realtime_offset: 0,
             enabled: 0,
@@ -189,6 +210,16 @@ impl Derive {
     /// Who knows what links are at; until then nobody does.
     pub fn set_link_of(&mut self, link_of: LinkOf) {
         self.link_of = link_of;
+    }
+
+    /// Who knows the containers of cgroups; until then nobody does.
+    pub fn set_containers(&mut self, containers: Containers) {
+        self.people.set_containers(containers);
+    }
+
+    /// Whether something was heard since the last call that only a look can confirm.
+    pub fn take_wants_look(&mut self) -> bool {
+        std::mem::take(&mut self.wants_look)
     }
 
     /// What the kernel makes of the types of cpu-clock and task-clock.
@@ -355,8 +386,8 @@ impl Derive {
         for id in ids {
             all.extend(self.members.get(id).into_iter().flatten());
         }
-        // By who, whom, and whether on.
-        let mut changed: BTreeMap<(u32, u32, bool), Vec<Id>> = BTreeMap::new();
+        // By who, whom (process and thread), and whether on.
+        let mut changed: BTreeMap<(u32, u32, u32, bool), Vec<Id>> = BTreeMap::new();
         let mut elsewhere: Vec<(Id, bool)> = Vec::new();
         for id in &all {
             let Some(k) = self.known.get(id) else { continue };
@@ -367,13 +398,14 @@ impl Derive {
                 }
                 match k.place {
                     Place::Processes => {
-                        changed.entry((k.by.ident.pid, *pid, on)).or_default().push(*id);
+                        let key = (k.by.ident.pid, *pid, span.names(*pid), on);
+                        changed.entry(key).or_default().push(*id);
                     }
                     Place::Elsewhere(_) => elsewhere.push((*id, on)),
                 }
             }
         }
-        for ((_, pid, on), ids) in changed {
+        for ((_, pid, _, on), ids) in changed {
             self.tell(at, &ids, pid, on, notes, out);
         }
         // A CPU each: those of one CPU, and of one moment, together.
@@ -394,6 +426,34 @@ impl Derive {
             if let Some(k) = self.known.get_mut(&id) {
                 k.spans.retain(|_, s| !s.gone);
             }
+        }
+    }
+
+    /// Another BPF program runs at a perf event, or none any more. What is on is told anew:
+    /// off as it was, and on as it is.
+    pub(super) fn program(
+        &mut self,
+        id: Id,
+        prog: Option<u32>,
+        at: Moment,
+        out: &mut Vec<AuditEvent>,
+    ) {
+        let Some(k) = self.known.get_mut(&id) else { return };
+        let What::Perf { bpf, .. } = &k.what else { return };
+        if *bpf == prog {
+            return;
+        }
+        k.bpf_asked = None;
+        let on = |(pid, s): (&u32, &Span)| s.since.is_some().then_some(*pid);
+        let on: Vec<_> = k.spans.iter().filter_map(on).collect();
+        for pid in &on {
+            self.tell(at, &[id], *pid, false, &[OTHER_PROGRAM], out);
+        }
+        if let Some(What::Perf { bpf, .. }) = self.known.get_mut(&id).map(|k| &mut k.what) {
+            *bpf = prog;
+        }
+        for pid in on {
+            self.tell(at, &[id], pid, true, &[OTHER_PROGRAM], out);
         }
     }
 
@@ -426,10 +486,9 @@ impl Derive {
                 flags.0 |= Flags::SAMPLE;
             }
             let Some(span) = k.spans.get_mut(&pid) else { continue };
+            span.told = span.names(pid);
             let since = if on { span.since.replace(at.time_ns) } else { span.since.take() };
             let off_after = (!on).then(|| at.time_ns.saturating_sub(since.unwrap_or(at.time_ns)));
-            span.total += off_after.unwrap_or(0);
-            let on_ns = (!on).then_some(span.total);
             let monitor = Monitor {
                 id: id.number(),
                 what: k.what.clone(),
@@ -437,7 +496,7 @@ impl Derive {
                 cpu: k.cpu,
                 leader,
                 changes: k.changes,
-                on_ns,
+                on_ns: off_after,
             };
             self.totals.switched(at.time_ns, &by, &target, &k.name, off_after);
             monitors.push(monitor);
@@ -464,12 +523,7 @@ impl Derive {
             Place::Processes => {
                 let mut process = self.people.get(pid).cloned().unwrap_or_default();
                 process.ident.pid = pid;
-                let threads = k.spans.get(&pid).map(|s| &s.threads);
-                // One that has just ended is its own last thread.
-                process.ident.tid = match threads.and_then(|t| t.first()) {
-                    Some(tid) if threads.is_some_and(|t| t.len() == 1) => *tid,
-                    _ => pid,
-                };
+                process.ident.tid = k.spans.get(&pid).map_or(pid, |s| s.names(pid));
                 Target::Process(Box::new(process))
             }
         }

@@ -45,6 +45,15 @@ const PTRACE_SEIZE: u32 = 0x4206;
 /// `PR_TASK_PERF_EVENTS_ENABLE`.
 const PRCTL_ENABLE: u64 = 32;
 
+/// `PERF_EVENT_IOC_*`, whole, as the kernel compares them.
+const ENABLE: u32 = 0x2400;
+const DISABLE: u32 = 0x2401;
+const REFRESH: u32 = 0x2402;
+const RESET: u32 = 0x2403;
+const PERIOD: u32 = 0x4008_2404;
+const SET_FILTER: u32 = 0x4008_2406;
+const SET_BPF: u32 = 0x4004_2408;
+
 /// `BPF_RAW_TRACEPOINT_OPEN`.
 const RAW_TRACEPOINT_OPEN: u32 = 17;
 
@@ -71,6 +80,16 @@ fn link_kind(kind: u32, prog_kind: u32, attach_kind: u32) -> Option<&'static str
     }
 }
 
+/// What a link is at, as the kernel half read it.
+fn link_at(rec: &RecLink) -> String {
+    let at = String::from_utf8_lossy(until_nul(&rec.at)).into_owned();
+    match at.strip_prefix("btf_trace_") {
+        _ if at.is_empty() => links::UNKNOWN.to_owned(),
+        Some(tracepoint) => tracepoint.to_owned(),
+        None => at,
+    }
+}
+
 impl Derive {
     /// Takes a record, and tells what was switched by it.
     pub fn hear(&mut self, raw: RawAudit, out: &mut Vec<AuditEvent>) {
@@ -83,10 +102,13 @@ impl Derive {
             RawAudit::Exit(rec) => self.exit(&rec, out),
             RawAudit::Fork(rec) => self.fork(&rec, out),
             RawAudit::Link(rec) => self.link(&rec, out),
-            RawAudit::LinkClose(rec) => self.freed(Id::Link(rec.id), rec.by.pid, &rec.head, out),
+            RawAudit::LinkClose(rec) => self.link_ends(&rec, out),
             RawAudit::Ptrace(rec) => self.traced(&rec, out),
             RawAudit::PtraceEnd(rec) => self.let_go(&rec, out),
-            RawAudit::Release(rec) => self.freed(Id::Perf(rec.id), rec.pid, &rec.head, out),
+            RawAudit::Release(rec) => {
+                self.program_seen(Id::Perf(rec.id), rec.prog, &rec.head, out);
+                self.freed(Id::Perf(rec.id), rec.pid, &rec.head, out);
+            }
             RawAudit::PtraceUnlink(rec) => self.unlinked(&rec, out),
         }
     }
@@ -130,6 +152,7 @@ impl Derive {
             root: (pid, tid),
             changes: Changes::default(),
             given: 0,
+            bpf_asked: None,
             closed: None,
             left: None,
             alive: rec.head.time_ns,
@@ -156,20 +179,28 @@ impl Derive {
         /// `PERF_IOC_FLAG_GROUP`.
         const GROUP: u64 = 1;
         let id = Id::Perf(rec.id);
+        self.program_seen(id, rec.prog, &rec.head, out);
         let Some(k) = self.known.get_mut(&id) else {
             self.unknown += 1;
             return;
         };
         k.touched = rec.head.time_ns;
-        // enum of the ioctls: their numbers, in the low byte.
-        let (through, on) = match rec.cmd & 0xff {
-            0 => (Interface::IoctlEnable, true),
-            1 => (Interface::IoctlDisable, false),
-            2 => (Interface::IoctlRefresh, true),
-            3 => return k.changes.reset += 1,
-            4 => return k.changes.period += 1,
-            6 => return k.changes.filter += 1,
-            8 => return k.changes.bpf += 1,
+        let (through, on) = match rec.cmd {
+            ENABLE => (Interface::IoctlEnable, true),
+            DISABLE => (Interface::IoctlDisable, false),
+            // The kernel's own rule.
+            REFRESH if k.attr().is_some_and(|a| a.has(PerfAttr::INHERIT) || a.rate == 0) => return,
+            REFRESH => (Interface::IoctlRefresh, true),
+            RESET => return k.changes.reset += 1,
+            PERIOD => return k.changes.period += 1,
+            SET_FILTER => return k.changes.filter += 1,
+            SET_BPF => {
+                k.changes.bpf += 1;
+                // It may be refused: whether there is a program is looked at.
+                k.bpf_asked = Some(moment(&rec.head, Interface::IoctlSetBpf));
+                self.wants_look = true;
+                return;
+            }
             _ => return,
         };
         let mut ids = vec![id];
@@ -185,8 +216,16 @@ impl Derive {
         self.settle(moment(&rec.head, through), &ids, &[], out);
     }
 
+    /// What runs at an event when something is done to it.
+    fn program_seen(&mut self, id: Id, prog: u32, head: &RecHead, out: &mut Vec<AuditEvent>) {
+        let asked = self.known.get(&id).and_then(|k| k.bpf_asked);
+        let at = asked.unwrap_or_else(|| moment(head, Interface::Found));
+        self.program(id, (prog != 0).then_some(prog), at, out);
+    }
+
     fn closed(&mut self, rec: &RecAct, out: &mut Vec<AuditEvent>) {
         let id = Id::Perf(rec.id);
+        self.program_seen(id, rec.prog, &rec.head, out);
         let Some(k) = self.known.get_mut(&id) else {
             self.unknown += 1;
             return;
@@ -262,6 +301,9 @@ impl Derive {
             let span = self.known.get_mut(id).and_then(|k| k.spans.get_mut(&pid));
             if let Some(span) = span.filter(|s| s.waits) {
                 (span.waits, span.on) = (false, true);
+            }
+            if let Some(k) = self.known.get_mut(id) {
+                k.touched = rec.head.time_ns;
             }
         }
         self.settle(moment(&rec.head, Interface::EnableOnExec), &ids, &[], out);
@@ -345,13 +387,13 @@ impl Derive {
     fn link(&mut self, rec: &RecLink, out: &mut Vec<AuditEvent>) {
         // A program at a perf event.
         if rec.event_id != 0 {
-            if let Some(k) = self.known.get_mut(&Id::Perf(rec.event_id))
-                && let What::Perf { bpf, .. } = &mut k.what
-            {
-                *bpf = Some(rec.prog);
+            let id = Id::Perf(rec.event_id);
+            if let Some(k) = self.known.get_mut(&id) {
                 k.changes.bpf += 1;
+                k.touched = rec.head.time_ns;
             }
-            return;
+            let at = moment(&rec.head, Interface::BpfLinkCreate);
+            return self.program(id, Some(rec.prog), at, out);
         }
         let Some(kind) = link_kind(rec.kind, rec.prog_kind, rec.attach_kind) else { return };
         let id = Id::Link(rec.id);
@@ -359,12 +401,12 @@ impl Derive {
             return;
         }
         let by = self.people.meet(Ident::from(&rec.by), None, None);
-        // One that is gone again was at nobody knows what.
+        // Of one that is gone again there is what the kernel half read of it.
         let found = (self.link_of)(rec.id).unwrap_or_else(|| Link {
             id: rec.id,
             prog: rec.prog,
             kind,
-            name: links::called(kind, links::UNKNOWN),
+            name: links::called(kind, &link_at(rec)),
             pid: None,
         });
         let through = match rec.cmd {
@@ -382,6 +424,25 @@ impl Derive {
         };
         if self.follow(id, known) {
             self.settle(moment(&rec.head, through), &[id], &[], out);
+        }
+    }
+
+    fn link_ends(&mut self, rec: &RecLink, out: &mut Vec<AuditEvent>) {
+        if rec.event_id == 0 {
+            return self.freed(Id::Link(rec.id), rec.by.pid, &rec.head, out);
+        }
+        let id = Id::Perf(rec.event_id);
+        // The event ends with it, if nobody else has that open.
+        if rec.cmd <= 1 {
+            return self.freed(id, rec.by.pid, &rec.head, out);
+        }
+        let exits = |k: &Known| {
+            matches!(k.left, Some((_, Interface::OwnerExit))) && k.by.ident.pid == rec.by.pid
+        };
+        // Of what ends with its owner the end is told.
+        if let Some(k) = self.known.get_mut(&id).filter(|k| !exits(k)) {
+            k.touched = rec.head.time_ns;
+            self.program(id, None, moment(&rec.head, Interface::Close), out);
         }
     }
 
@@ -464,6 +525,7 @@ pub(super) fn nothing(id: Id, by: prof_model::record::Process, time_ns: u64) -> 
         root: (0, 0),
         changes: Changes::default(),
         given: 0,
+        bpf_asked: None,
         closed: None,
         left: None,
         alive: time_ns,

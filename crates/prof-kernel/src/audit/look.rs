@@ -8,6 +8,7 @@ use prof_model::audit::Interface;
 use prof_model::audit::PerfAttr;
 use prof_model::audit::Target;
 use prof_model::audit::What;
+use prof_model::record::Process;
 
 use super::derive::Derive;
 use super::derive::Id;
@@ -28,6 +29,9 @@ const ABOUT: &str = "nothing told of it: it was found by looking, so the time is
 /// Time from a process's exit hook in which its descriptors are closed as a rule: an
 /// event that is still there after it is somebody else's as well.
 const EXIT_TAKES_NS: u64 = 50_000_000;
+
+/// Time from SET_BPF in which a program that is found is the one that it asked for.
+const BPF_TAKES_NS: u64 = 1_000_000_000;
 
 impl Derive {
     /// How the events were at `time_ns` that [`Derive::to_look_at`] named. All records of
@@ -65,17 +69,23 @@ impl Derive {
                 continue;
             }
             k.is_there(time_ns);
-            if let What::Perf { bpf, .. } = &mut k.what {
-                *bpf = (look.prog != 0).then_some(look.prog);
-            }
             let inherits = k.attr().is_some_and(|a| a.has(PerfAttr::INHERIT));
             let (pid, tid) = k.root;
+            let found = Moment { time_ns, cpu, through: Interface::Found };
+            let asked = k.bpf_asked.filter(|at| time_ns < at.time_ns + BPF_TAKES_NS);
+            k.bpf_asked = asked;
+            self.program(id, (look.prog != 0).then_some(look.prog), asked.unwrap_or(found), out);
+            // At a switch between two tasks that have all the same events, the kernel may exchange
+            // their events instead: how this one is says nothing of whom it was asked for.
+            if inherits && look.tid != tid && look.state != STATE_EXIT {
+                continue;
+            }
+            let Some(k) = self.known.get_mut(&id) else { continue };
             let Some(span) = k.spans.get_mut(&pid).filter(|s| s.threads.contains(&tid)) else {
                 continue;
             };
             if look.state == STATE_EXIT {
-                // At a switch between two tasks that have all the same events, the kernel
-                // may exchange their events instead: this one was on another that ended.
+                // For the same reason: it was on another that ended.
                 if inherits {
                     continue;
                 }
@@ -86,56 +96,54 @@ impl Derive {
             } else {
                 continue;
             }
-            let at = Moment { time_ns, cpu, through: Interface::Found };
-            self.settle(at, &[id], &[ABOUT], out);
+            self.settle(found, &[id], &[ABOUT], out);
         }
         for (at, notes, ids) in ended.into_values() {
             self.end_all(&ids, at, notes, out);
         }
     }
 
-    /// A file of tracefs was written.
-    pub fn written(&mut self, time_ns: u64, w: Written, out: &mut Vec<AuditEvent>) {
-        self.file(Moment { time_ns, cpu: 0, through: Interface::Tracefs }, w, &[], out);
+    /// Something was switched in tracefs.
+    pub fn written(&mut self, time_ns: u64, all: Vec<Written>, out: &mut Vec<AuditEvent>) {
+        let (seen, found): (Vec<_>, Vec<_>) = all.into_iter().partition(|w| w.seen);
+        let at = |through| Moment { time_ns, cpu: 0, through };
+        self.files(at(Interface::Tracefs), seen, &[], out);
+        self.files(at(Interface::Found), found, &[ABOUT], out);
     }
 
-    pub(super) fn file(
+    pub(super) fn files(
         &mut self,
         at: Moment,
-        w: Written,
+        all: Vec<Written>,
         notes: &[&'static str],
         out: &mut Vec<AuditEvent>,
     ) {
-        const MAX_FILES: usize = 1 << 14;
-        let number = self.files.iter().position(|f| *f == w.file);
-        if !w.on {
-            if let Some(number) = number {
-                self.end(Id::File(number as u32), at, &[], out);
+        let (on, off): (Vec<_>, Vec<_>) = all.into_iter().partition(|w| w.on);
+        let off = off.into_iter().filter_map(|w| self.files.remove(&(w.file, w.line)));
+        let off: Vec<_> = off.map(Id::File).collect();
+        self.end_all(&off, at, notes, out);
+        let mut ids = Vec::new();
+        for w in on {
+            self.last_file = self.last_file.wrapping_add(1);
+            let id = Id::File(self.last_file);
+            let Process { ident, exe, container_id, .. } = w.by;
+            let by = match ident.pid {
+                0 => Process::default(),
+                _ => self.people.meet(ident, exe, container_id),
+            };
+            let known = Known {
+                name: format!("tracefs:{}", String::from_utf8_lossy(&w.file)),
+                what: What::Tracefs { file: w.file.clone(), text: w.text },
+                spans: BTreeMap::from([(0, span_of(0))]),
+                place: Place::Elsewhere(Target::Host),
+                ..nothing(id, by, at.time_ns)
+            };
+            if self.follow(id, known) {
+                self.files.insert((w.file, w.line), self.last_file);
+                ids.push(id);
             }
-            return;
         }
-        if number.is_none() && self.files.len() >= MAX_FILES {
-            self.full += 1;
-            return;
-        }
-        let number = number.unwrap_or_else(|| {
-            self.files.push(w.file.clone());
-            self.files.len() - 1
-        });
-        let id = Id::File(number as u32);
-        if self.known.contains_key(&id) {
-            return;
-        }
-        let known = Known {
-            name: format!("tracefs:{}", String::from_utf8_lossy(&w.file)),
-            what: What::Tracefs { file: w.file, text: w.text },
-            spans: BTreeMap::from([(0, span_of(0))]),
-            place: Place::Elsewhere(Target::Host),
-            ..nothing(id, self.people.meet(w.by, None, None), at.time_ns)
-        };
-        if self.follow(id, known) {
-            self.settle(at, &[id], notes, out);
-        }
+        self.settle(at, &ids, notes, out);
     }
 
     /// Which of the links that [`Derive::links`] named are no more.

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use prof_model::record::Ident;
 use prof_model::record::Process;
 
+use crate::audit_list::processes::Containers;
+
 /// Most that are remembered: beyond, the paths of those met first are forgotten.
 const MAX: usize = 1 << 16;
 
@@ -13,12 +15,18 @@ const MAX: usize = 1 << 16;
 pub struct People {
     met: HashMap<u32, Process>,
     exe_of: fn(u32) -> Option<Vec<u8>>,
+    containers: Option<Containers>,
 }
 
 impl People {
     /// Nobody yet; `exe_of` finds the path of a process that was not told.
     pub fn new(exe_of: fn(u32) -> Option<Vec<u8>>) -> Self {
-        Self { met: HashMap::new(), exe_of }
+        Self { met: HashMap::new(), exe_of, containers: None }
+    }
+
+    /// Who knows the containers of cgroups.
+    pub fn set_containers(&mut self, containers: Containers) {
+        self.containers = Some(containers);
     }
 
     /// A process as it is now, with the path of what it runs if that came along.
@@ -37,7 +45,12 @@ impl People {
             .or_else(|| same.and_then(|p| p.exe.clone()))
             .or_else(|| parent().and_then(|p| p.exe.clone()))
             .or_else(|| (self.exe_of)(ident.pid));
-        let container_id = container.or_else(|| earlier.and_then(|p| p.container_id.clone()));
+        let stays = earlier.filter(|p| p.ident.cgroup_id == ident.cgroup_id);
+        let container_id = container.or_else(|| stays.and_then(|p| p.container_id.clone()));
+        let container_id = match &mut self.containers {
+            Some(of) => of.of(ident.cgroup_id, container_id),
+            None => container_id,
+        };
         let process = Process { ident, exe, container_id, ..Process::default() };
         if self.met.len() >= MAX {
             self.met.clear();

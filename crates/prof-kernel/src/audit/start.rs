@@ -125,9 +125,7 @@ impl Derive {
         for (notes, ids) in by_notes {
             self.settle(at, &ids, &notes, out);
         }
-        for file in files {
-            self.file(at, file, &[BEFORE], out);
-        }
+        self.files(at, files, &[BEFORE], out);
         for raw in waiting {
             self.hear(raw, out);
         }

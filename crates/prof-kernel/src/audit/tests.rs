@@ -158,7 +158,8 @@ impl Audit {
     fn look(&mut self, id: u64, state: Option<i32>) -> Vec<String> {
         self.now += 1;
         let (refs, state) = state.map_or((0, -5), |s| (1, s));
-        let look = AbiLook { addr: id << 8, id, refs, enabled_ns: 0, state, prog: 0 };
+        let look =
+            AbiLook { addr: id << 8, id, refs, enabled_ns: 0, state, tid: TARGET, ..zero!() };
         let mut out = Vec::new();
         self.derive.looked(self.now, &[(id << 8, id)], &[look], &mut out);
         told(&out)
@@ -317,12 +318,102 @@ fn an_event_that_was_exchanged_with_a_child_s_says_nothing_of_its_end() {
 }
 
 #[test]
+fn an_event_that_is_on_another_task_says_nothing_of_its_own() {
+    let mut a = Audit::new();
+    a.open(1, 1, WAITS, (TARGET, TARGET), false);
+    a.fork((TARGET, TARGET), (CHILD, CHILD));
+    a.exec(CHILD, CHILD);
+    let mut look = |tid: u32| {
+        a.now += 1;
+        let look = AbiLook { addr: 1 << 8, id: 1, refs: 1, state: 1, tid, ..zero!() };
+        let mut out = Vec::new();
+        a.derive.looked(a.now, &[(1 << 8, 1)], &[look], &mut out);
+        told(&out)
+    };
+    assert!(look(CHILD).is_empty());
+    assert_eq!(look(TARGET), ["on 20: 1 found"]);
+}
+
+#[test]
+fn a_command_is_compared_as_a_whole() {
+    let mut a = Audit::new();
+    a.open(1, 1, 0, (TARGET, TARGET), true);
+    for refused in [0x4000_2401, 0x8000_2401, 0x2404, 0x2501, 0x4004_2404] {
+        assert!(a.ioctl(1, refused).is_empty(), "{refused:#x}");
+    }
+    assert_eq!(a.ioctl(1, DISABLE), ["off 20: 1 ioctl_disable"]);
+}
+
+#[test]
+fn what_cannot_be_refreshed_stays_off() {
+    let mut a = Audit::new();
+    let mut refresh = |id: u64, bits: u64, period: u8| {
+        let RawAudit::Opened { mut rec, path, before } =
+            a.opened(id, id, bits | PerfAttr::DISABLED, (TARGET, TARGET), false)
+        else {
+            unreachable!()
+        };
+        rec.event.attr[16] = period;
+        assert!(a.hear(RawAudit::Opened { rec, path, before }).is_empty());
+        a.ioctl(id, 0x2402)
+    };
+    assert!(refresh(1, 0, 0).is_empty());
+    assert!(refresh(2, PerfAttr::INHERIT, 1).is_empty());
+    assert_eq!(refresh(3, 0, 1), ["on 20: 3 ioctl_refresh"]);
+}
+
+#[test]
+fn a_switch_off_names_the_thread_that_was_switched_on() {
+    let mut a = Audit::new();
+    let thread = |events: &[AuditEvent]| {
+        events.iter().filter_map(|e| e.target.process()).map(|p| p.ident.tid).collect::<Vec<_>>()
+    };
+    let mut out = Vec::new();
+    for (id, tid) in [(1, TARGET + 1), (2, TARGET)] {
+        let raw = a.opened(id, id, 0, (TARGET, tid), true);
+        a.derive.hear(raw, &mut out);
+    }
+    let head = a.head();
+    a.derive
+        .hear(RawAudit::Exit(RecTask { head, id: ident(TARGET, TARGET + 1), ..zero!() }), &mut out);
+    assert_eq!(thread(&out), [TARGET + 1, TARGET, TARGET + 1]);
+}
+
+#[test]
+fn a_program_is_told_when_it_is_put_at_an_event() {
+    let mut a = Audit::new();
+    a.open(1, 1, 0, (TARGET, TARGET), true);
+    assert!(a.ioctl(1, 0x4004_2408).is_empty());
+    assert!(a.derive.take_wants_look() && !a.derive.take_wants_look());
+    // It is seen with whatever is done next, or by a look.
+    let rec = RecAct { prog: 7, ..a.act(1, DISABLE, 0) };
+    let told = a.hear(RawAudit::Ioctl(rec));
+    let anew = ["off 20: 1 ioctl_set_bpf", "on 20: 1 ioctl_set_bpf", "off 20: 1 ioctl_disable"];
+    assert_eq!(told, anew);
+    // One that was refused.
+    a.open(2, 2, 0, (TARGET, TARGET), true);
+    assert!(a.ioctl(2, 0x4004_2408).is_empty());
+    assert!(a.look(2, Some(1)).is_empty());
+    // By a link, which ends before the event does.
+    let mut link = |prog: u32, refs: u32| {
+        let rec = RecLink { head: a.head(), by: ident(PROFILER, PROFILER), id: 5, ..zero!() };
+        let rec = Box::new(RecLink { event_id: 2, kind: 7, prog, cmd: refs, ..rec });
+        a.hear(if refs == 0 { RawAudit::Link(rec) } else { RawAudit::LinkClose(rec) })
+    };
+    assert_eq!(link(8, 0), ["off 20: 2 bpf_link_create", "on 20: 2 bpf_link_create"]);
+    assert_eq!(link(8, 2), ["off 20: 2 close", "on 20: 2 close"]);
+    link(9, 0);
+    assert_eq!(link(9, 1), ["off 20: 2 close"]);
+    assert_eq!((a.derive.enabled, a.derive.disabled), (6, 6));
+}
+
+#[test]
 fn a_look_from_before_a_record_says_nothing() {
     let mut a = Audit::new();
     a.open(1, 1, 0, (TARGET, TARGET), true);
     let looked = a.now;
     a.ioctl(1, DISABLE);
-    let look = AbiLook { addr: 1 << 8, id: 1, refs: 1, enabled_ns: 0, state: 1, prog: 0 };
+    let look = AbiLook { addr: 1 << 8, id: 1, refs: 1, enabled_ns: 0, state: 1, ..zero!() };
     let mut out = Vec::new();
     a.derive.looked(looked, &[(1 << 8, 1)], &[look], &mut out);
     assert!(out.is_empty());
@@ -388,7 +479,7 @@ fn what_ends_with_its_owner_is_told_when_all_of_it_has_ended() {
             refs: i64::from(!gone[i]),
             enabled_ns: 0,
             state: 1,
-            prog: 0,
+            ..zero!()
         });
         let mut out = Vec::new();
         a.derive.looked(a.now, &asked, &looks, &mut out);
@@ -491,6 +582,8 @@ fn the_threads_of_a_tracee_are_one() {
 fn a_link_is_called_by_what_it_is_at() {
     let link = |a: &mut Audit, id: u32| {
         let rec = RecLink { head: a.head(), by: ident(PROFILER, PROFILER), id, kind: 1, ..zero!() };
+        let mut rec: RecLink = rec;
+        rec.at[..12].copy_from_slice(b"sched_wakeup");
         let mut out = Vec::new();
         a.derive.hear(RawAudit::Link(Box::new(rec)), &mut out);
         out[0].monitors[0].name.clone()
@@ -502,5 +595,5 @@ fn a_link_is_called_by_what_it_is_at() {
     }));
     assert_eq!(link(&mut a, 7), "raw_tracepoint:sched_switch");
     // It was gone before anybody could look.
-    assert_eq!(link(&mut a, 8), "raw_tracepoint:?");
+    assert_eq!(link(&mut a, 8), "raw_tracepoint:sched_wakeup");
 }

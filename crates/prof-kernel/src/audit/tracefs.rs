@@ -1,6 +1,8 @@
 //! What is switched on through the tracing file system: who writes to its files is told by
 //! fanotify, which costs nobody anything who does not.
 
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs;
 use std::io;
@@ -15,9 +17,10 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use prof_model::record::Ident;
+use prof_model::record::Process;
 
+use crate::audit_list::processes;
 use crate::audit_list::tracefs::OF_KERNEL;
-use crate::host;
 
 /// Bytes of a file that are read: to know whether it is on, and to show.
 const MAX_TEXT: u64 = 4096;
@@ -28,41 +31,73 @@ const MAX_SET: u64 = 1 << 20;
 /// Instances that are looked at.
 const MAX_INSTANCES: usize = 256;
 
-/// A file was written, by whom, and what it says now.
+/// Something was switched, or is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
-    /// Who; little more than the pid if it has ended.
-    pub by: Ident,
-    /// Below the root of the file system.
+    /// Who; little more than the pid if it has ended, and nothing if nobody knows.
+    pub by: Process,
+    /// What says so, below the root of the file system.
     pub file: Vec<u8>,
-    /// Whether something is on by it.
+    /// Tells it from all else that this file says.
+    pub line: Vec<u8>,
+    /// Whether it is on.
     pub on: bool,
-    /// The beginning of what it says.
+    /// The beginning of what the file says of it.
     pub text: Vec<u8>,
+    /// Whether somebody was seen to write.
+    pub seen: bool,
 }
 
-/// Hears of writes.
+/// Something that is on: the file that says so, and its line there. An event has a file of its
+/// own.
+type Thing = (PathBuf, Vec<u8>);
+
+/// Hears of writes, and compares what is on with what was.
+///
+/// One event can be switched by four files, and a group's are gone with the group. So what a
+/// file says when it is written means little: after each write all is compared that its
+/// instance has on.
 #[derive(Debug)]
 pub struct Tracefs {
     fd: OwnedFd,
     root: PathBuf,
+    /// By instance: the first is below the root itself.
+    on: BTreeMap<PathBuf, BTreeSet<Thing>>,
 }
 
-/// Whether something is on, by a file's last name and what it says; `None` of a file that
-/// switches nothing.
-fn is_on(file: &Path, text: &[u8]) -> Option<bool> {
-    let text = text.trim_ascii();
-    match file.file_name()?.to_str()? {
-        "current_tracer" => Some(text != b"nop"),
-        // A * means that something is attached besides, an X some of several.
-        "enable" if file.starts_with("events") || file.starts_with("instances") => {
-            Some(text.first().is_some_and(|c| matches!(c, b'1' | b'X')))
+/// What an instance has of its own, and what only the first has.
+const OF_INSTANCE: [&str; 2] = ["current_tracer", "function_profile_enabled"];
+const PROBES: [&str; 3] = ["kprobe_events", "uprobe_events", "dynamic_events"];
+
+/// The instance of a file that switches something; `None` of all others.
+fn instance_of(file: &Path) -> Option<PathBuf> {
+    let mut parts = file.components();
+    let instance = match parts.next()?.as_os_str() {
+        first if first == "instances" => Path::new("instances").join(parts.next()?),
+        _ => PathBuf::new(),
+    };
+    let below = file.strip_prefix(&instance).ok()?;
+    let name = below.file_name()?.to_str()?;
+    let is = match below.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => {
+            name == "set_event" || OF_INSTANCE.contains(&name) || PROBES.contains(&name)
         }
-        "function_profile_enabled" => Some(text == b"1"),
-        "kprobe_events" | "uprobe_events" | "dynamic_events" | "set_event" => {
-            Some(!text.is_empty())
-        }
-        _ => None,
+        _ => name == "enable" && below.starts_with("events"),
+    };
+    is.then_some(instance)
+}
+
+/// Whether a write to a file may have switched what another says.
+fn may_switch(written: &Path, says: &Path) -> bool {
+    if instance_of(written) != instance_of(says) {
+        return false;
+    }
+    let name = |p: &Path| p.file_name().map(|n| n.to_string_lossy().into_owned());
+    match (name(written).as_deref(), name(says).as_deref()) {
+        (Some("set_event"), Some("enable")) => true,
+        (Some("enable"), Some("enable")) => written.parent().is_some_and(|g| says.starts_with(g)),
+        (Some("dynamic_events"), Some(probes)) => PROBES.contains(&probes),
+        (a, b) => a == b,
     }
 }
 
@@ -90,7 +125,8 @@ impl Tracefs {
             libc::fanotify_mark(
                 fd.as_raw_fd(),
                 mark,
-                libc::FAN_MODIFY,
+                // That a file is emptied when it is opened only its close tells.
+                libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE,
                 libc::AT_FDCWD,
                 path.as_ptr(),
             )
@@ -98,7 +134,7 @@ impl Tracefs {
         if marked < 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self { fd, root: root.into() })
+        Ok(Self { fd, root: root.into(), on: BTreeMap::new() })
     }
 
     /// Readable when something was written.
@@ -106,11 +142,12 @@ impl Tracefs {
         self.fd.as_fd()
     }
 
-    /// What was written since the last time, by others.
-    pub fn read(&self) -> Vec<Written> {
+    /// What was switched since the last time, and by whom of those who wrote.
+    pub fn read(&mut self) -> Vec<Written> {
         /// `struct fanotify_event_metadata`.
         const SIZE: usize = size_of::<libc::fanotify_event_metadata>();
-        let mut all = Vec::new();
+        let mut writers: Vec<(PathBuf, u32)> = Vec::new();
+        let mut overflow = false;
         let mut buf = [0u8; 64 * SIZE];
         while let Ok(n @ 1..) = rustix::io::read(&self.fd, &mut buf[..]) {
             let mut rest = &buf[..n];
@@ -120,41 +157,114 @@ impl Tracefs {
                 if fd >= 0 {
                     // SAFETY: the kernel has just given it with this event.
                     let file = unsafe { OwnedFd::from_raw_fd(fd) };
-                    if pid != std::process::id() {
-                        all.extend(self.written(file, pid));
+                    if pid != std::process::id()
+                        && let Some(file) = self.switch(&file)
+                    {
+                        writers.push((file, pid));
                     }
+                } else {
+                    // Of more than it keeps the kernel only says so.
+                    overflow = true;
                 }
                 rest = rest.get(len.max(SIZE)..).unwrap_or_default();
             }
         }
-        all
+        if overflow {
+            return self.compare(&self.instances(), &writers);
+        }
+        let instances: BTreeSet<_> = writers.iter().filter_map(|(f, _)| instance_of(f)).collect();
+        self.compare(&instances, &writers)
+    }
+
+    /// What has gone with an instance: that is a folder, which nobody writes. A new one has
+    /// nothing on until somebody does.
+    pub fn look(&mut self) -> Vec<Written> {
+        let now = self.instances();
+        let gone = self.on.keys().filter(|i| !now.contains(*i)).cloned().collect();
+        for instance in now {
+            self.on.entry(instance).or_default();
+        }
+        self.compare(&gone, &[])
     }
 
     /// What is on, of nobody that is known: tracefs does not keep who wrote.
-    pub fn now(&self) -> Vec<Written> {
+    pub fn now(&mut self) -> Vec<Written> {
+        self.compare(&self.instances(), &[])
+    }
+
+    fn instances(&self) -> BTreeSet<PathBuf> {
+        let all = fs::read_dir(self.root.join("instances")).into_iter().flatten().flatten();
+        let all = all.map(|e| Path::new("instances").join(e.file_name())).take(MAX_INSTANCES);
+        all.chain([PathBuf::new()]).collect()
+    }
+
+    /// What these instances have on now and had not, or had and have not.
+    fn compare(
+        &mut self,
+        instances: &BTreeSet<PathBuf>,
+        writers: &[(PathBuf, u32)],
+    ) -> Vec<Written> {
         let mut all = Vec::new();
-        let instances = fs::read_dir(self.root.join("instances")).into_iter().flatten().flatten();
-        let instances = instances.map(|e| Path::new("instances").join(e.file_name()));
-        for below in [PathBuf::new()].into_iter().chain(instances.take(MAX_INSTANCES)) {
-            for file in
-                ["current_tracer", "function_profile_enabled", "kprobe_events", "uprobe_events"]
-            {
-                all.extend(self.look(below.join(file)));
-            }
-            // To look at each of some thousand events takes too long: this file names those
-            // that are on.
-            let set = self.text(&below.join("set_event"), MAX_SET).unwrap_or_default();
-            for (system, event) in String::from_utf8_lossy(&set).lines().filter_map(event_of) {
-                let file = below.join("events").join(system).join(event).join("enable");
-                all.extend(self.look(file));
+        for instance in instances {
+            let is_there = self.root.join(instance).is_dir();
+            let now = if is_there { self.on_in(instance) } else { BTreeSet::new() };
+            let before = self.on.remove(instance).unwrap_or_default();
+            let told = |(file, line): &Thing, on| {
+                let pid = writers.iter().rev().find(|(w, _)| may_switch(w, file)).map(|w| w.1);
+                let by = pid.map(|pid| {
+                    let gone = Ident { pid, tid: pid, ..Ident::default() };
+                    processes::of_pid(pid, pid)
+                        .unwrap_or_else(|| Process { ident: gone, ..Process::default() })
+                });
+                let mut text = line.clone();
+                if text.is_empty() {
+                    text = self.text(file, MAX_TEXT).unwrap_or_default();
+                }
+                text.truncate(SHOWN);
+                let file = file.as_os_str().as_bytes().to_vec();
+                let seen = pid.is_some();
+                Written { by: by.unwrap_or_default(), file, line: line.clone(), on, text, seen }
+            };
+            all.extend(before.difference(&now).map(|t| told(t, false)));
+            all.extend(now.difference(&before).map(|t| told(t, true)));
+            if is_there {
+                self.on.insert(instance.clone(), now);
             }
         }
         all
     }
 
-    fn look(&self, file: PathBuf) -> Option<Written> {
-        let text = self.text(&file, MAX_TEXT)?;
-        said(Ident::default(), &file, text).filter(|w| w.on)
+    fn on_in(&self, instance: &Path) -> BTreeSet<Thing> {
+        let read = |file: &str| {
+            let text = self.text(&instance.join(file), MAX_SET).unwrap_or_default();
+            String::from_utf8_lossy(&text).into_owned()
+        };
+        let mut on = BTreeSet::new();
+        for file in OF_INSTANCE {
+            let text = read(file);
+            if !matches!(text.trim(), "" | "nop" | "0") {
+                on.insert((instance.join(file), text.into_bytes()));
+            }
+        }
+        // To look at each of some thousand events takes too long: this file names those that
+        // are on, by whatever they were switched.
+        for (system, event) in read("set_event").lines().filter_map(event_of) {
+            let file = instance.join("events").join(system).join(event).join("enable");
+            on.insert((file, Vec::new()));
+        }
+        if !instance.as_os_str().is_empty() {
+            return on;
+        }
+        for file in PROBES {
+            for line in read(file).lines() {
+                // This one has those of the others, too, and events made of others.
+                let other = file == "dynamic_events" && !line.starts_with(['e', 'f', 't']);
+                if !other {
+                    on.insert((file.into(), format!("{line}\n").into_bytes()));
+                }
+            }
+        }
+        on
     }
 
     fn text(&self, file: &Path, most: u64) -> Option<Vec<u8>> {
@@ -164,7 +274,8 @@ impl Tracefs {
         Some(text)
     }
 
-    fn written(&self, file: OwnedFd, pid: u32) -> Option<Written> {
+    /// The file below the root, if it is one that switches something.
+    fn switch(&self, file: &OwnedFd) -> Option<PathBuf> {
         let path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
         // The same files are below /sys/kernel/debug, too.
         let below = path.strip_prefix(&self.root).or_else(|_| {
@@ -175,19 +286,8 @@ impl Tracefs {
             })
         });
         let below = below.ok()?;
-        // Files that switch nothing are not read: to some that means something.
-        is_on(below, b"")?;
-        let mut text = Vec::new();
-        fs::File::from(file).take(MAX_TEXT).read_to_end(&mut text).ok()?;
-        said(host::ident_of(pid), below, text)
+        instance_of(below).map(|_| below.to_owned())
     }
-}
-
-/// What a file says.
-fn said(by: Ident, file: &Path, mut text: Vec<u8>) -> Option<Written> {
-    let on = is_on(file, &text)?;
-    text.truncate(SHOWN);
-    Some(Written { by, file: file.as_os_str().as_bytes().into(), on, text })
 }
 
 /// A line of `set_event`: `SYSTEM:EVENT`, each a name of a folder.
@@ -211,21 +311,86 @@ mod tests {
     }
 
     #[test]
-    fn files_say_whether_something_is_on() {
-        for (file, text, want) in [
-            ("current_tracer", "nop\n", Some(false)),
-            ("current_tracer", "function\n", Some(true)),
-            ("events/sched/sched_wakeup/enable", "1\n", Some(true)),
-            ("events/sched/sched_wakeup/enable", "0\n", Some(false)),
-            ("events/sched/enable", "X\n", Some(true)),
-            ("events/sched/sched_wakeup/enable", "0*\n", Some(false)),
-            ("uprobe_events", "", Some(false)),
-            ("uprobe_events", "p:uprobes/x /bin/true:0x10\n", Some(true)),
-            ("trace_marker", "x", None),
-            ("free_buffer", "", None),
-            ("", "", None),
+    fn files_that_switch_something_are_of_an_instance() {
+        for (file, want) in [
+            ("current_tracer", Some("")),
+            ("set_event", Some("")),
+            ("uprobe_events", Some("")),
+            ("events/enable", Some("")),
+            ("events/sched/sched_wakeup/enable", Some("")),
+            ("instances/x/events/sched/enable", Some("instances/x")),
+            ("instances/x/set_event", Some("instances/x")),
+            ("events/sched/sched_wakeup/filter", None),
+            ("trace_marker", None),
+            ("free_buffer", None),
+            ("instances/x", None),
+            ("", None),
         ] {
-            assert_eq!(is_on(Path::new(file), text.as_bytes()), want, "{file} {text:?}");
+            assert_eq!(instance_of(Path::new(file)), want.map(PathBuf::from), "{file}");
         }
+    }
+
+    #[test]
+    fn who_wrote_may_have_switched_what_is_below() {
+        let event = "events/sched/sched_wakeup/enable";
+        for (written, says, want) in [
+            ("set_event", event, true),
+            ("events/sched/enable", event, true),
+            ("events/enable", event, true),
+            (event, event, true),
+            ("events/irq/enable", event, false),
+            ("instances/x/set_event", event, false),
+            ("dynamic_events", "uprobe_events", true),
+            ("kprobe_events", "uprobe_events", false),
+            ("current_tracer", "current_tracer", true),
+        ] {
+            assert_eq!(may_switch(Path::new(written), Path::new(says)), want, "{written} {says}");
+        }
+    }
+
+    #[test]
+    fn what_an_instance_has_on_is_compared_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let put = |file: &str, text: &str| {
+            let path = root.join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let fd = fs::File::open("/dev/null").unwrap().into();
+        let mut tracefs = Tracefs { fd, root: root.into(), on: BTreeMap::new() };
+        let told = |all: Vec<Written>| -> Vec<String> {
+            let one = |w: &Written| {
+                let (file, line) = (String::from_utf8_lossy(&w.file), &w.line);
+                format!("{} {file} {}", w.on, String::from_utf8_lossy(line).trim())
+            };
+            all.iter().map(one).collect()
+        };
+        put("set_event", "a:b\n");
+        put("current_tracer", "nop\n");
+        put("instances/x/set_event", "a:b\n");
+        let on = |file: &str| format!("true {file} ");
+        let b = "events/a/b/enable";
+        let in_x = "instances/x/events/a/b/enable";
+        assert_eq!(told(tracefs.now()), [on(b), on(in_x)]);
+        // A second event, and a second probe.
+        put("set_event", "a:b\na:c\n");
+        put("uprobe_events", "p:u/one /bin/sh:0x1\n");
+        let uprobe = |on: bool, line: &str| format!("{on} uprobe_events {line}");
+        let now = told(tracefs.now());
+        assert_eq!(now, [on("events/a/c/enable"), uprobe(true, "p:u/one /bin/sh:0x1")]);
+        put("uprobe_events", "p:u/two /bin/sh:0x2\n");
+        put("current_tracer", "function\n");
+        assert_eq!(
+            told(tracefs.now()),
+            [
+                uprobe(false, "p:u/one /bin/sh:0x1"),
+                "true current_tracer function".to_owned(),
+                uprobe(true, "p:u/two /bin/sh:0x2"),
+            ]
+        );
+        assert!(tracefs.look().is_empty());
+        fs::remove_dir_all(root.join("instances/x")).unwrap();
+        assert_eq!(told(tracefs.look()), [format!("false {in_x} ")]);
     }
 }

@@ -1,6 +1,11 @@
 //! Who a number is: what /proc says of a process beyond what the kernel half read.
 
+use std::collections::HashMap;
 use std::fs;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::fd::FromRawFd as _;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -62,11 +67,107 @@ pub fn of_pid(pid: u32, tid: u32) -> Option<Process> {
     }))
 }
 
+/// Its cgroup, in the hierarchy by which the kernel half tells cgroups apart.
 fn own_cgroup(pid: u32) -> Option<u64> {
-    let mount = host::cgroup_mounts().into_iter().find(|m| m.v2)?;
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    let path = text.lines().find_map(|l| l.strip_prefix("0::"))?;
+    let mount = identity_mount()?;
+    let path = path_in(&text, &mount)?;
     host::cgroup_id(&mount.path.join(path.trim_start_matches('/'))).ok()
+}
+
+/// Where the hierarchy is by which processes are told apart.
+fn identity_mount() -> Option<host::CgroupMount> {
+    let mounts = host::cgroup_mounts();
+    let identity = host::cgroup_identity(&mounts);
+    let is = |m: &host::CgroupMount| match identity {
+        None => m.v2,
+        some => m.controllers.iter().any(|c| host::controller_index(c) == some),
+    };
+    mounts.into_iter().find(is)
+}
+
+/// The path in one hierarchy, of /proc/PID/cgroup: `NUMBER:CONTROLLERS:PATH` each.
+fn path_in<'a>(cgroups: &'a str, mount: &host::CgroupMount) -> Option<&'a str> {
+    cgroups.lines().find_map(|l| {
+        let (controllers, path) = l.split_once(':')?.1.split_once(':')?;
+        let is = match mount.v2 {
+            true => controllers.is_empty(),
+            false => controllers.split(',').any(|c| mount.controllers.iter().any(|m| m == c)),
+        };
+        is.then_some(path)
+    })
+}
+
+/// The containers of cgroups, by their ids, which are never used twice: known also when who
+/// was in it has ended.
+#[derive(Debug)]
+pub struct Containers {
+    root: Option<(PathBuf, Option<fs::File>)>,
+    met: HashMap<u64, Option<String>>,
+}
+
+impl Default for Containers {
+    fn default() -> Self {
+        let root = identity_mount().map(|m| {
+            let opened = fs::File::open(&m.path).ok();
+            (m.path, opened)
+        });
+        Self { root, met: HashMap::new() }
+    }
+}
+
+impl Containers {
+    /// The container of a cgroup; `told` if somebody knows already.
+    pub fn of(&mut self, cgroup: u64, told: Option<String>) -> Option<String> {
+        /// Most that are remembered.
+        const MAX: usize = 1 << 16;
+        if cgroup == 0 {
+            return told;
+        }
+        if self.met.len() >= MAX {
+            self.met.clear();
+        }
+        if told.is_some() {
+            self.met.insert(cgroup, told.clone());
+            return told;
+        }
+        let root = &self.root;
+        let found = || {
+            let (path, opened) = root.as_ref()?;
+            let by_id = opened.as_ref().map(|root| path_of_id(root, cgroup));
+            let dir = match by_id {
+                Some(Ok(dir)) => dir,
+                // It is gone.
+                Some(Err(e)) if e.raw_os_error() == Some(libc::ESTALE) => return None,
+                _ => find_below(path, cgroup)?,
+            };
+            container_in(&dir.to_string_lossy())
+        };
+        self.met.entry(cgroup).or_insert_with(found).clone()
+    }
+}
+
+/// The folder of a cgroup by its id, which is a handle of kernfs.
+fn path_of_id(root: &fs::File, id: u64) -> io::Result<PathBuf> {
+    /// `FILEID_KERNFS`.
+    const KERNFS: i32 = 0xfe;
+    /// `struct file_handle`, with what is behind it.
+    #[repr(C)]
+    struct Handle {
+        bytes: u32,
+        kind: i32,
+        id: [u8; 8],
+    }
+    let mut handle = Handle { bytes: 8, kind: KERNFS, id: id.to_ne_bytes() };
+    let flags = libc::O_PATH | libc::O_CLOEXEC;
+    // SAFETY: the handle says how many bytes are behind its head.
+    let fd = unsafe { libc::open_by_handle_at(root.as_raw_fd(), (&raw mut handle).cast(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else has.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
 fn with_files(ident: Ident) -> Process {
@@ -130,6 +231,29 @@ mod tests {
         assert_eq!(container_in(&scope), Some(id.clone()));
         assert_eq!(container_in(&format!("0::/docker/{id}f\n")), None);
         assert_eq!(container_in("0::/user.slice\n"), None);
+    }
+
+    #[test]
+    fn a_cgroup_s_path_is_that_of_its_hierarchy() {
+        let text = "5:cpu,cpuacct:/one\n3:memory:/two:x\n0::/three\n";
+        let mount = |controllers: &[&str]| host::CgroupMount {
+            path: "/".into(),
+            v2: controllers.is_empty(),
+            controllers: controllers.iter().map(|c| (*c).to_owned()).collect(),
+        };
+        assert_eq!(path_in(text, &mount(&["memory"])), Some("/two:x"));
+        assert_eq!(path_in(text, &mount(&["cpuacct", "cpu"])), Some("/one"));
+        assert_eq!(path_in(text, &mount(&[])), Some("/three"));
+        assert_eq!(path_in(text, &mount(&["pids"])), None);
+    }
+
+    #[test]
+    fn what_was_told_of_a_cgroup_is_kept() {
+        let mut containers = Containers { root: None, met: HashMap::new() };
+        assert_eq!(containers.of(7, None), None);
+        assert_eq!(containers.of(8, Some("x".into())).as_deref(), Some("x"));
+        assert_eq!(containers.of(8, None).as_deref(), Some("x"));
+        assert_eq!(containers.of(0, None), None);
     }
 
     #[test]

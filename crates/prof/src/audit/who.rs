@@ -55,6 +55,10 @@ impl Who {
 
     /// Whether this process is meant.
     pub fn is(&self, p: &Process) -> bool {
+        // Of one that nobody knows nothing can be said, and 0 would be root.
+        if !self.rules.is_empty() && p.ident.pid == 0 {
+            return false;
+        }
         let subject = Subject {
             comm: &p.ident.comm,
             exe: p.exe.as_deref(),
@@ -100,6 +104,8 @@ mod tests {
             assert_eq!(who(text).unwrap().is(&p), want, "{text}");
         }
         assert!(!who("comm=*").unwrap().is_target(&Target::Host));
+        // Who is not known is not root.
+        assert!(!who("uid=0").unwrap().is(&Process::default()));
         assert!(Who::default().is_target(&Target::Host) && Who::default().is(&p));
     }
 

@@ -52,10 +52,27 @@ fn run_it(program: &str, args: &[&str]) -> u32 {
     pid
 }
 
-/// `WHETHER WHOM: WHAT by INTERFACE` of each switch by a process, in order.
+/// `WHETHER WHOM: WHAT by INTERFACE` of each switch by a process, in order, but for what is
+/// [told anew](anew).
 fn switches(records: &Records, by: u32) -> Vec<String> {
-    let told = |r: &&Value| r["by"]["pid"] == by;
+    let told = |r: &&Value| r["by"]["pid"] == by && !is_anew(r);
     records.of("prof").filter(told).map(switch).collect()
+}
+
+/// The same of what stays on with another BPF program: each is off as it was and on as it is.
+fn anew(records: &Records, by: u32) -> Vec<String> {
+    let told = |r: &&Value| r["by"]["pid"] == by && is_anew(r);
+    let mut all = Vec::new();
+    for r in records.of("prof").filter(told) {
+        assert_eq!(r["monitors"][0]["bpf_prog"].is_number(), has_flag(r, "enable"), "{r}");
+        all.push(switch(r));
+    }
+    all
+}
+
+fn is_anew(r: &Value) -> bool {
+    let notes = r["notes"].as_array().into_iter().flatten();
+    notes.filter_map(Value::as_str).any(|n| n.starts_with("it stays on"))
 }
 
 /// All that was switched by a process, each time.
@@ -393,10 +410,12 @@ fn a_program_that_profiles_itself() {
     );
     let last = records.of("prof").filter(|r| r["by"]["pid"] == ioctls).last().unwrap();
     assert_eq!(last["monitors"][0]["changes"], serde_json::json!({ "reset": 1 }));
-    // Both times that it was on, and not the time between.
-    let on_ns = last["monitors"][0]["on_ns"].as_u64().unwrap();
-    lasted(&on_ns.into(), 100);
-    assert_eq!(total(&records, ioctls, "prof-target")["on_ns"], on_ns);
+    // Each time that it was on by itself, and not the time between; the total has both.
+    let ends = records.of("prof").filter(|r| r["by"]["pid"] == ioctls && !has_flag(r, "enable"));
+    let on_ns: Vec<_> = ends.map(|r| r["monitors"][0]["on_ns"].as_u64().unwrap()).collect();
+    assert_eq!(on_ns.len(), 2);
+    on_ns.iter().for_each(|ns| lasted(&(*ns).into(), 50));
+    assert_eq!(total(&records, ioctls, "prof-target")["on_ns"], on_ns[0] + on_ns[1]);
     assert_eq!(
         switches(&records, group),
         all(&[
@@ -423,6 +442,71 @@ fn a_program_that_profiles_itself() {
         switches(&records, left),
         all(&[&format!("on {pf} by perf_event_open"), &format!("off {pf} by target_exit")])
     );
+}
+
+#[test]
+fn what_the_kernel_refuses_is_no_switch_and_what_it_takes_is_one() {
+    let Some(_turn) = live("audit") else { return };
+    let run = |steps: &str| {
+        let steps: Vec<_> = steps.split(' ').collect();
+        run_it(target().to_str().unwrap(), &[&["perf"], &steps[..]].concat())
+    };
+    let watch = audit(&[]);
+    // DISABLE with a direction, and with a size; REFRESH of what takes no samples.
+    let refused = run(&format!("open ioctl {} ioctl {} sleep 20 close", 0x4000_2401, 0x0004_2401));
+    let counts = run(&format!("open-off ioctl {} sleep 20 close", 0x2402));
+    let wide = run("open wide-prctl-off sleep 20 wide-prctl-on close");
+    let records = stop(watch);
+    let of = |by| switches(&records, by);
+    let (on, off) = (
+        "on prof-target: page-faults:uh by perf_event_open",
+        "off prof-target: page-faults:uh by close",
+    );
+    assert_eq!(of(refused), [on, off]);
+    assert_eq!(of(counts), [""; 0]);
+    let prctls = [
+        "off prof-target: page-faults:uh by prctl_disable",
+        "on prof-target: page-faults:uh by prctl_enable",
+    ];
+    assert_eq!(of(wide), [on, prctls[0], prctls[1], off]);
+}
+
+#[test]
+fn who_waits_for_an_exec_is_not_on_while_its_child_is() {
+    let Some(_turn) = live("audit") else { return };
+    let watch = audit(&[]);
+    // They have the same events, which the kernel may exchange when one runs after the other.
+    let steps = ["perf", "open-at-exec", "child", "0.4", "sleep", "200", "close"];
+    let by = run_it(target().to_str().unwrap(), &steps);
+    let records = stop(watch);
+    assert_eq!(
+        switches(&records, by),
+        ["on sleep: page-faults:uh by enable_on_exec", "off sleep: page-faults:uh by target_exit",]
+    );
+}
+
+#[test]
+fn who_is_profiled_in_a_container_is_in_it() {
+    let Some(_turn) = live("audit") else { return };
+    let id = "0123456789abcdef".repeat(4);
+    let cgroup = Cgroup::for_processes(&id);
+    // Nobody of the container profiles: it is the target's alone.
+    let watch = audit(&["--of", "container"]);
+    let mut target = start("sleep", &["60"]);
+    fs::write(cgroup.dir.join("cgroup.procs"), target.id().to_string()).unwrap();
+    let steps = ["perf", "open-of", &target.id().to_string(), "sleep", "100", "close"];
+    let by = run_it(crate::harness::target().to_str().unwrap(), &steps);
+    target.kill().unwrap();
+    target.wait().unwrap();
+    let records = stop_narrowed(watch);
+    drop(cgroup);
+    assert_eq!(
+        switches(&records, by),
+        ["on sleep: page-faults:uh by perf_event_open", "off sleep: page-faults:uh by close"]
+    );
+    let on = records.of("prof").find(|r| r["by"]["pid"] == by).unwrap();
+    assert_eq!(on["process"]["container_id"], id.as_str(), "{on}");
+    assert_eq!(on["by"]["container_id"], Value::Null, "{on}");
 }
 
 #[test]

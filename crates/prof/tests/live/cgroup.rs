@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// A cgroup that perf can count, and where it had to be mounted for that.
+/// A cgroup, of the hierarchy of perf as a rule, and where it had to be mounted for that.
 pub struct Cgroup {
     /// Its folder.
     pub dir: PathBuf,
@@ -13,13 +13,25 @@ pub struct Cgroup {
 
 impl Cgroup {
     pub fn new(name: &str) -> Self {
+        Self::of_controller("perf_event", name)
+    }
+
+    /// One by which processes are told apart, on a host whose v1 hierarchies are in use, too.
+    pub fn for_processes(name: &str) -> Self {
+        Self::of_controller("memory", name)
+    }
+
+    fn of_controller(controller: &str, name: &str) -> Self {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        let has_it = |l: &&str| {
+        let is = |l: &&str, v2: bool| {
             let mut f = l.split(' ').skip(2);
             let (kind, options) = (f.next().unwrap_or(""), f.next().unwrap_or(""));
-            kind == "cgroup2" || kind == "cgroup" && options.split(',').any(|o| o == "perf_event")
+            kind == if v2 { "cgroup2" } else { "cgroup" }
+                && (v2 || options.split(',').any(|o| o == controller))
         };
-        let found = mounts.lines().find(has_it).map(|l| l.split(' ').nth(1).unwrap().into());
+        let found = mounts.lines().find(|l| is(l, false));
+        let found = found.or_else(|| mounts.lines().find(|l| is(l, true)));
+        let found = found.map(|l| l.split(' ').nth(1).unwrap().into());
         let (root, mounted): (PathBuf, _) = match found {
             Some(root) => (root, None),
             None => {

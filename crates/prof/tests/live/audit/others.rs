@@ -80,6 +80,17 @@ fn bpftrace_samples_each_cpu() {
     told.sort_unstable();
     expected.sort_unstable();
     assert_eq!(told, expected);
+    // Their programs are put there when they are on.
+    let mut clocks = Vec::new();
+    for cpu in [&cpus()[..1], &cpus()].concat() {
+        for whether in ["on", "off"] {
+            clocks.push(format!("{whether} cpu{cpu}: cpu-clock by ioctl_set_bpf"));
+        }
+    }
+    let mut anew = anew(&records, by);
+    anew.sort_unstable();
+    clocks.sort_unstable();
+    assert_eq!(anew, clocks);
     let with_program = |r: &&Value| {
         r["by"]["pid"] == by
             && !has_flag(r, "enable")
@@ -113,6 +124,52 @@ fn what_is_switched_on_in_tracefs() {
     );
     let on = records.of("prof").find(|r| r["by"]["pid"] == by).unwrap();
     assert_eq!((&on["by"]["comm"], &on["monitors"][0]["text"]), (&"sh".into(), &"1\n".into()));
+}
+
+/// Whatever switches an event, and whatever switches it off again.
+#[test]
+fn tracefs_is_compared_as_a_whole() {
+    let Some(_turn) = live("audit of tracefs") else { return };
+    let root = "/sys/kernel/tracing";
+    let watch = audit(&[]);
+    // Each step is waited for: what is on and off again in between nobody sees.
+    let step =
+        |script: &str| run_it("sh", &["-c", &format!("cd {root}; {script}; sleep 0.3; true")]);
+    let wait = "events/sched/sched_process_wait/enable";
+    let fork = "events/sched/sched_process_fork/enable";
+    let on = step("echo sched:sched_process_wait >> set_event");
+    let second = step("echo sched:sched_process_fork >> set_event");
+    step("echo 0 > events/sched/sched_process_wait/enable");
+    step(": > set_event");
+    let instance = "instances/prof-audit-test";
+    let inside =
+        step(&format!("mkdir {instance}; echo sched:sched_process_wait > {instance}/set_event"));
+    step(&format!("rmdir {instance}"));
+    let probes = fs::exists(format!("{root}/uprobe_events")).unwrap();
+    let (mut one, mut two) = (0, 0);
+    if probes {
+        one = step("echo 'p:profaudit/one /bin/sh:0x1000' >> uprobe_events");
+        two = step("echo 'p:profaudit/two /bin/sh:0x1004' >> uprobe_events");
+        step("echo '-:profaudit/one' >> uprobe_events; echo '-:profaudit/two' >> uprobe_events");
+    }
+    let records = stop(watch);
+    let pair = |file: &str, off: &str| {
+        let name = format!("host: tracefs:{file}");
+        [format!("on {name} by tracefs"), format!("off {name} by {off}")]
+    };
+    assert_eq!(switches(&records, on), pair(wait, "tracefs"));
+    assert_eq!(switches(&records, second), pair(fork, "tracefs"));
+    assert_eq!(switches(&records, inside), pair(&format!("{instance}/{wait}"), "found"));
+    if probes {
+        for (by, name) in [(one, "profaudit/one"), (two, "profaudit/two")] {
+            assert_eq!(switches(&records, by), pair("uprobe_events", "tracefs"));
+            let text = &monitors_of(&records, by).next().unwrap()["text"];
+            assert!(text.as_str().unwrap().contains(name), "{text}");
+        }
+    }
+    // Who wrote is told as everybody else is.
+    let by = &records.of("prof").find(|r| r["by"]["pid"] == on).unwrap()["by"];
+    assert!(count(by, "cgroup_id") > 0 && count(by, "mntns") > 0, "{by}");
 }
 
 #[test]

@@ -142,7 +142,9 @@ fn programs_tracers_and_tracefs_are_found() {
     let program = on.iter().flat_map(|r| r["monitors"].as_array().unwrap());
     assert_eq!(program.filter(|m| m["bpf_prog"].is_number()).count(), 1);
     // Nobody knows who it was.
-    let told: Vec<_> = switches(&records, 0).into_iter().filter(|s| s.contains(file)).collect();
+    let nobody = records.of("prof").filter(|r| r["by"]["pid"].is_null());
+    let nobody: Vec<_> = nobody.inspect(|r| assert!(r["by"]["uid"].is_null(), "{r}")).collect();
+    let told: Vec<_> = nobody.into_iter().map(switch).filter(|s| s.contains(file)).collect();
     assert_eq!(
         told,
         [
