@@ -106,6 +106,8 @@ impl Counters {
         Ok(counters)
     }
 
+    /// A group counts from when all of it is open: a member that comes to a leader that
+    /// counts already, of another kind, is not counted before the leader begins anew.
     fn open_on(&mut self, cpu: u32) -> Result<()> {
         for (i, spec) in self.specs.iter().enumerate() {
             if spec.cpus.as_ref().is_some_and(|c| !c.contains(&cpu)) {
@@ -120,7 +122,12 @@ impl Counters {
                 }
                 None => None,
             };
-            let fd = open_counter(&spec.attr, sys::Counted::Cpu(cpu), leader)
+            let of = if spec.leader == Some(i) {
+                sys::Counted::CpuLater(cpu)
+            } else {
+                sys::Counted::Cpu(cpu)
+            };
+            let fd = open_counter(&spec.attr, of, leader)
                 .map_err(|e| refused(&spec.name, &spec.attr, &e))?;
             if let Some(filter) = &spec.filter {
                 sys::set_filter(fd.as_fd(), filter).map_err(|e| {
@@ -129,6 +136,11 @@ impl Counters {
             }
             self.fds[i].retain(|(c, _)| *c != cpu);
             self.fds[i].push((cpu, fd));
+        }
+        for (i, spec) in self.specs.iter().enumerate().filter(|(i, s)| s.leader == Some(*i)) {
+            for (_, fd) in self.fds[i].iter().filter(|(c, _)| *c == cpu) {
+                sys::enable(fd.as_fd()).map_err(|e| refused(&spec.name, &spec.attr, &e))?;
+            }
         }
         Ok(())
     }
@@ -140,17 +152,26 @@ impl Counters {
 
     fn install_on(&self, to: &Slots<'_>, cpu: u32) -> Result<()> {
         for (i, fds) in (0u32..).zip(&self.fds) {
-            for (_, fd) in fds.iter().filter(|(c, _)| *c == cpu) {
-                let (slot, fd) = (i * to.cpus + cpu, fd.as_raw_fd());
+            for (_, event) in fds.iter().filter(|(c, _)| *c == cpu) {
+                let (slot, fd) = (i * to.cpus + cpu, event.as_raw_fd());
                 sys::map_update(to.events, &slot, &(fd as u32))
                     .with_context(|| format!("event on CPU {cpu}"))?;
-                if let Some(find) = to.find.filter(|_| to.own_counters & 1 << i != 0) {
+                let is_own = to.own_counters & 1 << i != 0 && self.runs(i, event.as_fd());
+                if let Some(find) = to.find.filter(|_| is_own) {
                     sys::prog_run_with(find, &OwnEventAt { slot, fd })
                         .with_context(|| format!("where the event of CPU {cpu} counts"))?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Whether it has counted ever since it was open. What is in memory does not say so:
+    /// of a group that may not have been put on the CPU, the kernel is asked.
+    fn runs(&self, i: u32, event: BorrowedFd<'_>) -> bool {
+        self.specs.get(i as usize).is_some_and(|s| s.leader.is_none())
+            || sys::perf_read(event)
+                .is_ok_and(|[_, enabled, running]| 0 < running && running == enabled)
     }
 
     /// Their events are about to be closed: nothing may be read there any more.

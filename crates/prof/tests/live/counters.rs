@@ -593,6 +593,33 @@ fn filters_and_groups() {
 }
 
 #[test]
+fn a_group_may_mix_kinds_of_events() {
+    let Some(_turn) = live("groups of several kinds") else { return };
+    if kprobes("counts begin when the exec returns, figures when it begins") {
+        return;
+    }
+    let (faults, calls) = ("page-faults:uk", "raw_syscalls:sys_enter");
+    for group in [
+        format!("{faults},{calls}"),
+        format!("{calls},{faults}"),
+        format!("task-clock:uk,{faults},{calls}"),
+        format!("{faults},task-clock:uk,{calls}"),
+    ] {
+        // Beside it the same events, each by itself.
+        let list = format!("{{{group}}},{faults},{calls}");
+        let run = run_target(&["--no-regions", "-e", &list], &["faults", "2000"]);
+        let p = run.records.profiles()[0];
+        assert!(figure(p, faults) >= 2000 && figure(p, calls) > 10, "{list}: {p}");
+        for event in [faults, calls] {
+            assert_eq!(figure(p, event), figure(p, &format!("{event}#2")), "{list}: {p}");
+        }
+        if group.contains("task-clock") {
+            assert!(figure(p, "task-clock:uk") > 0, "{list}: {p}");
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_counted_stops_the_command_before_it_begins() {
     let Some(_turn) = live("events that are not there") else { return };
     let dir = tempfile::tempdir().expect("a folder");
