@@ -219,15 +219,16 @@ fn is_denied(e: &io::Error) -> bool {
 }
 
 /// Opens it on a command that has not executed yet; in user mode only, which is told,
-/// if the user may not count in the kernel.
+/// if the user may not count in the kernel. What is to count there alone cannot be had.
 fn open_on_command(
     attr: &Attr,
     pid: u32,
     leader: Option<BorrowedFd<'_>>,
 ) -> io::Result<(OwnedFd, bool)> {
     let of = sys::Counted::Command(pid);
+    let counts_user = !attr.exclude_user && attr.type_ != PERF_TYPE_TRACEPOINT;
     match open_counter(attr, of, leader) {
-        Err(e) if is_denied(&e) && !attr.exclude_kernel && attr.type_ != PERF_TYPE_TRACEPOINT => {
+        Err(e) if is_denied(&e) && !attr.exclude_kernel && counts_user => {
             let user = Attr { exclude_kernel: true, exclude_hv: true, ..*attr };
             Ok((open_counter(&user, of, leader)?, true))
         }
