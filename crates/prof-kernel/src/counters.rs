@@ -91,9 +91,7 @@ impl Counters {
     /// Opens `specs` on each of the CPUs on which they exist. What cannot be opened
     /// anywhere is an error that names the cause and the cure.
     pub fn open(specs: &[CounterSpec], online: &[u32]) -> Result<Self> {
-        if specs.len() > MAX_COUNTERS {
-            bail!("{} events to count; {MAX_COUNTERS} at a time is the most", specs.len());
-        }
+        check_number(specs.len())?;
         let fds = specs.iter().map(|_| Vec::new()).collect();
         let mut counters = Self { specs: specs.to_vec(), fds, online: online.to_vec() };
         for cpu in online {
@@ -199,6 +197,15 @@ impl Counters {
         }
         Ok(())
     }
+}
+
+/// An error if there is no room for so many: before any is opened, and before the kernel
+/// half is loaded, which would be refused for another reason.
+pub fn check_number(events: usize) -> Result<()> {
+    if events > MAX_COUNTERS {
+        bail!("{events} events to count; {MAX_COUNTERS} at a time is the most");
+    }
+    Ok(())
 }
 
 /// Whether this event can be counted on this machine by this user, on a CPU or else on

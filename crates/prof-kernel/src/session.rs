@@ -189,6 +189,7 @@ impl Session {
     /// Loads and attaches. From its return on, every exec that a rule names is
     /// profiled.
     pub fn open(plan: &Plan) -> Result<Self> {
+        counters::check_number(plan.counters.len())?;
         let backends = match &plan.backend {
             Some(b) => std::slice::from_ref(b),
             None => &Backend::ALL,

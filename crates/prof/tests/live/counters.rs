@@ -634,6 +634,14 @@ fn what_cannot_be_counted_stops_the_command_before_it_begins() {
     assert!(said.contains('^') && said.contains("page-faults"), "{said}");
     assert!(!mark.exists());
 
+    let many = vec!["page-faults:u"; 33].join(",");
+    for keep_going in [&[][..], &["--keep-going"]] {
+        let (code, said) = touch(&[&["-e", &many], keep_going].concat());
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("33 events to count; 32 at a time is the most"), "{said}");
+        assert!(!mark.exists());
+    }
+
     if fs::exists("/sys/bus/event_source/devices/cpu").unwrap_or(false) {
         eprintln!("SKIPPED: this machine has a PMU");
         return;
