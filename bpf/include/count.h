@@ -120,10 +120,30 @@ static __always_inline void turn_counts(struct prof_cpu *c, struct prof_thread_c
 	c->busy = 0;
 }
 
-/* Brings the counts of the running task up to date, or begins them. */
-static __always_inline void update_counts(struct prof_cpu *c, u64 task, struct prof_thread_counts *tc)
+/* The thread runs, is armed, and was not seen to come: what was counted since is nobody's.
+ * Unless it was attached to while it ran: its counts begin now. */
+static __always_inline void missed_slice(struct prof_cpu *c, struct task_struct *t,
+					 struct prof_thread_counts *tc)
 {
-	turn_counts(c, c->counting == task ? tc : 0, task, 0);
+	struct prof_proc *p = tc->time_ns ? 0 : find_entry(t->tgid);
+
+	if (p && t->start_boottime < p->attach_boot_ns)
+		return;
+	tc->missed++;
+	c->counters[PROF_C_SLICE_MISSED]++;
+}
+
+/* Brings the counts of the running thread up to date, or begins them. A slice that is read
+ * here, in an exit or in the next program, may have been missed as well as one that ends
+ * in a switch; nobody waited for that of a thread whose entry is `fresh`. */
+static __always_inline void update_counts(struct prof_cpu *c, struct task_struct *t,
+					  struct prof_thread_counts *tc, bool fresh)
+{
+	bool seen = c->counting == (u64)t;
+
+	if (!seen && !fresh)
+		missed_slice(c, t, tc);
+	turn_counts(c, seen ? tc : 0, (u64)t, 0);
 }
 
 /* The task begins to be counted where it next runs. */
@@ -143,26 +163,35 @@ static __always_inline bool add_proc_counts(struct prof_cpu *c, u32 tgid)
 	return 0;
 }
 
-/* Start of a window: the counts so far are the base line of the image to come. */
-static __always_inline void open_counts(struct task_struct *t, struct prof_cpu *c, u16 *quality)
+/* Start of a window: the counts so far are the base line of the image to come. What they
+ * lack, the image before lacks. */
+static __always_inline void open_counts(struct task_struct *t, struct prof_cpu *c,
+					struct prof_proc *p)
 {
 	struct prof_thread_counts *tc;
 	struct prof_proc_counts *pc;
 	u64 task = (u64)t;
+	bool fresh = 0;
 
 	tc = thread_counts_of(task);
-	if (!tc && add_thread_counts(c, task))
+	if (!tc && add_thread_counts(c, task)) {
 		tc = thread_counts_of(task);
+		fresh = 1;
+	}
 	pc = proc_counts_of(t->tgid);
 	if (!pc && add_proc_counts(c, t->tgid))
 		pc = proc_counts_of(t->tgid);
 	if (!tc || !pc) {
-		*quality |= PROF_Q_COUNTS_PART;
+		p->next_quality |= PROF_Q_COUNTS_PART;
 		return;
 	}
 	barrier_var(tc);
 	barrier_var(pc);
-	update_counts(c, task, tc);
+	update_counts(c, t, tc, fresh);
+	if (tc->missed) {
+		tc->missed = 0;
+		p->quality |= PROF_Q_COUNTS_PART;
+	}
 	for (u32 i = 0; i < PROF_MAX_COUNTERS; i++) {
 		if (i >= config.counters)
 			break;
@@ -278,22 +307,6 @@ static __always_inline void copy_thread_counts(struct task_struct *t, struct pro
 	}
 }
 
-/* Who goes is armed, and was not seen to come: what was counted since is nobody's. */
-static __always_inline void missed_slice(struct prof_cpu *c, struct task_struct *prev)
-{
-	struct prof_thread_counts *tc = thread_counts_of((u64)prev);
-	struct prof_proc *p;
-
-	if (!tc || prev->flags & PROF_PF_EXITING)
-		return;
-	/* Attached to while it ran: its counts begin now. */
-	p = find_entry(prev->tgid);
-	if (!tc->time_ns && p && p->attach_boot_ns)
-		return;
-	tc->missed++;
-	c->counters[PROF_C_SLICE_MISSED]++;
-}
-
 static __always_inline u64 perf_cgroup_of(struct task_struct *t)
 {
 	u32 at = bpf_core_field_offset(struct css_set, subsys) +
@@ -319,7 +332,7 @@ static __always_inline u32 to_be_raised(struct task_struct *prev, struct task_st
 static __always_inline int on_switch(u64 next)
 {
 	struct task_struct *prev = bpf_get_current_task_btf();
-	struct prof_thread_counts *out = 0;
+	struct prof_thread_counts *out = 0, *missed;
 	struct prof_cpu *c = this_cpu();
 	bool armed;
 
@@ -328,10 +341,13 @@ static __always_inline int on_switch(u64 next)
 	armed = *(volatile u32 *)occupied_at(READ((struct task_struct *)next, tgid));
 	if (armed)
 		armed = !!thread_counts_of(next);
-	if (c->counting == (u64)prev)
+	if (c->counting == (u64)prev) {
 		out = thread_counts_of((u64)prev);
-	else if (*(volatile u32 *)occupied_at(prev->tgid))
-		missed_slice(c, prev);
+	} else if (*(volatile u32 *)occupied_at(prev->tgid)) {
+		missed = thread_counts_of((u64)prev);
+		if (missed && !(prev->flags & PROF_PF_EXITING))
+			missed_slice(c, prev, missed);
+	}
 	if (out || armed)
 		turn_counts(c, out, armed ? next : 0, to_be_raised(prev, (void *)next));
 	else

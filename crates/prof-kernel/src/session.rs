@@ -107,6 +107,8 @@ pub struct LiveThread {
     pub counts: Vec<AbiCount>,
     /// When the counts were last brought up to date, CLOCK_MONOTONIC.
     pub counts_ns: u64,
+    /// Whether they lack a part: slices whose beginning no hook saw.
+    pub counts_part: bool,
     /// Whether it runs now, so that its counts go on.
     pub on_cpu: bool,
 }
@@ -477,7 +479,9 @@ impl Session {
             let known = task.has_counts != 0;
             let counts = if known { abi::counts(tail.get(16..)?) } else { Vec::new() };
             let counts_ns = if known { u64::from_bytes(tail)? } else { 0 };
-            Some(LiveThread { task, counts, counts_ns, on_cpu: task.on_cpu != 0 })
+            let counts_part = known && u64::from_bytes(tail.get(8..)?)? != 0;
+            let on_cpu = task.on_cpu != 0;
+            Some(LiveThread { task, counts, counts_ns, counts_part, on_cpu })
         };
         Ok(bytes.chunks_exact(size_of::<AbiLive>() + tail).filter_map(one).collect())
     }

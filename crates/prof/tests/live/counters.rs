@@ -450,6 +450,41 @@ fn counts_of_threads_make_those_of_the_process() {
     }
 }
 
+/// Runs for one in which the host did not tell of some switch. Most hosts tell of all.
+const MISSING_RUNS: usize = 10;
+
+#[test]
+fn what_a_missed_switch_leaves_out_is_told() {
+    let Some(_turn) = live("switches that the host does not tell of") else { return };
+    if kprobes("counts begin when the exec returns, figures when it begins") {
+        return;
+    }
+    let (exits, faults) = ("sched:sched_process_exit", "page-faults:uk");
+    let list = format!("{exits},{faults},task-clock,threads");
+    let mut missed = 0;
+    for _ in 0..MISSING_RUNS {
+        let run = run_target(&["-e", &list], &["storm", "300", "--jobs", "4"]);
+        let mut partial = 0;
+        for p in run.records.profiles() {
+            // Whoever exits has at least that: if not, its last time on a CPU is missing.
+            let told = p["figures"][exits]["value"].as_u64();
+            let whole = p["window"]["end"] != "exit" || told == Some(1);
+            let count = &p["figures"][faults];
+            let nothing = count["enabled_ns"] == 0 && figure(p, "task-clock") > 0;
+            partial += u64::from(has_flag(p, "partial"));
+            assert!(has_flag(p, "partial") || whole && !nothing, "{p}");
+            assert_eq!(nothing, count["absent"].is_string(), "absent, and not 0: {p}");
+        }
+        let end = run.records.of("end").next().expect("an end");
+        let slices = end["lost"]["slice_missed"].as_u64().unwrap_or(0);
+        assert!(slices == 0 || partial > 0, "{slices} slices: {end}");
+        missed += slices;
+    }
+    if missed == 0 {
+        eprintln!("this host told of every switch");
+    }
+}
+
 /// A target beside prof, killed when dropped.
 struct Beast(Child);
 
