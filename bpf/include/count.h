@@ -46,9 +46,33 @@ static __always_inline void sub_count(struct prof_count *from, const struct prof
 	from->running -= less->running;
 }
 
+/* Nothing can be counted from here on: less than any reading. */
+#define PROF_NO_START (~0ULL)
+
+/* What stands in memory of an event: as the kernel has it, in one go. */
+struct prof_standing {
+	s32 state;
+	u32 attach_state;
+	u64 count;
+};
+
+static __always_inline void read_standing(struct perf_event *event, struct prof_standing *s)
+{
+	u32 state = bpf_core_field_offset(struct perf_event, state);
+	u32 count = bpf_core_field_offset(struct perf_event, count);
+
+	if (count == state + 8) {
+		bpf_probe_read_kernel(s, sizeof(*s), (void *)event + state);
+		return;
+	}
+	s->state = READ(event, state);
+	s->count = READ(event, count.a.a.counter);
+}
+
 /*
  * A counter of this CPU. One that the kernel itself raises stands in memory, up to the
  * last event, and runs as long as it is there; only for others the PMU has to be asked.
+ * An event whose CPU has been away is dead, and stands still.
  */
 static __always_inline long read_counter(u32 i, u32 cpu, u64 now, struct bpf_perf_event_value *v)
 {
@@ -59,12 +83,43 @@ static __always_inline long read_counter(u32 i, u32 cpu, u64 now, struct bpf_per
 		struct perf_event *event = own ? (void *)own->event : 0;
 
 		if (event) {
-			v->counter = READ(event, count.a.a.counter);
+			struct prof_standing s = {};
+
+			read_standing(event, &s);
+			if (s.state != PERF_EVENT_STATE_ACTIVE___own)
+				return -PROF_ENODEV;
+			v->counter = s.count;
 			v->enabled = v->running = now - own->since_ns;
 			return 0;
 		}
 	}
 	return bpf_perf_event_read_value(&perf_events, slot, v, sizeof(*v));
+}
+
+/* Whether the reading is of the same event as the one before it: an event that was opened
+ * anew, because its CPU has been away, begins again. One too many may have been expected
+ * (`raised`). */
+static __always_inline bool goes_on(const struct prof_count *start,
+				    const struct bpf_perf_event_value *v)
+{
+	return v->enabled >= start->enabled && v->counter + 1 >= start->value;
+}
+
+/* The time of an event that lives does not stand still. */
+static __always_inline bool stands_still(const struct prof_count *start,
+					 const struct bpf_perf_event_value *v)
+{
+	return v->enabled == start->enabled && v->counter == start->value;
+}
+
+/* What was counted in this slice is not known. */
+static __always_inline void lost_count(struct prof_cpu *c, struct prof_thread_counts *out)
+{
+	c->counters[PROF_C_COUNTER_FAILED]++;
+	if (out) {
+		barrier_var(out);
+		out->missed++;
+	}
 }
 
 /*
@@ -87,16 +142,16 @@ static __always_inline void turn_counts(struct prof_cpu *c, struct prof_thread_c
 			break;
 		err = read_counter(i, cpu, now, &v);
 		start = &c->start[i];
-		if (err) {
+		if (err || stands_still(start, &v)) {
 			/* An empty slot: the event does not exist on this CPU. */
 			if (err != -PROF_ENOENT)
-				c->counters[PROF_C_COUNTER_FAILED]++;
+				lost_count(c, out);
+			start->enabled = PROF_NO_START;
 			continue;
 		}
-		/* Opened anew, its CPU has been away: it counts from 0 again. */
-		if (v.enabled < start->enabled)
-			start->value = start->enabled = start->running = 0;
-		if (out) {
+		if (out && !goes_on(start, &v)) {
+			lost_count(c, out);
+		} else if (out) {
 			barrier_var(out);
 			to = &out->c[i];
 			to->value += v.counter - start->value;

@@ -16,6 +16,7 @@ use prof_model::counters::Count;
 use crate::abi::MAX_COUNTERS;
 use crate::abi::OwnEvent;
 use crate::abi::OwnEventAt;
+use crate::host;
 use crate::sys;
 
 pub(crate) const PERF_TYPE_SOFTWARE: u32 = 1;
@@ -83,8 +84,8 @@ pub struct Slots<'a> {
 pub struct Counters {
     specs: Vec<CounterSpec>,
     fds: Vec<Vec<(u32, OwnedFd)>>,
-    /// CPUs that were online when last looked.
-    online: Vec<u32>,
+    /// CPUs on which they are open, and since when those were there ([`host::cpu_came`]).
+    on: Vec<(u32, Option<u64>)>,
 }
 
 impl Counters {
@@ -93,7 +94,9 @@ impl Counters {
     pub fn open(specs: &[CounterSpec], online: &[u32]) -> Result<Self> {
         check_number(specs.len())?;
         let fds = specs.iter().map(|_| Vec::new()).collect();
-        let mut counters = Self { specs: specs.to_vec(), fds, online: online.to_vec() };
+        // Before they are opened: a CPU that goes and comes meanwhile has come since.
+        let on = online.iter().map(|cpu| (*cpu, host::cpu_came(*cpu))).collect();
+        let mut counters = Self { specs: specs.to_vec(), fds, on };
         for cpu in online {
             counters.open_on(*cpu)?;
         }
@@ -132,7 +135,6 @@ impl Counters {
                     anyhow!("{}: the kernel does not take the filter '{filter}': {e}", spec.name)
                 })?;
             }
-            self.fds[i].retain(|(c, _)| *c != cpu);
             self.fds[i].push((cpu, fd));
         }
         for (i, spec) in self.specs.iter().enumerate().filter(|(i, s)| s.leader == Some(*i)) {
@@ -145,7 +147,7 @@ impl Counters {
 
     /// Puts the events where the kernel half looks for them.
     pub fn install(&self, to: &Slots<'_>) -> Result<()> {
-        self.online.iter().try_for_each(|cpu| self.install_on(to, *cpu))
+        self.on.iter().try_for_each(|(cpu, _)| self.install_on(to, *cpu))
     }
 
     fn install_on(&self, to: &Slots<'_>, cpu: u32) -> Result<()> {
@@ -172,31 +174,51 @@ impl Counters {
                 .is_ok_and(|[_, enabled, running]| 0 < running && running == enabled)
     }
 
-    /// Their events are about to be closed: nothing may be read there any more.
-    fn forget(&self, to: &Slots<'_>, cpu: u32) -> Result<()> {
-        if to.find.is_none() {
-            return Ok(());
-        }
-        for i in 0..self.specs.len() as u32 {
-            let slot = i * to.cpus + cpu;
-            sys::map_update(to.own, &slot, &OwnEvent { event: 0, since_ns: 0 })
-                .with_context(|| format!("event on CPU {cpu}"))?;
+    /// Closes those of a CPU: nothing may be read there any more.
+    fn forget(&mut self, to: &Slots<'_>, cpu: u32) -> Result<()> {
+        let empty = |slot: u32| -> io::Result<()> {
+            if to.find.is_some() {
+                sys::map_update(to.own, &slot, &OwnEvent { event: 0, since_ns: 0 })?;
+            }
+            sys::map_delete(to.events, &slot)
+        };
+        for (i, fds) in (0u32..).zip(&mut self.fds) {
+            empty(i * to.cpus + cpu).with_context(|| format!("event on CPU {cpu}"))?;
+            fds.retain(|(c, _)| *c != cpu);
         }
         Ok(())
     }
 
     /// CPUs may have come since: their events are opened and installed. An event of a
-    /// CPU that went is dead, even when the CPU is back.
-    pub fn follow(&mut self, to: &Slots<'_>, online: &[u32]) -> Result<()> {
-        let came: Vec<_> = online.iter().filter(|c| !self.online.contains(c)).copied().collect();
-        self.online = online.to_vec();
-        for cpu in came {
+    /// CPU that went is dead, even when the CPU is back, be it between two looks. What
+    /// was read of it means nothing: `refresh` has a CPU read anew in between.
+    pub fn follow(
+        &mut self,
+        to: &Slots<'_>,
+        online: &[u32],
+        refresh: impl Fn(u32) -> Result<()>,
+    ) -> Result<()> {
+        let now: Vec<_> = online.iter().map(|cpu| (*cpu, host::cpu_came(*cpu))).collect();
+        self.on.retain(|known| now.contains(known));
+        for (cpu, came) in now {
+            if self.on.contains(&(cpu, came)) {
+                continue;
+            }
             self.forget(to, cpu)?;
-            self.open_on(cpu)?;
-            self.install_on(to, cpu)?;
+            refresh(cpu)?;
+            match self.open_on(cpu).and_then(|()| self.install_on(to, cpu)) {
+                Ok(()) => self.on.push((cpu, came)),
+                Err(e) if is_still_there(cpu, came) => return Err(e),
+                // It went again: the next look finds out.
+                Err(_) => {}
+            }
         }
         Ok(())
     }
+}
+
+fn is_still_there(cpu: u32, came: Option<u64>) -> bool {
+    host::cpu_came(cpu) == came && host::online_cpus().is_ok_and(|online| online.contains(&cpu))
 }
 
 /// An error if there is no room for so many: before any is opened, and before the kernel

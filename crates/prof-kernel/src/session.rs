@@ -563,7 +563,8 @@ impl Session {
             return Ok(());
         }
         let online = host::online_cpus()?;
-        self.counters.follow(&slots(&self.loaded, &self.config)?, &online)
+        let (slots, prog) = (slots(&self.loaded, &self.config)?, self.loaded.prog("raw_refresh")?);
+        self.counters.follow(&slots, &online, |cpu| refresh_on(prog, cpu))
     }
 
     /// Brings the counts of what runs now up to date, by interrupting the CPUs given.
@@ -572,14 +573,7 @@ impl Session {
             return Ok(());
         }
         let prog = self.loaded.prog("raw_refresh")?;
-        for cpu in cpus {
-            match sys::prog_run_on(prog, *cpu) {
-                // Gone offline.
-                Err(e) if e.raw_os_error() == Some(libc::ENXIO) => {}
-                other => other.with_context(|| format!("reading the counters of CPU {cpu}"))?,
-            }
-        }
-        Ok(())
+        cpus.iter().try_for_each(|cpu| refresh_on(prog, *cpu))
     }
 
     /// Counts of the processes that are armed, but for those of live threads.
@@ -838,6 +832,14 @@ fn slots<'a>(loaded: &'a Loaded, config: &Config) -> Result<Slots<'a>> {
         own_counters: config.own_counters,
         cpus: config.counter_cpus,
     })
+}
+
+fn refresh_on(prog: BorrowedFd<'_>, cpu: u32) -> Result<()> {
+    match sys::prog_run_on(prog, cpu) {
+        // Gone offline.
+        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => Ok(()),
+        other => other.with_context(|| format!("reading the counters of CPU {cpu}")),
+    }
 }
 
 fn globals(loaded: &Loaded) -> Result<Globals> {
