@@ -17,6 +17,7 @@ use crate::abi::MAX_COUNTERS;
 use crate::abi::OwnEvent;
 use crate::abi::OwnEventAt;
 use crate::host;
+use crate::limits;
 use crate::sys;
 
 pub(crate) const PERF_TYPE_SOFTWARE: u32 = 1;
@@ -276,6 +277,7 @@ pub struct Inherited {
 impl Inherited {
     /// Opens them on a child that waits for its exec.
     pub fn open(specs: &[CounterSpec], pid: u32) -> Result<Self> {
+        limits::raise();
         let mut counters = Self::default();
         for (i, spec) in specs.iter().enumerate() {
             let leader = spec.leader.filter(|l| *l != i).and_then(|l| counters.fds.get(l));
@@ -341,7 +343,11 @@ pub fn refused(name: &str, attr: &Attr, e: &io::Error) -> anyhow::Error {
                  sysctl kernel.perf_event_paranoid=-1)"
             )
         }
-        Some(libc::EMFILE) => "too many open files: raise `ulimit -n`".to_owned(),
+        Some(no @ (libc::EMFILE | libc::ENFILE)) => {
+            // Told apart from what may be done without.
+            let e = anyhow::Error::new(io::Error::from_raw_os_error(no));
+            return e.context(format!("event {name}: raise `ulimit -n`"));
+        }
         Some(libc::EINVAL) => format!("the kernel does not take it: {e}"),
         Some(libc::EBUSY) => "the counter is taken by another user for itself".to_owned(),
         _ => e.to_string(),

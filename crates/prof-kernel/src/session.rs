@@ -42,6 +42,7 @@ use crate::counters::Slots;
 use crate::counters::own_counters;
 use crate::host;
 use crate::kprobes::Kprobes;
+use crate::limits;
 use crate::loader;
 use crate::loader::Loaded;
 use crate::regions::Known;
@@ -192,6 +193,7 @@ impl Session {
     /// profiled.
     pub fn open(plan: &Plan) -> Result<Self> {
         counters::check_number(plan.counters.len())?;
+        limits::raise();
         let backends = match &plan.backend {
             Some(b) => std::slice::from_ref(b),
             None => &Backend::ALL,

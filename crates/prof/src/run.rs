@@ -13,6 +13,7 @@ use prof_export::Format;
 use prof_kernel::clock;
 use prof_kernel::counters::Inherited;
 use prof_kernel::host;
+use prof_kernel::limits;
 use prof_kernel::perf;
 use prof_kernel::session::Session;
 use prof_kernel::spawn;
@@ -136,7 +137,7 @@ impl Job<'_> {
         let program = Some(waiting.path());
         match Session::open(&stream::plan(&args.shared, selected, &rules, false, false, program)) {
             Ok(session) => self.with_session(session, &rules, waiting, outputs, requests, deadline),
-            Err(e) if may_do_without(args) => {
+            Err(e) if may_do_without(args) && !limits::is_out_of_files(&e) => {
                 let reason = format!(
                     "each process, run-queue wait and bytes need CAP_BPF and CAP_PERFMON \
                      (`sudo setcap cap_bpf,cap_perfmon+ep prof`, or run as root): {}",

@@ -654,6 +654,42 @@ fn a_group_may_mix_kinds_of_events() {
     }
 }
 
+/// Each event takes one on each CPU.
+#[test]
+fn few_open_files_are_enough_where_more_may_be_had() {
+    let Some(_turn) = live("a low limit of open files") else { return };
+    let list = vec!["page-faults:u"; 32].join(",");
+    let dir = tempfile::tempdir().expect("a folder");
+    let json = dir.path().join("out.json");
+    // The command is to have the caller's, the second time as well.
+    let limited = |limit: &str, options: &[&str]| {
+        let mut prof = command("run");
+        prof.args(["-e", &list, "-o", &format!("json:{}", json.display())]).args(options);
+        prof.args(["--", "sh", "-c", "ulimit -Sn; ulimit -Hn"]);
+        let shell = format!("ulimit {limit} 64 && exec \"$0\" \"$@\"");
+        let mut sh = Command::new("sh");
+        sh.args(["-c", &shell]).arg(prof.get_program()).args(prof.get_args());
+        sh.envs(prof.get_envs().filter_map(|(k, v)| Some((k, v?))));
+        let output = sh.output().expect("sh");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    if hard.is_none_or(|n| n > 1000) {
+        let (code, out, said) = limited("-Sn", &[]);
+        assert_eq!((code, out.lines().next()), (Some(0), Some("64")), "{said}");
+        let records = Records::read(&json);
+        assert!(figure(records.profiles()[0], "page-faults:u#32") > 0);
+        assert!(!said.contains("as one"), "{said}");
+        let (code, out, said) = limited("-Sn", &["--repeat", "2"]);
+        assert_eq!(code, Some(0), "{said}");
+        assert_eq!(out.lines().step_by(2).collect::<Vec<_>>(), ["64", "64"], "{said}");
+    }
+    let (code, out, said) = limited("-n", &[]);
+    assert_eq!((code, out.as_str()), (Some(1), ""), "{said}");
+    assert!(said.contains("ulimit -n") && said.contains("page-faults:u"), "{said}");
+}
+
 #[test]
 fn what_cannot_be_counted_stops_the_command_before_it_begins() {
     let Some(_turn) = live("events that are not there") else { return };
