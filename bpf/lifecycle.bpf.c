@@ -138,8 +138,6 @@ static __always_inline void open_window(struct task_struct *t, struct prof_cpu *
 	} else {
 		return;
 	}
-	if (attaches() && p->attach_boot_ns)
-		settle_attach(t, p);
 	p->next_quality = 0;
 	if (attempt) {
 		p->next = attempt->figures;
@@ -150,7 +148,9 @@ static __always_inline void open_window(struct task_struct *t, struct prof_cpu *
 		snapshot(t, c, p->next_t0, &p->next, &p->next_quality);
 	}
 	if (counts())
-		open_counts(t, c, &p->next_quality);
+		open_counts(t, c, p);
+	if (attaches() && p->attach_boot_ns)
+		settle_attach(t, p);
 	/* By now the old image's peak is in it. */
 	p->next_maxrss = READ(t, signal, maxrss);
 	p->next_rules = rules;
@@ -384,7 +384,7 @@ static __always_inline int on_exit(s32 code, int group_dead, u16 hook)
 		struct prof_thread_counts *tc = thread_counts_of(key);
 
 		if (tc)
-			update_counts(c, key, tc);
+			update_counts(c, t, tc, 0);
 		c->counting = 0;
 	}
 	if (config.per_thread && known && (p->state & PROF_S_ARMED))
@@ -478,13 +478,12 @@ int raw_refresh(struct bpf_raw_tracepoint_args *ctx)
 	struct task_struct *t = bpf_get_current_task_btf();
 	struct prof_cpu *c = this_cpu();
 	struct prof_thread_counts *tc;
-	u64 task = (u64)t;
 
 	if (!c || c->busy || !*(volatile u32 *)occupied_at(t->tgid))
 		return 0;
-	tc = thread_counts_of(task);
+	tc = thread_counts_of((u64)t);
 	if (tc && !(t->flags & PROF_PF_EXITING))
-		update_counts(c, task, tc);
+		update_counts(c, t, tc, 0);
 	return 0;
 }
 

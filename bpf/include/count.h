@@ -46,9 +46,33 @@ static __always_inline void sub_count(struct prof_count *from, const struct prof
 	from->running -= less->running;
 }
 
+/* Nothing can be counted from here on: less than any reading. */
+#define PROF_NO_START (~0ULL)
+
+/* What stands in memory of an event: as the kernel has it, in one go. */
+struct prof_standing {
+	s32 state;
+	u32 attach_state;
+	u64 count;
+};
+
+static __always_inline void read_standing(struct perf_event *event, struct prof_standing *s)
+{
+	u32 state = bpf_core_field_offset(struct perf_event, state);
+	u32 count = bpf_core_field_offset(struct perf_event, count);
+
+	if (count == state + 8) {
+		bpf_probe_read_kernel(s, sizeof(*s), (void *)event + state);
+		return;
+	}
+	s->state = READ(event, state);
+	s->count = READ(event, count.a.a.counter);
+}
+
 /*
  * A counter of this CPU. One that the kernel itself raises stands in memory, up to the
  * last event, and runs as long as it is there; only for others the PMU has to be asked.
+ * An event whose CPU has been away is dead, and stands still.
  */
 static __always_inline long read_counter(u32 i, u32 cpu, u64 now, struct bpf_perf_event_value *v)
 {
@@ -59,12 +83,43 @@ static __always_inline long read_counter(u32 i, u32 cpu, u64 now, struct bpf_per
 		struct perf_event *event = own ? (void *)own->event : 0;
 
 		if (event) {
-			v->counter = READ(event, count.a.a.counter);
+			struct prof_standing s = {};
+
+			read_standing(event, &s);
+			if (s.state != PERF_EVENT_STATE_ACTIVE___own)
+				return -PROF_ENODEV;
+			v->counter = s.count;
 			v->enabled = v->running = now - own->since_ns;
 			return 0;
 		}
 	}
 	return bpf_perf_event_read_value(&perf_events, slot, v, sizeof(*v));
+}
+
+/* Whether the reading is of the same event as the one before it: an event that was opened
+ * anew, because its CPU has been away, begins again. One too many may have been expected
+ * (`raised`). */
+static __always_inline bool goes_on(const struct prof_count *start,
+				    const struct bpf_perf_event_value *v)
+{
+	return v->enabled >= start->enabled && v->counter + 1 >= start->value;
+}
+
+/* The time of an event that lives does not stand still. */
+static __always_inline bool stands_still(const struct prof_count *start,
+					 const struct bpf_perf_event_value *v)
+{
+	return v->enabled == start->enabled && v->counter == start->value;
+}
+
+/* What was counted in this slice is not known. */
+static __always_inline void lost_count(struct prof_cpu *c, struct prof_thread_counts *out)
+{
+	c->counters[PROF_C_COUNTER_FAILED]++;
+	if (out) {
+		barrier_var(out);
+		out->missed++;
+	}
 }
 
 /*
@@ -87,16 +142,16 @@ static __always_inline void turn_counts(struct prof_cpu *c, struct prof_thread_c
 			break;
 		err = read_counter(i, cpu, now, &v);
 		start = &c->start[i];
-		if (err) {
+		if (err || stands_still(start, &v)) {
 			/* An empty slot: the event does not exist on this CPU. */
 			if (err != -PROF_ENOENT)
-				c->counters[PROF_C_COUNTER_FAILED]++;
+				lost_count(c, out);
+			start->enabled = PROF_NO_START;
 			continue;
 		}
-		/* Opened anew, its CPU has been away: it counts from 0 again. */
-		if (v.enabled < start->enabled)
-			start->value = start->enabled = start->running = 0;
-		if (out) {
+		if (out && !goes_on(start, &v)) {
+			lost_count(c, out);
+		} else if (out) {
 			barrier_var(out);
 			to = &out->c[i];
 			to->value += v.counter - start->value;
@@ -120,10 +175,30 @@ static __always_inline void turn_counts(struct prof_cpu *c, struct prof_thread_c
 	c->busy = 0;
 }
 
-/* Brings the counts of the running task up to date, or begins them. */
-static __always_inline void update_counts(struct prof_cpu *c, u64 task, struct prof_thread_counts *tc)
+/* The thread runs, is armed, and was not seen to come: what was counted since is nobody's.
+ * Unless it was attached to while it ran: its counts begin now. */
+static __always_inline void missed_slice(struct prof_cpu *c, struct task_struct *t,
+					 struct prof_thread_counts *tc)
 {
-	turn_counts(c, c->counting == task ? tc : 0, task, 0);
+	struct prof_proc *p = tc->time_ns ? 0 : find_entry(t->tgid);
+
+	if (p && t->start_boottime < p->attach_boot_ns)
+		return;
+	tc->missed++;
+	c->counters[PROF_C_SLICE_MISSED]++;
+}
+
+/* Brings the counts of the running thread up to date, or begins them. A slice that is read
+ * here, in an exit or in the next program, may have been missed as well as one that ends
+ * in a switch; nobody waited for that of a thread whose entry is `fresh`. */
+static __always_inline void update_counts(struct prof_cpu *c, struct task_struct *t,
+					  struct prof_thread_counts *tc, bool fresh)
+{
+	bool seen = c->counting == (u64)t;
+
+	if (!seen && !fresh)
+		missed_slice(c, t, tc);
+	turn_counts(c, seen ? tc : 0, (u64)t, 0);
 }
 
 /* The task begins to be counted where it next runs. */
@@ -143,26 +218,35 @@ static __always_inline bool add_proc_counts(struct prof_cpu *c, u32 tgid)
 	return 0;
 }
 
-/* Start of a window: the counts so far are the base line of the image to come. */
-static __always_inline void open_counts(struct task_struct *t, struct prof_cpu *c, u16 *quality)
+/* Start of a window: the counts so far are the base line of the image to come. What they
+ * lack, the image before lacks. */
+static __always_inline void open_counts(struct task_struct *t, struct prof_cpu *c,
+					struct prof_proc *p)
 {
 	struct prof_thread_counts *tc;
 	struct prof_proc_counts *pc;
 	u64 task = (u64)t;
+	bool fresh = 0;
 
 	tc = thread_counts_of(task);
-	if (!tc && add_thread_counts(c, task))
+	if (!tc && add_thread_counts(c, task)) {
 		tc = thread_counts_of(task);
+		fresh = 1;
+	}
 	pc = proc_counts_of(t->tgid);
 	if (!pc && add_proc_counts(c, t->tgid))
 		pc = proc_counts_of(t->tgid);
 	if (!tc || !pc) {
-		*quality |= PROF_Q_COUNTS_PART;
+		p->next_quality |= PROF_Q_COUNTS_PART;
 		return;
 	}
 	barrier_var(tc);
 	barrier_var(pc);
-	update_counts(c, task, tc);
+	update_counts(c, t, tc, fresh);
+	if (tc->missed) {
+		tc->missed = 0;
+		p->quality |= PROF_Q_COUNTS_PART;
+	}
 	for (u32 i = 0; i < PROF_MAX_COUNTERS; i++) {
 		if (i >= config.counters)
 			break;
@@ -278,22 +362,6 @@ static __always_inline void copy_thread_counts(struct task_struct *t, struct pro
 	}
 }
 
-/* Who goes is armed, and was not seen to come: what was counted since is nobody's. */
-static __always_inline void missed_slice(struct prof_cpu *c, struct task_struct *prev)
-{
-	struct prof_thread_counts *tc = thread_counts_of((u64)prev);
-	struct prof_proc *p;
-
-	if (!tc || prev->flags & PROF_PF_EXITING)
-		return;
-	/* Attached to while it ran: its counts begin now. */
-	p = find_entry(prev->tgid);
-	if (!tc->time_ns && p && p->attach_boot_ns)
-		return;
-	tc->missed++;
-	c->counters[PROF_C_SLICE_MISSED]++;
-}
-
 static __always_inline u64 perf_cgroup_of(struct task_struct *t)
 {
 	u32 at = bpf_core_field_offset(struct css_set, subsys) +
@@ -319,7 +387,7 @@ static __always_inline u32 to_be_raised(struct task_struct *prev, struct task_st
 static __always_inline int on_switch(u64 next)
 {
 	struct task_struct *prev = bpf_get_current_task_btf();
-	struct prof_thread_counts *out = 0;
+	struct prof_thread_counts *out = 0, *missed;
 	struct prof_cpu *c = this_cpu();
 	bool armed;
 
@@ -328,10 +396,13 @@ static __always_inline int on_switch(u64 next)
 	armed = *(volatile u32 *)occupied_at(READ((struct task_struct *)next, tgid));
 	if (armed)
 		armed = !!thread_counts_of(next);
-	if (c->counting == (u64)prev)
+	if (c->counting == (u64)prev) {
 		out = thread_counts_of((u64)prev);
-	else if (*(volatile u32 *)occupied_at(prev->tgid))
-		missed_slice(c, prev);
+	} else if (*(volatile u32 *)occupied_at(prev->tgid)) {
+		missed = thread_counts_of((u64)prev);
+		if (missed && !(prev->flags & PROF_PF_EXITING))
+			missed_slice(c, prev, missed);
+	}
 	if (out || armed)
 		turn_counts(c, out, armed ? next : 0, to_be_raised(prev, (void *)next));
 	else

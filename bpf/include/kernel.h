@@ -386,7 +386,12 @@ struct perf_event_attr___k {
 	u64 config;
 };
 
+enum perf_event_state___own {
+	PERF_EVENT_STATE_ACTIVE___own = 1,
+};
+
 struct perf_event {
+	enum perf_event_state___own state;
 	struct perf_event_attr___k attr;
 	struct hw_perf_event hw;
 	local64_t count;
@@ -419,6 +424,7 @@ struct bpf_iter__task {
 #define PROF_MM_SHMEMPAGES 3
 
 #define PROF_ENOENT 2
+#define PROF_ENODEV 19
 #define PROF_VM_EXEC 0x4
 #define PROF_SIGNAL_GROUP_EXIT 0x00000004
 #define PROF_PF_EXITING 0x00000004

@@ -218,13 +218,9 @@ static __always_inline bool region_counts_now(struct prof_cpu *c, struct prof_th
 		*to = tc->c[i];
 		if (!counting || read_counter(i, cpu, now, &v))
 			continue;
-		/* Opened anew, its CPU has been away: it counts from 0 again. */
-		if (v.enabled < start->enabled) {
-			to->value += v.counter;
-			to->enabled += v.enabled;
-			to->running += v.running;
+		/* Opened anew, its CPU has been away. */
+		if (!goes_on(start, &v))
 			continue;
-		}
 		to->value += v.counter - start->value;
 		to->enabled += v.enabled - start->enabled;
 		to->running += v.running - start->running;

@@ -496,7 +496,9 @@ impl Collector {
             let (figures, mut notes) = match sample {
                 Some(sum) => {
                     let raw = sum.raw.plus(&(&p.acc).into()).since(&(&p.base).into());
-                    let quality = Quality(sum.of.quality as u16);
+                    let part = if sum.counts_part { Quality::COUNTS_PART } else { 0 };
+                    let of_entry = p.quality & Quality::COUNTS_PART;
+                    let quality = Quality(sum.of.quality as u16 | part | of_entry);
                     let wall = now.saturating_sub(p.t0);
                     let mut figures =
                         self.figures(&raw, Some(wall), sum.of.peak_rss, p.threads, quality);
@@ -541,7 +543,9 @@ impl Collector {
         for mut p in profiles {
             let key = p.process.ident.key();
             p.window.end = WindowEnd::Request;
-            p.flags = Flags(p.flags.0 & !Flags::PARTIAL | Flags::REQUEST);
+            let whole = !p.notes.contains(&COUNTS_PART);
+            let partial = if whole { Flags::PARTIAL } else { 0 };
+            p.flags = Flags(p.flags.0 & !partial | Flags::REQUEST);
             self.live.remove(&key);
             self.disabled += 1;
             out.push(Record::Prof(Box::new(ProfEvent {
@@ -579,6 +583,8 @@ struct LiveSum {
     of: crate::abi::AbiLive,
     raw: RawFigures,
     counts: Vec<Count>,
+    /// Whether some of them lack a part.
+    counts_part: bool,
     /// How old the counts may be.
     age_ns: u64,
 }
@@ -586,7 +592,8 @@ struct LiveSum {
 impl LiveSum {
     fn new(first: &LiveThread) -> Self {
         let counts = vec![Count::default(); first.counts.len()];
-        Self { of: first.task, raw: RawFigures::default(), counts, age_ns: 0 }
+        let raw = RawFigures::default();
+        Self { of: first.task, raw, counts, counts_part: false, age_ns: 0 }
     }
 
     fn add(&mut self, l: &LiveThread) {
@@ -594,6 +601,7 @@ impl LiveSum {
             self.of = l.task;
         }
         self.raw = self.raw.plus(&(&l.task.figures).into());
+        self.counts_part |= l.counts_part;
         self.counts.resize(self.counts.len().max(l.counts.len()), Count::default());
         for (sum, count) in self.counts.iter_mut().zip(&l.counts) {
             *sum = sum.plus(&count.into());
@@ -605,6 +613,9 @@ impl LiveSum {
 const NONE_ENDED: &str = "none of these regions has ended";
 const NOT_OF_REGIONS: &str = "has no meaning for a region";
 
+/// The counts are less than there was.
+const COUNTS_PART: &str = "a part of the counts is missing: no room, or a switch that no hook saw";
+
 /// It was switched on between the last reading and the end of the session.
 const BEGAN_AT_THE_END: &str = "it began in the moment in which prof ended";
 
@@ -614,10 +625,7 @@ fn notes(quality: Quality, start: WindowStart) -> Vec<&'static str> {
         (Quality::RSS_APPROX, "peak-rss is off by up to 128 KiB for each CPU that was run on"),
         (Quality::DIED_IN_EXEC, "killed inside execve, past the point of no return"),
         (Quality::ARGS_CUT, "the arguments were cut"),
-        (
-            Quality::COUNTS_PART,
-            "a part of the counts is missing: no room, or a switch that no hook saw",
-        ),
+        (Quality::COUNTS_PART, COUNTS_PART),
         (Quality::PATH_CUT, "the path of the executable was cut at its front"),
     ];
     let mut notes: Vec<_> = all.iter().filter(|(b, _)| quality.has(*b)).map(|(_, n)| *n).collect();
@@ -642,7 +650,7 @@ mod tests {
         task.id.pid = 7;
         task.id.tid = 7;
         let counts = vec![AbiCount { value: 1, enabled: 1, running: 1 }];
-        LiveThread { task, counts, counts_ns, on_cpu }
+        LiveThread { task, counts, counts_ns, counts_part: false, on_cpu }
     }
 
     #[test]

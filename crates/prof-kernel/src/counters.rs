@@ -16,6 +16,8 @@ use prof_model::counters::Count;
 use crate::abi::MAX_COUNTERS;
 use crate::abi::OwnEvent;
 use crate::abi::OwnEventAt;
+use crate::host;
+use crate::limits;
 use crate::probe::Privileges;
 use crate::sys;
 
@@ -84,19 +86,19 @@ pub struct Slots<'a> {
 pub struct Counters {
     specs: Vec<CounterSpec>,
     fds: Vec<Vec<(u32, OwnedFd)>>,
-    /// CPUs that were online when last looked.
-    online: Vec<u32>,
+    /// CPUs on which they are open, and since when those were there ([`host::cpu_came`]).
+    on: Vec<(u32, Option<u64>)>,
 }
 
 impl Counters {
     /// Opens `specs` on each of the CPUs on which they exist. What cannot be opened
     /// anywhere is an error that names the cause and the cure.
     pub fn open(specs: &[CounterSpec], online: &[u32]) -> Result<Self> {
-        if specs.len() > MAX_COUNTERS {
-            bail!("{} events to count; {MAX_COUNTERS} at a time is the most", specs.len());
-        }
+        check_number(specs.len())?;
         let fds = specs.iter().map(|_| Vec::new()).collect();
-        let mut counters = Self { specs: specs.to_vec(), fds, online: online.to_vec() };
+        // Before they are opened: a CPU that goes and comes meanwhile has come since.
+        let on = online.iter().map(|cpu| (*cpu, host::cpu_came(*cpu))).collect();
+        let mut counters = Self { specs: specs.to_vec(), fds, on };
         for cpu in online {
             counters.open_on(*cpu)?;
         }
@@ -107,6 +109,8 @@ impl Counters {
         Ok(counters)
     }
 
+    /// A group counts from when all of it is open: a member that comes to a leader that
+    /// counts already, of another kind, is not counted before the leader begins anew.
     fn open_on(&mut self, cpu: u32) -> Result<()> {
         for (i, spec) in self.specs.iter().enumerate() {
             if spec.cpus.as_ref().is_some_and(|c| !c.contains(&cpu)) {
@@ -121,31 +125,41 @@ impl Counters {
                 }
                 None => None,
             };
-            let fd = open_counter(&spec.attr, sys::Counted::Cpu(cpu), leader)
+            let of = if spec.leader == Some(i) {
+                sys::Counted::CpuLater(cpu)
+            } else {
+                sys::Counted::Cpu(cpu)
+            };
+            let fd = open_counter(&spec.attr, of, leader)
                 .map_err(|e| refused(&spec.name, &spec.attr, &e))?;
             if let Some(filter) = &spec.filter {
                 sys::set_filter(fd.as_fd(), filter).map_err(|e| {
                     anyhow!("{}: the kernel does not take the filter '{filter}': {e}", spec.name)
                 })?;
             }
-            self.fds[i].retain(|(c, _)| *c != cpu);
             self.fds[i].push((cpu, fd));
+        }
+        for (i, spec) in self.specs.iter().enumerate().filter(|(i, s)| s.leader == Some(*i)) {
+            for (_, fd) in self.fds[i].iter().filter(|(c, _)| *c == cpu) {
+                sys::enable(fd.as_fd()).map_err(|e| refused(&spec.name, &spec.attr, &e))?;
+            }
         }
         Ok(())
     }
 
     /// Puts the events where the kernel half looks for them.
     pub fn install(&self, to: &Slots<'_>) -> Result<()> {
-        self.online.iter().try_for_each(|cpu| self.install_on(to, *cpu))
+        self.on.iter().try_for_each(|(cpu, _)| self.install_on(to, *cpu))
     }
 
     fn install_on(&self, to: &Slots<'_>, cpu: u32) -> Result<()> {
         for (i, fds) in (0u32..).zip(&self.fds) {
-            for (_, fd) in fds.iter().filter(|(c, _)| *c == cpu) {
-                let (slot, fd) = (i * to.cpus + cpu, fd.as_raw_fd());
+            for (_, event) in fds.iter().filter(|(c, _)| *c == cpu) {
+                let (slot, fd) = (i * to.cpus + cpu, event.as_raw_fd());
                 sys::map_update(to.events, &slot, &(fd as u32))
                     .with_context(|| format!("event on CPU {cpu}"))?;
-                if let Some(find) = to.find.filter(|_| to.own_counters & 1 << i != 0) {
+                let is_own = to.own_counters & 1 << i != 0 && self.runs(i, event.as_fd());
+                if let Some(find) = to.find.filter(|_| is_own) {
                     sys::prog_run_with(find, &OwnEventAt { slot, fd })
                         .with_context(|| format!("where the event of CPU {cpu} counts"))?;
                 }
@@ -154,31 +168,68 @@ impl Counters {
         Ok(())
     }
 
-    /// Their events are about to be closed: nothing may be read there any more.
-    fn forget(&self, to: &Slots<'_>, cpu: u32) -> Result<()> {
-        if to.find.is_none() {
-            return Ok(());
-        }
-        for i in 0..self.specs.len() as u32 {
-            let slot = i * to.cpus + cpu;
-            sys::map_update(to.own, &slot, &OwnEvent { event: 0, since_ns: 0 })
-                .with_context(|| format!("event on CPU {cpu}"))?;
+    /// Whether it has counted ever since it was open. What is in memory does not say so:
+    /// of a group that may not have been put on the CPU, the kernel is asked.
+    fn runs(&self, i: u32, event: BorrowedFd<'_>) -> bool {
+        self.specs.get(i as usize).is_some_and(|s| s.leader.is_none())
+            || sys::perf_read(event)
+                .is_ok_and(|[_, enabled, running]| 0 < running && running == enabled)
+    }
+
+    /// Closes those of a CPU: nothing may be read there any more.
+    fn forget(&mut self, to: &Slots<'_>, cpu: u32) -> Result<()> {
+        let empty = |slot: u32| -> io::Result<()> {
+            if to.find.is_some() {
+                sys::map_update(to.own, &slot, &OwnEvent { event: 0, since_ns: 0 })?;
+            }
+            sys::map_delete(to.events, &slot)
+        };
+        for (i, fds) in (0u32..).zip(&mut self.fds) {
+            empty(i * to.cpus + cpu).with_context(|| format!("event on CPU {cpu}"))?;
+            fds.retain(|(c, _)| *c != cpu);
         }
         Ok(())
     }
 
     /// CPUs may have come since: their events are opened and installed. An event of a
-    /// CPU that went is dead, even when the CPU is back.
-    pub fn follow(&mut self, to: &Slots<'_>, online: &[u32]) -> Result<()> {
-        let came: Vec<_> = online.iter().filter(|c| !self.online.contains(c)).copied().collect();
-        self.online = online.to_vec();
-        for cpu in came {
+    /// CPU that went is dead, even when the CPU is back, be it between two looks. What
+    /// was read of it means nothing: `refresh` has a CPU read anew in between.
+    pub fn follow(
+        &mut self,
+        to: &Slots<'_>,
+        online: &[u32],
+        refresh: impl Fn(u32) -> Result<()>,
+    ) -> Result<()> {
+        let now: Vec<_> = online.iter().map(|cpu| (*cpu, host::cpu_came(*cpu))).collect();
+        self.on.retain(|known| now.contains(known));
+        for (cpu, came) in now {
+            if self.on.contains(&(cpu, came)) {
+                continue;
+            }
             self.forget(to, cpu)?;
-            self.open_on(cpu)?;
-            self.install_on(to, cpu)?;
+            refresh(cpu)?;
+            match self.open_on(cpu).and_then(|()| self.install_on(to, cpu)) {
+                Ok(()) => self.on.push((cpu, came)),
+                Err(e) if is_still_there(cpu, came) => return Err(e),
+                // It went again: the next look finds out.
+                Err(_) => {}
+            }
         }
         Ok(())
     }
+}
+
+fn is_still_there(cpu: u32, came: Option<u64>) -> bool {
+    host::cpu_came(cpu) == came && host::online_cpus().is_ok_and(|online| online.contains(&cpu))
+}
+
+/// An error if there is no room for so many: before any is opened, and before the kernel
+/// half is loaded, which would be refused for another reason.
+pub fn check_number(events: usize) -> Result<()> {
+    if events > MAX_COUNTERS {
+        bail!("{events} events to count; {MAX_COUNTERS} at a time is the most");
+    }
+    Ok(())
 }
 
 /// Whether this event can be counted on this machine by this user, on a CPU or else on
@@ -207,15 +258,16 @@ fn is_denied(e: &io::Error) -> bool {
 }
 
 /// Opens it on a command that has not executed yet; in user mode only, which is told,
-/// if the user may not count in the kernel.
+/// if the user may not count in the kernel. What is to count there alone cannot be had.
 fn open_on_command(
     attr: &Attr,
     pid: u32,
     leader: Option<BorrowedFd<'_>>,
 ) -> io::Result<(OwnedFd, bool)> {
     let of = sys::Counted::Command(pid);
+    let counts_user = !attr.exclude_user && attr.type_ != PERF_TYPE_TRACEPOINT;
     match open_counter(attr, of, leader) {
-        Err(e) if is_denied(&e) && !attr.exclude_kernel && attr.type_ != PERF_TYPE_TRACEPOINT => {
+        Err(e) if is_denied(&e) && !attr.exclude_kernel && counts_user => {
             let user = Attr { exclude_kernel: true, exclude_hv: true, ..*attr };
             Ok((open_counter(&user, of, leader)?, true))
         }
@@ -234,6 +286,7 @@ pub struct Inherited {
 impl Inherited {
     /// Opens them on a child that waits for its exec.
     pub fn open(specs: &[CounterSpec], pid: u32) -> Result<Self> {
+        limits::raise();
         let mut counters = Self::default();
         for (i, spec) in specs.iter().enumerate() {
             let leader = spec.leader.filter(|l| *l != i).and_then(|l| counters.fds.get(l));
@@ -302,7 +355,11 @@ pub fn refused(name: &str, attr: &Attr, e: &io::Error) -> anyhow::Error {
                  sysctl kernel.perf_event_paranoid=-1)"
             )
         }
-        Some(libc::EMFILE) => "too many open files: raise `ulimit -n`".to_owned(),
+        Some(no @ (libc::EMFILE | libc::ENFILE)) => {
+            // Told apart from what may be done without.
+            let e = anyhow::Error::new(io::Error::from_raw_os_error(no));
+            return e.context(format!("event {name}: raise `ulimit -n`"));
+        }
         Some(libc::EINVAL) => format!("the kernel does not take it: {e}"),
         Some(libc::EBUSY) => "the counter is taken by another user for itself".to_owned(),
         _ => e.to_string(),

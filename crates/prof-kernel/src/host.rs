@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -14,6 +15,13 @@ pub fn online_cpus() -> io::Result<Vec<u32>> {
     let text = fs::read_to_string("/sys/devices/system/cpu/online")?;
     parse_cpu_list(&text)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "cpu/online is no list of CPUs"))
+}
+
+/// A number that a CPU has from when it comes until it goes: the kernel makes this folder
+/// anew each time. `None` if it is not there.
+pub fn cpu_came(cpu: u32) -> Option<u64> {
+    let meta = fs::metadata(format!("/sys/devices/system/cpu/cpu{cpu}/topology"));
+    meta.ok().map(|m| m.ino())
 }
 
 /// CPUs that are online and were not set apart from interruptions: neither isolated

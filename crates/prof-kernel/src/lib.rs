@@ -11,6 +11,7 @@
 //! - [`host`]: what /proc, /sys and the cgroup file system say
 //! - [`kprobes`]: probes on functions of the kernel
 //! - [`kallsyms`]: where the kernel, its modules and BPF programs are
+//! - [`limits`]: how many files may be open
 //! - [`spawn`]: starting a command that waits until everything is ready
 //! - [`regions`]: probes in programs attached to, and the figures of their regions
 //! - [`perf`]: counting a command without privileges
@@ -27,6 +28,7 @@ pub mod counters;
 pub mod host;
 pub mod kallsyms;
 pub mod kprobes;
+pub mod limits;
 pub mod loader;
 pub mod perf;
 pub mod prepared;

@@ -42,6 +42,7 @@ use crate::counters::Slots;
 use crate::counters::own_counters;
 use crate::host;
 use crate::kprobes::Kprobes;
+use crate::limits;
 use crate::loader;
 use crate::loader::Loaded;
 use crate::regions::Known;
@@ -107,6 +108,8 @@ pub struct LiveThread {
     pub counts: Vec<AbiCount>,
     /// When the counts were last brought up to date, CLOCK_MONOTONIC.
     pub counts_ns: u64,
+    /// Whether they lack a part: slices whose beginning no hook saw.
+    pub counts_part: bool,
     /// Whether it runs now, so that its counts go on.
     pub on_cpu: bool,
 }
@@ -189,6 +192,8 @@ impl Session {
     /// Loads and attaches. From its return on, every exec that a rule names is
     /// profiled.
     pub fn open(plan: &Plan) -> Result<Self> {
+        counters::check_number(plan.counters.len())?;
+        limits::raise();
         let backends = match &plan.backend {
             Some(b) => std::slice::from_ref(b),
             None => &Backend::ALL,
@@ -476,7 +481,9 @@ impl Session {
             let known = task.has_counts != 0;
             let counts = if known { abi::counts(tail.get(16..)?) } else { Vec::new() };
             let counts_ns = if known { u64::from_bytes(tail)? } else { 0 };
-            Some(LiveThread { task, counts, counts_ns, on_cpu: task.on_cpu != 0 })
+            let counts_part = known && u64::from_bytes(tail.get(8..)?)? != 0;
+            let on_cpu = task.on_cpu != 0;
+            Some(LiveThread { task, counts, counts_ns, counts_part, on_cpu })
         };
         Ok(bytes.chunks_exact(size_of::<AbiLive>() + tail).filter_map(one).collect())
     }
@@ -558,7 +565,8 @@ impl Session {
             return Ok(());
         }
         let online = host::online_cpus()?;
-        self.counters.follow(&slots(&self.loaded, &self.config)?, &online)
+        let (slots, prog) = (slots(&self.loaded, &self.config)?, self.loaded.prog("raw_refresh")?);
+        self.counters.follow(&slots, &online, |cpu| refresh_on(prog, cpu))
     }
 
     /// Brings the counts of what runs now up to date, by interrupting the CPUs given.
@@ -567,14 +575,7 @@ impl Session {
             return Ok(());
         }
         let prog = self.loaded.prog("raw_refresh")?;
-        for cpu in cpus {
-            match sys::prog_run_on(prog, *cpu) {
-                // Gone offline.
-                Err(e) if e.raw_os_error() == Some(libc::ENXIO) => {}
-                other => other.with_context(|| format!("reading the counters of CPU {cpu}"))?,
-            }
-        }
-        Ok(())
+        cpus.iter().try_for_each(|cpu| refresh_on(prog, *cpu))
     }
 
     /// Counts of the processes that are armed, but for those of live threads.
@@ -833,6 +834,14 @@ fn slots<'a>(loaded: &'a Loaded, config: &Config) -> Result<Slots<'a>> {
         own_counters: config.own_counters,
         cpus: config.counter_cpus,
     })
+}
+
+fn refresh_on(prog: BorrowedFd<'_>, cpu: u32) -> Result<()> {
+    match sys::prog_run_on(prog, cpu) {
+        // Gone offline.
+        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => Ok(()),
+        other => other.with_context(|| format!("reading the counters of CPU {cpu}")),
+    }
 }
 
 fn globals(loaded: &Loaded) -> Result<Globals> {

@@ -20,6 +20,8 @@ use anyhow::bail;
 use rustix::process::Pid;
 use rustix::process::WaitIdOptions;
 
+use crate::limits;
+
 /// A child that has been forked and waits to be told to execute its command.
 #[derive(Debug)]
 pub struct Waiting {
@@ -97,6 +99,7 @@ pub fn fork_waiting(command: &[OsString], ignored: &[i32]) -> Result<Waiting> {
     // A script without an interpreter line is run by the shell, as execvp does.
     let shell = [c"/bin/sh".as_ptr(), c_path.as_ptr()];
     let sh_argv: Vec<_> = shell.into_iter().chain(argv[1..].iter().copied()).collect();
+    let files = limits::callers();
     let (go_read, go) = pipe()?;
     let (error, error_write) = pipe()?;
 
@@ -108,7 +111,7 @@ pub fn fork_waiting(command: &[OsString], ignored: &[i32]) -> Result<Waiting> {
         // lists end in null, and the descriptors are open.
         unsafe {
             libc::close(go.as_raw_fd());
-            child(&go_read, &error_write, c_path.as_ptr(), &argv, &sh_argv, ignored)
+            child(&go_read, &error_write, c_path.as_ptr(), &argv, &sh_argv, ignored, files)
         }
     }
     let Some(pid) = Pid::from_raw(pid) else {
@@ -132,6 +135,7 @@ unsafe fn child(
     argv: &[*const libc::c_char],
     sh_argv: &[*const libc::c_char],
     ignored: &[i32],
+    files: Option<libc::rlimit>,
 ) -> ! {
     // SAFETY: plain system calls; see the caller.
     unsafe {
@@ -140,6 +144,9 @@ unsafe fn child(
         for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
             let ignore = ignored.contains(&signal);
             libc::signal(signal, if ignore { libc::SIG_IGN } else { libc::SIG_DFL });
+        }
+        if let Some(files) = files {
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files);
         }
         let mut byte = 0u8;
         // The other end closed without a byte: prof is gone, so is the command.

@@ -316,6 +316,8 @@ pub fn perf_open(spec: &PerfSpec) -> io::Result<OwnedFd> {
 pub enum Counted {
     /// Whatever runs on a CPU, from now on.
     Cpu(u32),
+    /// The same, from when it is enabled on.
+    CpuLater(u32),
     /// A process that has not executed yet, from its exec on, and its descendants.
     Command(u32),
 }
@@ -329,6 +331,10 @@ pub fn counter_open(
     let mut a = from_attr(attr);
     match of {
         Counted::Cpu(cpu) => open_attr(&mut a, -1, cpu as i32, leader),
+        Counted::CpuLater(cpu) => {
+            a.set_disabled(1);
+            open_attr(&mut a, -1, cpu as i32, leader)
+        }
         Counted::Command(pid) => {
             a.set_inherit(1);
             // A member of a group goes by its leader.
@@ -661,7 +667,8 @@ fn set_bpf(event: BorrowedFd<'_>, prog: BorrowedFd<'_>) -> io::Result<()> {
     enable(event)
 }
 
-fn enable(event: BorrowedFd<'_>) -> io::Result<()> {
+/// Switches an event on that was opened to count later.
+pub fn enable(event: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes no argument.
     if unsafe { libc::ioctl(event.as_raw_fd(), perf::bindings::ENABLE.into(), 0) } < 0 {
         return Err(io::Error::last_os_error());

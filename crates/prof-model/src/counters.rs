@@ -45,6 +45,10 @@ pub struct Count {
 /// Why a count says nothing.
 const NO_COUNTER: &str = "not counted: other events had the hardware counters as long as it ran";
 
+/// It ran, and the event did not even take turns.
+const NOT_THERE: &str =
+    "not counted: no switch to it was seen, or it ran only on CPUs that do not have the event";
+
 impl Count {
     /// Sum of both.
     #[must_use]
@@ -71,8 +75,12 @@ impl Count {
         self.running_ns < self.enabled_ns && self.running_ns > 0
     }
 
-    /// How much there was: what was counted, scaled up to the time enabled.
-    pub fn estimate(&self) -> Value {
+    /// How much there was: what was counted, scaled up to the time enabled. Whoever `ran`
+    /// cannot have been counted in no time.
+    pub fn estimate(&self, ran: bool) -> Value {
+        if ran && self.enabled_ns == 0 {
+            return Value::Absent(NOT_THERE);
+        }
         if self.running_ns == 0 && self.enabled_ns > 0 {
             return Value::Absent(NO_COUNTER);
         }
@@ -198,19 +206,20 @@ mod tests {
 
     #[test]
     fn a_count_that_shared_its_counter_is_scaled_once_and_at_the_end() {
-        assert_eq!(count(10, 100, 100).estimate(), Value::Is(10));
-        assert_eq!(count(10, 100, 50).estimate(), Value::Is(20));
+        assert_eq!(count(10, 100, 100).estimate(true), Value::Is(10));
+        assert_eq!(count(10, 100, 50).estimate(true), Value::Is(20));
         // Two halves that were scaled one by one would give 10 + 10 * 4.
         let sum = count(10, 100, 100).plus(&count(10, 100, 25));
-        assert_eq!(sum.estimate(), Value::Is(32));
-        assert_eq!(count(u64::MAX, u64::MAX, 1).estimate(), Value::Is(u64::MAX));
+        assert_eq!(sum.estimate(true), Value::Is(32));
+        assert_eq!(count(u64::MAX, u64::MAX, 1).estimate(true), Value::Is(u64::MAX));
     }
 
     #[test]
     fn not_counted_is_not_zero() {
-        assert!(matches!(count(0, 100, 0).estimate(), Value::Absent(_)));
+        assert!(matches!(count(0, 100, 0).estimate(true), Value::Absent(_)));
         // Never on a CPU: then nothing was there to be counted.
-        assert_eq!(count(0, 0, 0).estimate(), Value::Is(0));
+        assert!(matches!(count(0, 0, 0).estimate(true), Value::Absent(_)));
+        assert_eq!(count(0, 0, 0).estimate(false), Value::Is(0));
     }
 
     #[test]

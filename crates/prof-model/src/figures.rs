@@ -419,7 +419,8 @@ impl Figures {
         match item {
             Item::Figure(e) => self.get(e).clone(),
             Item::Counter(i) => {
-                self.counts.get(i).map_or(Value::Absent(NOT_COUNTED), Count::estimate)
+                let ran = self.get(Event::TaskClock).get().is_some_and(|ns| ns > 0);
+                self.counts.get(i).map_or(Value::Absent(NOT_COUNTED), |c| c.estimate(ran))
             }
         }
     }

@@ -112,8 +112,8 @@ impl Sum {
             self.over[e as usize] += u64::from(f.get(e).get().is_some());
         }
         self.counted.resize(self.counted.len().max(f.counts.len()), 0);
-        for (n, count) in self.counted.iter_mut().zip(&f.counts) {
-            *n += u64::from(count.estimate().get().is_some());
+        for (i, n) in self.counted.iter_mut().enumerate() {
+            *n += u64::from(f.item(Item::Counter(i)).get().is_some());
         }
     }
 

@@ -19,6 +19,7 @@ use prof_model::text;
 
 use crate::cli::EventsArgs;
 use crate::cli::ListFormat;
+use crate::say::say;
 use crate::select;
 
 /// To try a tracepoint changes the kernel's code for a moment, on every CPU, and to close

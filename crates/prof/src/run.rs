@@ -13,6 +13,7 @@ use prof_export::Format;
 use prof_kernel::clock;
 use prof_kernel::counters::Inherited;
 use prof_kernel::host;
+use prof_kernel::limits;
 use prof_kernel::perf;
 use prof_kernel::probe::Privileges;
 use prof_kernel::session::Session;
@@ -143,6 +144,7 @@ impl Job<'_> {
         let program = Some(waiting.path());
         match Session::open(&stream::plan(&args.shared, selected, &rules, false, false, program)) {
             Ok(session) => self.with_session(session, &rules, waiting, outputs, requests, deadline),
+            Err(e) if limits::is_out_of_files(&e) => Err(e),
             Err(e) => match needs_more(args) {
                 Some(more) => Err(e.context(format!("{more} needs the kernel half of prof"))),
                 None => unprivileged(waiting, outputs, without_kernel_half(&e)),

@@ -9,6 +9,7 @@ use prof_events::Host;
 use prof_events::Request;
 use prof_events::Selection;
 use prof_events::Source;
+use prof_kernel::abi::MAX_COUNTERS;
 use prof_kernel::abi::stacks::MAX_SHARES;
 use prof_kernel::abi::stacks::SHARE_BITS;
 use prof_kernel::counters;
@@ -214,6 +215,12 @@ impl Selected {
         catalogue: &Catalogue,
         keep_going: bool,
     ) -> Result<()> {
+        let is_counted = |e: &&Event| !matches!(e.source, Source::Figure(_));
+        let wanted = selection.events.iter().filter(is_counted).count();
+        // What is not there may be left out: then it takes no room.
+        if !keep_going {
+            counters::check_number(wanted)?;
+        }
         let mut online = None;
         let mut places = vec![None; selection.events.len()];
         for group in &selection.groups {
@@ -237,6 +244,9 @@ impl Selected {
                         places[i] = Some(Item::Counter(place));
                         self.table.counters.push(self.counter(event));
                         self.specs.push(spec);
+                        if self.specs.len() > MAX_COUNTERS {
+                            counters::check_number(wanted)?;
+                        }
                     }
                     // That is wrong on every machine.
                     Err(e) if e.is::<EventError>() => return Err(e),

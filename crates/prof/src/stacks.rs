@@ -41,7 +41,6 @@ use prof_kernel::sampler::SampleCounts;
 use prof_kernel::sampler::Sampler;
 use prof_kernel::sampler::Sampling;
 use prof_kernel::sampler::StackPlan;
-use prof_kernel::sampler::files;
 use prof_kernel::sampler::gather::Code;
 use prof_kernel::sampler::gather::Gatherer;
 use prof_kernel::session::Session;
@@ -238,7 +237,6 @@ pub struct Recording {
 impl Recording {
     /// From its return on, the processes of the session are sampled.
     pub fn begin(session: &Session, plan: &StackPlan, command: &[Vec<u8>]) -> Result<Self> {
-        files::raise_limit();
         let mut sampler = session.sampler(plan)?;
         let epoch = clock::now_ns(ClockId::Monotonic);
         let (host, release, machine) = host::uname();

@@ -54,6 +54,9 @@ use crate::stacks::Stacks;
 const TICK: Duration = Duration::from_millis(50);
 /// How often losses are looked at and the clock is compared.
 const CHECK: Duration = Duration::from_secs(1);
+/// How often to look whether CPUs have come: what a process does on them before is not
+/// counted.
+const CPUS_COME: Duration = Duration::from_millis(250);
 
 /// Times that live processes are read until a reading is of one moment.
 const READINGS: usize = 3;
@@ -161,6 +164,7 @@ pub struct Stream {
     records: Vec<Record>,
     began: Instant,
     checked: Instant,
+    followed: Instant,
     /// When the last wait ended because of what else was waited for.
     woke: Option<Instant>,
     seen: [u64; NR_COUNTERS],
@@ -228,6 +232,7 @@ impl Stream {
             records: vec![Record::Header(Box::new(header))],
             began: Instant::now(),
             checked: Instant::now(),
+            followed: Instant::now(),
             woke: None,
             seen: [0; NR_COUNTERS],
             seen_regions: [0; NR_REGION_COUNTERS],
@@ -313,6 +318,9 @@ impl Stream {
             self.checked = Instant::now();
             self.check_losses()?;
             self.collector.resync();
+        }
+        if self.followed.elapsed() >= CPUS_COME {
+            self.followed = Instant::now();
             self.session.follow_cpus()?;
         }
         self.outputs.flush();

@@ -10,20 +10,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
-use rustix::process::Resource;
-use rustix::process::Rlimit;
-
 use crate::abi::stacks::RecFile;
 use crate::sys;
-
-/// Raises the limit of descriptors as far as may be: each file is held. A command that was
-/// forked before keeps the caller's.
-pub fn raise_limit() {
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    // Where not, there are as many as before.
-    let raised = Rlimit { current: limit.maximum, ..limit };
-    let _ = rustix::process::setrlimit(Resource::Nofile, raised);
-}
 
 /// Opens what may be anything.
 pub(crate) fn open(path: &Path) -> io::Result<File> {

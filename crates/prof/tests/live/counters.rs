@@ -450,6 +450,41 @@ fn counts_of_threads_make_those_of_the_process() {
     }
 }
 
+/// Runs for one in which the host did not tell of some switch. Most hosts tell of all.
+const MISSING_RUNS: usize = 10;
+
+#[test]
+fn what_a_missed_switch_leaves_out_is_told() {
+    let Some(_turn) = live("switches that the host does not tell of") else { return };
+    if kprobes("counts begin when the exec returns, figures when it begins") {
+        return;
+    }
+    let (exits, faults) = ("sched:sched_process_exit", "page-faults:uk");
+    let list = format!("{exits},{faults},task-clock,threads");
+    let mut missed = 0;
+    for _ in 0..MISSING_RUNS {
+        let run = run_target(&["-e", &list], &["storm", "300", "--jobs", "4"]);
+        let mut partial = 0;
+        for p in run.records.profiles() {
+            // Whoever exits has at least that: if not, its last time on a CPU is missing.
+            let told = p["figures"][exits]["value"].as_u64();
+            let whole = p["window"]["end"] != "exit" || told == Some(1);
+            let count = &p["figures"][faults];
+            let nothing = count["enabled_ns"] == 0 && figure(p, "task-clock") > 0;
+            partial += u64::from(has_flag(p, "partial"));
+            assert!(has_flag(p, "partial") || whole && !nothing, "{p}");
+            assert_eq!(nothing, count["absent"].is_string(), "absent, and not 0: {p}");
+        }
+        let end = run.records.of("end").next().expect("an end");
+        let slices = end["lost"]["slice_missed"].as_u64().unwrap_or(0);
+        assert!(slices == 0 || partial > 0, "{slices} slices: {end}");
+        missed += slices;
+    }
+    if missed == 0 {
+        eprintln!("this host told of every switch");
+    }
+}
+
 /// A target beside prof, killed when dropped.
 struct Beast(Child);
 
@@ -593,6 +628,69 @@ fn filters_and_groups() {
 }
 
 #[test]
+fn a_group_may_mix_kinds_of_events() {
+    let Some(_turn) = live("groups of several kinds") else { return };
+    if kprobes("counts begin when the exec returns, figures when it begins") {
+        return;
+    }
+    let (faults, calls) = ("page-faults:uk", "raw_syscalls:sys_enter");
+    for group in [
+        format!("{faults},{calls}"),
+        format!("{calls},{faults}"),
+        format!("task-clock:uk,{faults},{calls}"),
+        format!("{faults},task-clock:uk,{calls}"),
+    ] {
+        // Beside it the same events, each by itself.
+        let list = format!("{{{group}}},{faults},{calls}");
+        let run = run_target(&["--no-regions", "-e", &list], &["faults", "2000"]);
+        let p = run.records.profiles()[0];
+        assert!(figure(p, faults) >= 2000 && figure(p, calls) > 10, "{list}: {p}");
+        for event in [faults, calls] {
+            assert_eq!(figure(p, event), figure(p, &format!("{event}#2")), "{list}: {p}");
+        }
+        if group.contains("task-clock") {
+            assert!(figure(p, "task-clock:uk") > 0, "{list}: {p}");
+        }
+    }
+}
+
+/// Each event takes one on each CPU.
+#[test]
+fn few_open_files_are_enough_where_more_may_be_had() {
+    let Some(_turn) = live("a low limit of open files") else { return };
+    let list = vec!["page-faults:u"; 32].join(",");
+    let dir = tempfile::tempdir().expect("a folder");
+    let json = dir.path().join("out.json");
+    // The command is to have the caller's, the second time as well.
+    let limited = |limit: &str, options: &[&str]| {
+        let mut prof = command("run");
+        prof.args(["-e", &list, "-o", &format!("json:{}", json.display())]).args(options);
+        prof.args(["--", "sh", "-c", "ulimit -Sn; ulimit -Hn"]);
+        let shell = format!("ulimit {limit} 64 && exec \"$0\" \"$@\"");
+        let mut sh = Command::new("sh");
+        sh.args(["-c", &shell]).arg(prof.get_program()).args(prof.get_args());
+        sh.envs(prof.get_envs().filter_map(|(k, v)| Some((k, v?))));
+        let output = sh.output().expect("sh");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    if hard.is_none_or(|n| n > 1000) {
+        let (code, out, said) = limited("-Sn", &[]);
+        assert_eq!((code, out.lines().next()), (Some(0), Some("64")), "{said}");
+        let records = Records::read(&json);
+        assert!(figure(records.profiles()[0], "page-faults:u#32") > 0);
+        assert!(!said.contains("as one"), "{said}");
+        let (code, out, said) = limited("-Sn", &["--repeat", "2"]);
+        assert_eq!(code, Some(0), "{said}");
+        assert_eq!(out.lines().step_by(2).collect::<Vec<_>>(), ["64", "64"], "{said}");
+    }
+    let (code, out, said) = limited("-n", &[]);
+    assert_eq!((code, out.as_str()), (Some(1), ""), "{said}");
+    assert!(said.contains("ulimit -n") && said.contains("page-faults:u"), "{said}");
+}
+
+#[test]
 fn what_cannot_be_counted_stops_the_command_before_it_begins() {
     let Some(_turn) = live("events that are not there") else { return };
     let dir = tempfile::tempdir().expect("a folder");
@@ -606,6 +704,14 @@ fn what_cannot_be_counted_stops_the_command_before_it_begins() {
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains('^') && said.contains("page-faults"), "{said}");
     assert!(!mark.exists());
+
+    let many = vec!["page-faults:u"; 33].join(",");
+    for keep_going in [&[][..], &["--keep-going"]] {
+        let (code, said) = touch(&[&["-e", &many], keep_going].concat());
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("33 events to count; 32 at a time is the most"), "{said}");
+        assert!(!mark.exists());
+    }
 
     if fs::exists("/sys/bus/event_source/devices/cpu").unwrap_or(false) {
         eprintln!("SKIPPED: this machine has a PMU");

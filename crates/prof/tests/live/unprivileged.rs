@@ -3,11 +3,30 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::harness::*;
 
 const NOBODY: u32 = 65534;
+
+/// prof and its target where nobody can execute them.
+struct Copies {
+    dir: tempfile::TempDir,
+    ours: PathBuf,
+    theirs: PathBuf,
+}
+
+impl Copies {
+    fn new() -> Self {
+        let dir = tempfile::tempdir_in("/tmp").expect("a folder");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("permissions");
+        let (ours, theirs) = (dir.path().join("prof"), dir.path().join("prof-target"));
+        fs::copy(prof(), &ours).expect("a copy");
+        fs::copy(target(), &theirs).expect("a copy");
+        Self { dir, ours, theirs }
+    }
+}
 
 #[test]
 fn run_works_for_an_ordinary_user() {
@@ -15,12 +34,7 @@ fn run_works_for_an_ordinary_user() {
     if hooks().is_some() {
         return;
     }
-    let dir = tempfile::tempdir_in("/tmp").expect("a folder");
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("permissions");
-    // Both where nobody can execute them.
-    let (ours, theirs) = (dir.path().join("prof"), dir.path().join("prof-target"));
-    fs::copy(prof(), &ours).expect("a copy");
-    fs::copy(target(), &theirs).expect("a copy");
+    let Copies { dir, ours, theirs } = Copies::new();
     let json = dir.path().join("out.json");
     let output = Command::new(&ours)
         .args(["run", "-o", &format!("json:{}", json.display()), "-o", "summary", "--"])
@@ -74,4 +88,40 @@ fn what_a_whole_command_cannot_give_is_an_error_and_what_there_is_is_kept() {
     assert_eq!(profiles[0]["window"]["end"], "running");
     assert!(figure(profiles[0], "task-clock") > 10_000_000, "{}", profiles[0]);
     assert!(profiles[0]["figures"]["peak-rss"]["absent"].is_string(), "{}", profiles[0]);
+}
+
+#[test]
+fn what_counts_in_the_kernel_alone_is_denied_and_never_0() {
+    let Some(_turn) = live("an ordinary user who counts in the kernel") else { return };
+    if hooks().is_some() {
+        return;
+    }
+    let paranoid = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").expect("paranoid");
+    if paranoid.trim().parse::<i32>().is_ok_and(|p| p < 2) {
+        eprintln!("SKIPPED: whoever likes may count in the kernel here");
+        return;
+    }
+    let Copies { dir, ours, theirs } = Copies::new();
+    let json = dir.path().join("out.json");
+    let run = |options: &[&str]| {
+        let mut prof = Command::new(&ours);
+        prof.arg("run").args(options).args(["-o", &format!("json:{}", json.display()), "--"]);
+        let output = prof.arg(&theirs).args(["exit", "9"]).uid(NOBODY).gid(NOBODY).output();
+        let output = output.expect("prof");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = run(&["-e", "page-faults:k"]);
+    assert_eq!(code, Some(1), "{said}");
+    for word in ["page-faults:k", "kernel.perf_event_paranoid", "CAP_PERFMON"] {
+        assert!(said.contains(word), "{said}");
+    }
+    let (code, said) = run(&["--keep-going", "-e", "page-faults:k,page-faults:u"]);
+    assert_eq!(code, Some(9), "{said}");
+    let records = Records::read(&json);
+    let figures = &records.profiles()[0]["figures"];
+    assert!(figures["page-faults:k"].is_null(), "{figures}");
+    assert!(figures["page-faults:u"]["value"].as_u64().is_some_and(|n| n > 0), "{figures}");
+    let header = records.of("header").next().expect("a header");
+    let limits = header["limits"].to_string();
+    assert!(limits.contains("page-faults:k") && limits.contains("CAP_PERFMON"), "{limits}");
 }
