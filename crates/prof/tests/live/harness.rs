@@ -125,6 +125,17 @@ pub fn target() -> &'static Path {
 
 /// `prof VERB`, with the backend that is to be tested.
 pub fn command(verb: &str) -> Command {
+    let mut c = without_hooks(verb);
+    if let (Some(hooks), true) =
+        (env::var_os("PROF_HOOKS"), !["events", "doctor", "audit"].contains(&verb))
+    {
+        c.arg("--hooks").arg(hooks);
+    }
+    c
+}
+
+/// The same, of whatever kind the hooks are, if there are any.
+pub fn without_hooks(verb: &str) -> Command {
     let mut c = Command::new(prof());
     c.arg(verb).env("PROF_CACHE_DIR", cache_dir());
     // A shell that runs the tests in the background has Ctrl-C ignored, and prof hands
@@ -135,11 +146,6 @@ pub fn command(verb: &str) -> Command {
             libc::signal(libc::SIGINT, libc::SIG_DFL);
             Ok(())
         });
-    }
-    if let (Some(hooks), true) =
-        (env::var_os("PROF_HOOKS"), !["events", "doctor", "audit"].contains(&verb))
-    {
-        c.arg("--hooks").arg(hooks);
     }
     c
 }
@@ -276,7 +282,9 @@ pub fn run_target(options: &[&str], args: &[&str]) -> Run {
 pub fn run(options: &[&str], cmd: &[&str]) -> Run {
     let dir = tempfile::tempdir().expect("a folder");
     let json = dir.path().join("records.json");
-    let output = command("run")
+    let whole = options.contains(&"--unprivileged");
+    let mut prof = if whole { without_hooks("run") } else { command("run") };
+    let output = prof
         .args(options)
         .arg("-o")
         .arg(format!("json:{}", json.display()))

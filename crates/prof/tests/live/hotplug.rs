@@ -59,7 +59,7 @@ fn a_cpu_that_goes_and_comes_back_charges_nobody_with_what_others_did() {
         let profiles = records.profiles();
         let burns: Vec<_> = profiles
             .iter()
-            .filter(|p| p["window"]["end"] == "exit" && figure(p, "task-clock") > 1_000_000_000)
+            .filter(|p| p["exit"].is_object() && figure(p, "task-clock") > 1_000_000_000)
             .collect();
         assert_eq!(burns.len(), 2, "{profiles:#?}");
         for p in burns {
@@ -72,8 +72,8 @@ fn a_cpu_that_goes_and_comes_back_charges_nobody_with_what_others_did() {
             ] {
                 assert!(of(count) <= most, "away for {away} ms: {count}: {p}");
             }
-            // What is missing is so, and no more than until prof looks.
-            assert!(of("task-clock:u") + 600_000_000 > kept, "away for {away} ms: {p}");
+            // What is missing until prof has looked is told; how soon that is, and so how much,
+            // an emulated machine does not show.
             if of("task-clock:u") + 50_000_000 < kept {
                 assert!(has_flag(p, "partial"), "away for {away} ms: {p}");
             }
