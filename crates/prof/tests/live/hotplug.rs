@@ -37,7 +37,10 @@ fn a_cpu_that_goes_and_comes_back_charges_nobody_with_what_others_did() {
     let target = target().display();
     let list = "task-clock,task-clock:u,cpu-clock,page-faults,page-faults:u,sched:sched_switch";
     // One on each CPU, and others that fault beside them.
-    let script = format!("{target} burn 2500 >/dev/null & {target} burn 2500 >/dev/null; wait");
+    let dir = tempfile::tempdir().expect("a folder");
+    let begun = dir.path().join("begun");
+    let both = format!("{target} burn 2500 >/dev/null & {target} burn 2500 >/dev/null; wait");
+    let script = format!("touch {}; {both}", begun.display());
     for away in [5, 100, 400] {
         let stop = AtomicBool::new(false);
         let records = thread::scope(|scope| {
@@ -47,6 +50,9 @@ fn a_cpu_that_goes_and_comes_back_charges_nobody_with_what_others_did() {
                 }
             });
             scope.spawn(|| {
+                while !begun.exists() && !stop.load(Ordering::Relaxed) {
+                    thread::sleep(Duration::from_millis(10));
+                }
                 thread::sleep(Duration::from_millis(700));
                 let _back = Away;
                 fs::write(CPU1, "0").expect("CPU 1 goes");
@@ -56,6 +62,7 @@ fn a_cpu_that_goes_and_comes_back_charges_nobody_with_what_others_did() {
             stop.store(true, Ordering::Relaxed);
             run.records
         });
+        fs::remove_file(&begun).expect("its mark");
         let profiles = records.profiles();
         let burns: Vec<_> = profiles
             .iter()
