@@ -13,7 +13,7 @@ use crate::counters::PERF_TYPE_SOFTWARE;
 use crate::sys;
 use crate::sys::PerfSpec;
 
-const PERF_COUNT_SW_CPU_CLOCK: u64 = 0;
+pub(crate) const PERF_COUNT_SW_CPU_CLOCK: u64 = 0;
 
 /// One cpu-clock event for each CPU that is online, with its CPU.
 ///

@@ -22,9 +22,10 @@ use crate::probe::Privileges;
 use crate::sys;
 
 pub(crate) const PERF_TYPE_SOFTWARE: u32 = 1;
-const PERF_TYPE_TRACEPOINT: u32 = 2;
+/// `PERF_TYPE_TRACEPOINT`.
+pub const PERF_TYPE_TRACEPOINT: u32 = 2;
 /// The last of the software events that are clocks.
-const PERF_COUNT_SW_TASK_CLOCK: u64 = 1;
+pub(crate) const PERF_COUNT_SW_TASK_CLOCK: u64 = 1;
 
 /// An event to count.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,11 +9,10 @@ use prof_model::figures::Event;
 use prof_model::figures::Figures;
 use prof_model::figures::Value;
 
+use crate::counters::PERF_TYPE_SOFTWARE;
 use crate::spawn::Usage;
 use crate::sys;
 use crate::sys::PerfSpec;
-
-const SOFTWARE: u32 = 1;
 
 /// What is counted by perf; the rest comes from `wait4`.
 const EVENTS: [(Event, u64); 5] = [
@@ -42,7 +41,7 @@ pub fn open(pid: u32) -> Counters {
             .iter()
             .map(|(event, config)| {
                 let spec = PerfSpec {
-                    kind: SOFTWARE,
+                    kind: PERF_TYPE_SOFTWARE,
                     config: *config,
                     pid: pid as i32,
                     cpu: -1,
@@ -67,29 +66,20 @@ impl Counters {
     pub fn figures(&self, usage: Option<&Usage>, wall_ns: u64) -> Figures {
         let mut f = Figures::absent(NOT_WITHOUT);
         f.set(Event::WallTime, Value::Is(wall_ns));
-        let of_usage = |u: &Usage| {
-            [
-                (Event::UserTime, u.user_ns),
-                (Event::SystemTime, u.system_ns),
-                // The kernel's own sums, kernel mode included, if perf may not count them.
-                (Event::TaskClock, u.user_ns + u.system_ns),
-                (Event::PageFaults, u.min_flt + u.maj_flt),
-                (Event::MinorFaults, u.min_flt),
-                (Event::MajorFaults, u.maj_flt),
-                (Event::ContextSwitches, u.nvcsw + u.nivcsw),
-                (Event::VoluntarySwitches, u.nvcsw),
-                (Event::InvoluntarySwitches, u.nivcsw),
-                (Event::PeakRss, u.max_rss),
-            ]
+        let mut is = |event, of: fn(&Usage) -> u64| {
+            f.set(event, usage.map_or(Value::Absent(NOT_ENDED), |u| Value::Is(of(u))));
         };
-        match usage {
-            Some(usage) => {
-                of_usage(usage).into_iter().for_each(|(event, v)| f.set(event, Value::Is(v)));
-            }
-            None => of_usage(&Usage::default())
-                .into_iter()
-                .for_each(|(event, _)| f.set(event, Value::Absent(NOT_ENDED))),
-        }
+        is(Event::UserTime, |u| u.user_ns);
+        is(Event::SystemTime, |u| u.system_ns);
+        // The kernel's own sums, kernel mode included, if perf may not count them.
+        is(Event::TaskClock, |u| u.user_ns + u.system_ns);
+        is(Event::PageFaults, |u| u.min_flt + u.maj_flt);
+        is(Event::MinorFaults, |u| u.min_flt);
+        is(Event::MajorFaults, |u| u.maj_flt);
+        is(Event::ContextSwitches, |u| u.nvcsw + u.nivcsw);
+        is(Event::VoluntarySwitches, |u| u.nvcsw);
+        is(Event::InvoluntarySwitches, |u| u.nivcsw);
+        is(Event::PeakRss, |u| u.max_rss);
         for (event, fd) in &self.fds {
             // User mode only would miss the switches and the faults in the kernel; a clock of
             // the kernel's goes on there.

@@ -41,6 +41,9 @@ use crate::abi::stacks::AbiShare;
 use crate::abi::stacks::MAX_SHARES;
 use crate::abi::stacks::NR_SAMPLE_COUNTERS;
 use crate::abi::stacks::StackRecord;
+use crate::clock::PERF_COUNT_SW_CPU_CLOCK;
+use crate::counters::PERF_COUNT_SW_TASK_CLOCK;
+use crate::counters::PERF_TYPE_SOFTWARE;
 use crate::host;
 use crate::loader::Later;
 use crate::loader::Loaded;
@@ -61,11 +64,6 @@ pub enum Rate {
     Period(u64),
 }
 
-/// `PERF_TYPE_SOFTWARE`, and two of its events.
-const SOFTWARE: u32 = 1;
-const CPU_CLOCK: u64 = 0;
-const TASK_CLOCK: u64 = 1;
-
 /// An event that samples go by.
 #[derive(Debug, Clone)]
 pub struct Sampling {
@@ -80,13 +78,14 @@ pub struct Sampling {
 impl Sampling {
     /// The timer of the kernel, at this rate.
     pub fn clock(rate: Rate) -> Self {
-        let attr = Attr { type_: SOFTWARE, config: CPU_CLOCK, ..Attr::default() };
+        let attr =
+            Attr { type_: PERF_TYPE_SOFTWARE, config: PERF_COUNT_SW_CPU_CLOCK, ..Attr::default() };
         Self { event: "cpu-clock".into(), attr, rate }
     }
 
     /// Whether it is a timer: its events are nanoseconds.
     pub fn is_clock(&self) -> bool {
-        self.attr.type_ == SOFTWARE && self.attr.config <= TASK_CLOCK
+        self.attr.type_ == PERF_TYPE_SOFTWARE && self.attr.config <= PERF_COUNT_SW_TASK_CLOCK
     }
 }
 

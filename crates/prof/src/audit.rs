@@ -224,12 +224,13 @@ impl Stream {
             }
         }
         let mut written = self.tracefs.as_mut().map(Tracefs::read).unwrap_or_default();
-        if self.looked.elapsed() >= LOOK {
+        let is_due = self.looked.elapsed() >= LOOK;
+        if is_due {
             written.extend(self.tracefs.as_mut().map(Tracefs::look).unwrap_or_default());
         }
         let now = clock::now_ns(ClockId::Monotonic);
         self.derive.written(now, written, &mut self.events);
-        if self.looked.elapsed() >= LOOK {
+        if is_due {
             self.looked = Instant::now();
             self.look()?;
         } else {

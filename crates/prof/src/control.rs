@@ -15,7 +15,6 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
-use crate::say::say;
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::bail;
@@ -23,6 +22,8 @@ use rustix::event::PollFd;
 use rustix::event::PollFlags;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
+
+use crate::say::say;
 
 /// What is answered.
 const ACK: &[u8] = b"ack\n";

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::io::IsTerminal as _;
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 use std::time::Instant;
@@ -22,6 +21,7 @@ use crate::output::Outputs;
 use crate::requests::Requests;
 use crate::run::Job;
 use crate::run::Took;
+use crate::say;
 use crate::say::say;
 
 /// What has lasted this long may last: its progress is told.
@@ -154,18 +154,16 @@ impl Progress {
             text += &format!(", about {} s left", left.as_secs_f64().round());
         }
         match self.how {
-            How::InPlace => crate::say::part(format_args!("\r\x1b[K{text}")),
+            How::InPlace => say::part(format_args!("\r\x1b[K{text}")),
             How::Lines if passed >= LONG => say!("{text}"),
-            _ => return,
+            _ => {}
         }
-        // Nothing is lost where it does not come through.
-        let _ = io::stderr().flush();
     }
 
     /// Takes away what stands there.
     fn clear(&self) {
         if self.how == How::InPlace {
-            crate::say::part(format_args!("\r\x1b[K"));
+            say::part(format_args!("\r\x1b[K"));
         }
     }
 }

@@ -46,6 +46,7 @@ use crate::requests::Next;
 use crate::requests::Requests;
 use crate::rules;
 use crate::rules::Rules;
+use crate::say::first_line;
 use crate::say::say;
 use crate::select;
 use crate::select::Selected;
@@ -224,11 +225,6 @@ fn without_kernel_half(e: &anyhow::Error) -> String {
         "{needs} CAP_BPF and CAP_PERFMON: `sudo setcap cap_bpf,cap_perfmon+ep {}`, or run as root",
         path.display()
     )
-}
-
-fn first_line(e: &anyhow::Error) -> String {
-    let text = format!("{e:#}");
-    text.lines().next().unwrap_or_default().to_owned()
 }
 
 /// The command and what it starts; with rules of the user's, those within it.

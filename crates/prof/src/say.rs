@@ -16,6 +16,12 @@ pub(crate) fn line(text: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
+/// What an error says, without what a library has written of it below.
+pub(crate) fn first_line(e: &anyhow::Error) -> String {
+    let text = format!("{e:#}");
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
 /// Text without an end of line, at once.
 pub(crate) fn part(text: fmt::Arguments<'_>) {
     let mut to = io::stderr().lock();

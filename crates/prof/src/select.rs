@@ -14,6 +14,7 @@ use prof_kernel::abi::stacks::MAX_SHARES;
 use prof_kernel::abi::stacks::SHARE_BITS;
 use prof_kernel::counters;
 use prof_kernel::counters::CounterSpec;
+use prof_kernel::counters::PERF_TYPE_TRACEPOINT;
 use prof_kernel::host;
 use prof_kernel::sampler::Rate;
 use prof_kernel::sampler::Sampling;
@@ -31,9 +32,6 @@ use crate::vendor::Vendor;
 
 /// What helps where a machine lacks an event.
 const KEEP_GOING: &str = "--keep-going leaves out what this machine lacks";
-
-/// `PERF_TYPE_TRACEPOINT`.
-const TRACEPOINT: u32 = 2;
 
 /// The kernel's timers of perf events fire no more often than this, whatever they are
 /// asked for.
@@ -133,7 +131,7 @@ fn sampled_by(plan: &mut StackPlan, lists: &[String], catalogue: &Catalogue) -> 
         let Some(attr) = attr else {
             bail!("--by {name}: nothing fires when it counts");
         };
-        if attr.type_ == TRACEPOINT {
+        if attr.type_ == PERF_TYPE_TRACEPOINT {
             // At a tracepoint the kernel runs only programs of another kind, at each hit.
             bail!(
                 "--by {name}: samples cannot go by a tracepoint: -e {name} counts it, --off-cpu \

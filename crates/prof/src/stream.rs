@@ -44,6 +44,7 @@ use crate::output::Outputs;
 use crate::requests::Next;
 use crate::requests::Requests;
 use crate::rules::Rules;
+use crate::say::first_line;
 use crate::say::say;
 use crate::select::Selected;
 use crate::stacks;
@@ -558,9 +559,7 @@ impl Stream {
         let refreshed_ns = clock::now_ns(ClockId::Monotonic);
         let live = if self.session.armed()?.is_empty() { Ok(Vec::new()) } else { self.live_now() };
         let live = live.unwrap_or_else(|e| {
-            let text = format!("{e:#}");
-            let why = text.lines().next().unwrap_or_default();
-            say!("prof: warning: no figures of processes that still run: {why}");
+            say!("prof: warning: no figures of processes that still run: {}", first_line(&e));
             Vec::new()
         });
         self.session.detach();

@@ -169,10 +169,10 @@ impl Tracefs {
                 rest = rest.get(len.max(SIZE)..).unwrap_or_default();
             }
         }
-        if overflow {
-            return self.compare(&self.instances(), &writers);
-        }
-        let instances: BTreeSet<_> = writers.iter().filter_map(|(f, _)| instance_of(f)).collect();
+        let instances = match overflow {
+            true => self.instances(),
+            false => writers.iter().filter_map(|(f, _)| instance_of(f)).collect(),
+        };
         self.compare(&instances, &writers)
     }
 
