@@ -84,11 +84,9 @@ static __always_inline void go_away(void *ctx, struct task_struct *t, bool preem
 	struct prof_off_thread *o, fresh = {};
 	struct prof_proc *p = armed_entry(t, start);
 	struct prof_sampler *s;
-	bool between;
 
 	if (!p)
 		return;
-	between = between_images(p);
 	if (!preempted && (state & PROF_TASK_DEAD)) {
 		bpf_map_delete_elem(&off_threads, &key);
 		return;
@@ -119,11 +117,8 @@ static __always_inline void go_away(void *ctx, struct task_struct *t, bool preem
 	s->rec.off_state = off_state(preempted, state);
 	if (config.stacks & PROF_STACKS_KERNEL)
 		take_kernel(ctx, s);
-	if (config.stacks & PROF_STACKS_USER) {
-		s->rec.stop = without_user(t, between);
-		if (has_user(t, between) && entry_registers(t, s))
-			s->rec.stop = unwind_user(t, s, now, PROF_SAMPLER_OFF_CPU);
-	}
+	if (config.stacks & PROF_STACKS_USER)
+		take_user(ctx, 0, t, p, s, now, PROF_SAMPLER_OFF_CPU);
 	finish_off_record(ctx, s, PROF_REC_OFF, now);
 }
 
@@ -204,13 +199,10 @@ int off_waking(struct bpf_raw_tracepoint_args *ctx)
 	s->rec.weight = READ(woken, pid);
 	/* Always: it tells whether an interrupt has done it. */
 	take_kernel(ctx, s);
-	p = armed_entry(t, start);
-	if ((config.stacks & PROF_STACKS_USER) && p) {
-		bool between = between_images(p);
-
-		s->rec.stop = without_user(t, between);
-		if (has_user(t, between) && entry_registers(t, s))
-			s->rec.stop = unwind_user(t, s, now, PROF_SAMPLER_OFF_CPU);
+	if (config.stacks & PROF_STACKS_USER) {
+		p = armed_entry(t, start);
+		if (p)
+			take_user(ctx, 0, t, p, s, now, PROF_SAMPLER_OFF_CPU);
 	}
 	finish_off_record(ctx, s, PROF_REC_WAKER, now);
 	return 0;

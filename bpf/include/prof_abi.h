@@ -735,6 +735,11 @@ struct prof_rec_file {
 	__u32 pad;
 };
 
+/* Events that samples go by, at most; of a tracepoint, its place is in the lower bits of the
+ * cookie, and behind it how many hits are a sample. */
+#define PROF_SAMPLED_BITS 5
+#define PROF_MAX_SAMPLED (1 << PROF_SAMPLED_BITS)
+
 /* Per-CPU counters of the sampler, summed by user space. */
 enum prof_sample_counter {
 	PROF_SC_TAKEN = 0, /* samples of armed processes */

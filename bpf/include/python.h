@@ -332,9 +332,7 @@ static __always_inline void take_python(struct task_struct *t, struct prof_sampl
 
 /* -- programs ----------------------------------------------------------- */
 
-/* Where `sample` goes on. */
-SEC("perf_event")
-int python_sample(struct bpf_perf_event_data *ctx)
+static __always_inline void finish_sample(void)
 {
 	struct prof_sampler *s = sampler_of(PROF_SAMPLER_NESTED);
 
@@ -342,10 +340,25 @@ int python_sample(struct bpf_perf_event_data *ctx)
 	if (!s || !s->busy)
 		s = sampler_of(PROF_SAMPLER_EVENTS);
 	if (!s)
-		return 0;
+		return;
 	take_python(bpf_get_current_task_btf(), s, PROF_SAMPLER_EVENTS);
 	write_sample(s, s->rec.head.time_ns);
+}
+
+/* Where `sample` goes on. */
+SEC("perf_event")
+int python_sample(struct bpf_perf_event_data *ctx)
+{
+	finish_sample();
 	return 0;
+}
+
+/* Where `sample_tracepoint` does. */
+SEC("tracepoint")
+int python_tracepoint(void *ctx)
+{
+	finish_sample();
+	return 1;
 }
 
 /* Where `off_switch` and `off_waking` do. */

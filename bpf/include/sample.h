@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Taking a sample: who runs, the kernel's part of the stack, and the user's part,
- * unwound here and now. A perf event of each CPU fires; where no armed process runs,
- * one read of `occupied` is all.
+ * unwound here and now. A perf event of each CPU fires, or a tracepoint is hit; where no
+ * armed process runs, one read of `occupied` is all.
  *
  * The first sample of a process of a millisecond is as good as any: one that meets a
  * file whose table is not there yet goes along with a piece of the stack, to be finished
@@ -69,14 +69,14 @@ static __always_inline bool entry_registers(struct task_struct *t, struct prof_s
 #endif
 }
 
-/* The same, or where it was interrupted. */
-static __always_inline bool user_registers(struct bpf_perf_event_data *ctx, struct task_struct *t,
-					   struct prof_sampler *s)
+/* The same, or where it was interrupted: by an event, of which a hook has none. */
+static __always_inline bool user_registers(struct bpf_perf_event_data *ctx, bool of_event,
+					   struct task_struct *t, struct prof_sampler *s)
 {
 #if defined(__TARGET_ARCH_x86)
 	u64 cs;
 
-	if (!IN_USER(s))
+	if (!of_event || !IN_USER(s))
 		return entry_registers(t, s);
 	s->rec.ip = ctx->regs.ip;
 	s->rec.sp = ctx->regs.sp;
@@ -91,7 +91,7 @@ static __always_inline bool user_registers(struct bpf_perf_event_data *ctx, stru
 #elif defined(__TARGET_ARCH_arm64)
 	u64 pstate;
 
-	if (!IN_USER(s))
+	if (!of_event || !IN_USER(s))
 		return entry_registers(t, s);
 	s->rec.ip = ctx->regs.pc;
 	s->rec.sp = ctx->regs.sp;
@@ -149,6 +149,18 @@ static __always_inline u16 unwind_user(struct task_struct *t, struct prof_sample
 	    bpf_core_field_exists(t->in_execve) && BPF_CORE_READ_BITFIELD_PROBED(t, in_execve))
 		return PROF_STOP_END;
 	return stepped ? stepped - 1 : PROF_STOP_DEPTH;
+}
+
+/* The user's part of the stack of the running task, whose entry is `p`, or how it ends
+ * without one. */
+static __always_inline void take_user(void *ctx, bool of_event, struct task_struct *t,
+				      struct prof_proc *p, struct prof_sampler *s, u64 now, u32 user)
+{
+	bool between = between_images(p);
+
+	s->rec.stop = without_user(t, between);
+	if (has_user(t, between) && user_registers(ctx, of_event, t, s))
+		s->rec.stop = unwind_user(t, s, now, user);
 }
 
 /* What user space needs to go on: the mappings and the stack, as much of it as there
@@ -267,13 +279,22 @@ static __always_inline bool has_python(struct prof_sampler *s)
 	return s->rec.user_frames && s->scan.python;
 }
 
-/* Where a sample of a process that has one goes on, once user space has loaded that. */
+/* Where a sample of a process that has one goes on, once user space has loaded that; a
+ * program goes on in one of its own type. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, u32);
 	__type(value, u32);
-} tails SEC(".maps");
+} tails SEC(".maps"), tracepoint_tails SEC(".maps");
+
+/* Hits of a tracepoint by armed processes since the last that was sampled, on this CPU. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PROF_MAX_SAMPLED);
+	__type(key, u32);
+	__type(value, u64);
+} tracepoint_hits SEC(".maps");
 
 static __always_inline void write_sample(struct prof_sampler *s, u64 now)
 {
@@ -284,28 +305,41 @@ static __always_inline void write_sample(struct prof_sampler *s, u64 now)
 	s->busy = 0;
 }
 
-static __always_inline int take_sample(struct bpf_perf_event_data *ctx, u16 event)
+/* Whether this hit is the one of `period`. */
+static __always_inline bool is_due(u32 event, u64 period)
+{
+	u64 *hits = bpf_map_lookup_elem(&tracepoint_hits, &event);
+
+	if (!hits || ++*hits < period)
+		return 0;
+	*hits = 0;
+	return 1;
+}
+
+/* A sample of an event, whose context is a struct bpf_perf_event_data, or of a tracepoint: of
+ * each `period` hits. */
+static __always_inline void take_sample(void *ctx, bool of_event, u16 event, u64 period)
 {
 	struct prof_sampler *s = sampler_of(PROF_SAMPLER_EVENTS), *interrupted = s;
 	struct task_struct *t = bpf_get_current_task_btf();
 	u64 now, start = process_start(t);
 	u32 share = 1 << PROF_SHARE_BITS;
 	struct prof_proc *p;
-	bool between;
 
 	if (!s)
-		return 0;
+		return;
 	p = armed_entry(t, start);
 	if (!p) {
 		s->counters[PROF_SC_IDLE]++;
-		return 0;
+		return;
 	}
-	between = between_images(p);
+	if (!of_event && !is_due(event, period))
+		return;
 	if (s->busy) {
 		s = sampler_of(PROF_SAMPLER_NESTED);
 		if (!s || s->busy) {
 			interrupted->counters[PROF_SC_LOST_NESTED]++;
-			return 0;
+			return;
 		}
 	}
 	if (config.sample_shares) {
@@ -314,29 +348,29 @@ static __always_inline int take_sample(struct bpf_perf_event_data *ctx, u16 even
 		share = share_of(p);
 		if ((bpf_get_prandom_u32() & ((1 << PROF_SHARE_BITS) - 1)) >= share) {
 			s->counters[PROF_SC_LEFT_OUT]++;
-			return 0;
+			return;
 		}
 	}
 	s->busy = 1;
 	s->counters[PROF_SC_TAKEN]++;
 	now = bpf_ktime_get_ns();
 	begin_record(s, t, start, event);
-	s->rec.weight = ctx->sample_period;
+	s->rec.weight = of_event ? ((struct bpf_perf_event_data *)ctx)->sample_period : period;
 	if (share < 1 << PROF_SHARE_BITS && share)
 		s->rec.weight = (s->rec.weight << PROF_SHARE_BITS) / share;
-	IN_USER(s) = struck_user(ctx);
+	IN_USER(s) = of_event && struck_user(ctx);
 	if (!IN_USER(s) && (config.stacks & PROF_STACKS_KERNEL))
 		take_kernel(ctx, s);
-	if (config.stacks & PROF_STACKS_USER) {
-		s->rec.stop = without_user(t, between);
-		if (has_user(t, between) && user_registers(ctx, t, s))
-			s->rec.stop = unwind_user(t, s, now, PROF_SAMPLER_EVENTS);
-	}
+	if (config.stacks & PROF_STACKS_USER)
+		take_user(ctx, of_event, t, p, s, now, PROF_SAMPLER_EVENTS);
 	s->rec.head.time_ns = now;
-	if (has_python(s))
-		bpf_tail_call(ctx, &tails, 0);
+	if (has_python(s)) {
+		if (of_event)
+			bpf_tail_call(ctx, &tails, 0);
+		else
+			bpf_tail_call(ctx, &tracepoint_tails, 0);
+	}
 	write_sample(s, now);
-	return 0;
 }
 
 /* -- programs ----------------------------------------------------------- */
@@ -344,7 +378,19 @@ static __always_inline int take_sample(struct bpf_perf_event_data *ctx, u16 even
 SEC("perf_event")
 int sample(struct bpf_perf_event_data *ctx)
 {
-	return take_sample(ctx, bpf_get_attach_cookie(ctx));
+	take_sample(ctx, 1, bpf_get_attach_cookie(ctx), 0);
+	return 0;
+}
+
+/* At each hit of a tracepoint, on every CPU. Perf's own events there, and everybody's, go
+ * without one of which a program says 0. */
+SEC("tracepoint")
+int sample_tracepoint(void *ctx)
+{
+	u64 cookie = bpf_get_attach_cookie(ctx);
+
+	take_sample(ctx, 0, cookie & (PROF_MAX_SAMPLED - 1), cookie >> PROF_SAMPLED_BITS);
+	return 1;
 }
 
 /* Beside the exit hook, where stacks are sampled; it may have run before, so that whether

@@ -49,7 +49,7 @@ complete -c prof -n "__fish_prof_using_subcommand run" -l control -d 'Take comma
 complete -c prof -n "__fish_prof_using_subcommand run" -s D -l delay -d 'Begin switched off, and switch on after MS milliseconds; -1: when --control says' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -s c -l count -d 'A sample for each N events of --by, or nanoseconds of the timer (10000 or more), instead of --freq' -r
-complete -c prof -n "__fish_prof_using_subcommand run" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `cpu-clock,page-faults`, but no tracepoint; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `cpu-clock,page-faults`, or tracepoints, each hit: `sched:sched_wakeup`; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l off-cpu -d 'Time off the CPU, too: blocked or waiting for a CPU, with the stack that left it, for how long, and who ended it; `only`: without samples of the time on it' -r -f -a "too\t'Beside samples'
 only\t'Nothing else'"
 complete -c prof -n "__fish_prof_using_subcommand run" -l off-cpu-min -d 'With --off-cpu, leave out shorter times (10us, 1ms)' -r
@@ -95,7 +95,7 @@ complete -c prof -n "__fish_prof_using_subcommand watch" -l control -d 'Take com
 complete -c prof -n "__fish_prof_using_subcommand watch" -s D -l delay -d 'Begin switched off, and switch on after MS milliseconds; -1: when --control says' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -s c -l count -d 'A sample for each N events of --by, or nanoseconds of the timer (10000 or more), instead of --freq' -r
-complete -c prof -n "__fish_prof_using_subcommand watch" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `cpu-clock,page-faults`, but no tracepoint; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `cpu-clock,page-faults`, or tracepoints, each hit: `sched:sched_wakeup`; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l off-cpu -d 'Time off the CPU, too: blocked or waiting for a CPU, with the stack that left it, for how long, and who ended it; `only`: without samples of the time on it' -r -f -a "too\t'Beside samples'
 only\t'Nothing else'"
 complete -c prof -n "__fish_prof_using_subcommand watch" -l off-cpu-min -d 'With --off-cpu, leave out shorter times (10us, 1ms)' -r
@@ -137,7 +137,7 @@ complete -c prof -n "__fish_prof_using_subcommand attach" -l control -d 'Take co
 complete -c prof -n "__fish_prof_using_subcommand attach" -s D -l delay -d 'Begin switched off, and switch on after MS milliseconds; -1: when --control says' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -s c -l count -d 'A sample for each N events of --by, or nanoseconds of the timer (10000 or more), instead of --freq' -r
-complete -c prof -n "__fish_prof_using_subcommand attach" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `cpu-clock,page-faults`, but no tracepoint; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `cpu-clock,page-faults`, or tracepoints, each hit: `sched:sched_wakeup`; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l off-cpu -d 'Time off the CPU, too: blocked or waiting for a CPU, with the stack that left it, for how long, and who ended it; `only`: without samples of the time on it' -r -f -a "too\t'Beside samples'
 only\t'Nothing else'"
 complete -c prof -n "__fish_prof_using_subcommand attach" -l off-cpu-min -d 'With --off-cpu, leave out shorter times (10us, 1ms)' -r
@@ -176,7 +176,7 @@ complete -c prof -n "__fish_prof_using_subcommand record" -l control -d 'Take co
 complete -c prof -n "__fish_prof_using_subcommand record" -s D -l delay -d 'Begin switched off, and switch on after MS milliseconds; -1: when --control says' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -s F -l freq -d 'Samples a second of each CPU that is busy with what is profiled [default: 997]' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -s c -l count -d 'A sample for each N events of --by, or nanoseconds of the timer (10000 or more), instead of --freq' -r
-complete -c prof -n "__fish_prof_using_subcommand record" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `cpu-clock,page-faults`, but no tracepoint; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -l by -d 'Events that samples go by, in perf\'s syntax, instead of a timer: `cycles`, `page-faults`, `cache-misses:u`, `cpu-clock,page-faults`, or tracepoints, each hit: `sched:sched_wakeup`; with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l off-cpu -d 'Time off the CPU, too: blocked or waiting for a CPU, with the stack that left it, for how long, and who ended it; `only`: without samples of the time on it' -r -f -a "too\t'Beside samples'
 only\t'Nothing else'"
 complete -c prof -n "__fish_prof_using_subcommand record" -l off-cpu-min -d 'With --off-cpu, leave out shorter times (10us, 1ms)' -r

@@ -34,16 +34,20 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::anyhow;
+use anyhow::bail;
 use prof_events::Attr;
 
 use crate::abi;
 use crate::abi::stacks::AbiShare;
 use crate::abi::stacks::MAX_SHARES;
 use crate::abi::stacks::NR_SAMPLE_COUNTERS;
+use crate::abi::stacks::SAMPLED_BITS;
+use crate::abi::stacks::SampleCounter;
 use crate::abi::stacks::StackRecord;
 use crate::clock::PERF_COUNT_SW_CPU_CLOCK;
 use crate::counters::PERF_COUNT_SW_TASK_CLOCK;
 use crate::counters::PERF_TYPE_SOFTWARE;
+use crate::counters::PERF_TYPE_TRACEPOINT;
 use crate::host;
 use crate::loader::Later;
 use crate::loader::Loaded;
@@ -86,6 +90,11 @@ impl Sampling {
     /// Whether it is a timer: its events are nanoseconds.
     pub fn is_clock(&self) -> bool {
         self.attr.type_ == PERF_TYPE_SOFTWARE && self.attr.config <= PERF_COUNT_SW_TASK_CLOCK
+    }
+
+    /// Whether it is a tracepoint: it has a period, and never a frequency.
+    pub fn is_tracepoint(&self) -> bool {
+        self.attr.type_ == PERF_TYPE_TRACEPOINT
     }
 }
 
@@ -138,6 +147,11 @@ impl StackPlan {
         self.off_cpu.is_none_or(|o| !o.only)
     }
 
+    /// Whether tracepoints are among what is sampled.
+    fn samples_tracepoints(&self) -> bool {
+        self.samples_events() && self.events.iter().any(Sampling::is_tracepoint)
+    }
+
     /// The number that time off the CPU has among the events of the profile: the last.
     pub fn off_cpu_event(&self) -> u32 {
         if self.samples_events() { self.events.len() as u32 } else { 0 }
@@ -161,6 +175,8 @@ pub struct Sampler {
     sampled: Vec<Sampling>,
     /// By CPU.
     events: BTreeMap<u32, Vec<OwnedFd>>,
+    /// Of all CPUs.
+    tracepoints: Vec<OwnedFd>,
     no_kernel: bool,
     off: Option<OffHooks>,
     later: Later,
@@ -179,7 +195,8 @@ impl Sampler {
     /// What a plan needs.
     pub(crate) fn programs(plan: &StackPlan) -> Vec<&'static str> {
         let off = if plan.off_cpu.is_some() { &OffHooks::PROGRAMS[..] } else { &[] };
-        [&Self::PROGRAMS, off].concat()
+        let tracepoints = if plan.samples_tracepoints() { &[TRACEPOINT][..] } else { &[] };
+        [&Self::PROGRAMS, off, tracepoints].concat()
     }
 
     /// Of `enum prof_sampler_user`, those up to the last one that a plan needs.
@@ -226,6 +243,7 @@ impl Sampler {
             samplers: Self::samplers(plan),
             sampled,
             events: BTreeMap::new(),
+            tracepoints: Vec::new(),
             no_kernel: plan.no_kernel,
             off,
             later,
@@ -246,7 +264,9 @@ impl Sampler {
         }
         let sampled = (!self.sampled.is_empty()).then_some((TAILS, "python_sample"));
         let off = self.off.is_some().then_some((OFF_TAILS, "off_python"));
-        let tails: Vec<_> = sampled.into_iter().chain(off).collect();
+        let tracepoint = self.sampled.iter().any(Sampling::is_tracepoint);
+        let tracepoint = tracepoint.then_some((TRACEPOINT_TAILS, "python_tracepoint"));
+        let tails: Vec<_> = sampled.into_iter().chain(off).chain(tracepoint).collect();
         let programs: Vec<_> = tails.iter().map(|(_, program)| *program).collect();
         let sizes = [("python_work", self.samplers)];
         let loaded = self.later.load(&programs, &sizes, &[], &self.loaded)?;
@@ -273,7 +293,22 @@ impl Sampler {
         if let Some(off) = &mut self.off {
             off.attach(&self.loaded)?;
         }
-        self.follow_cpus()
+        self.follow_cpus()?;
+        self.attach_tracepoints()
+    }
+
+    fn attach_tracepoints(&mut self) -> Result<()> {
+        let cpu = self.events.keys().next().copied().unwrap_or(0);
+        for (place, s) in (0u64..).zip(&self.sampled).filter(|(_, s)| s.is_tracepoint()) {
+            let Rate::Period(period) = s.rate else {
+                bail!("{}: a tracepoint is sampled by its hits", s.event);
+            };
+            let (prog, cookie) = (self.loaded.prog(TRACEPOINT)?, place | period << SAMPLED_BITS);
+            let attached = sys::tracepoint_attach(&s.attr, cpu, prog, cookie)
+                .with_context(|| format!("attaching to the tracepoint {}", s.event))?;
+            self.tracepoints.extend(attached);
+        }
+        Ok(())
     }
 
     /// CPUs may have come or gone: to be called now and then.
@@ -292,6 +327,7 @@ impl Sampler {
     /// No more samples; what was taken can still be consumed.
     pub fn stop(&mut self) {
         self.events.clear();
+        self.tracepoints.clear();
         if let Some(off) = &mut self.off {
             off.detach();
         }
@@ -343,6 +379,11 @@ impl Sampler {
                 self.loaded.counters("samplers", user, self.cpus).context("counters of samples")?;
             sums.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
         }
+        // At a tracepoint the kernel skips a program where another one is at work.
+        if let Ok(prog) = self.loaded.prog(TRACEPOINT) {
+            let skipped = sys::prog_info(prog).context("what was skipped")?.recursion_misses;
+            sums[SampleCounter::LostNested as usize] += skipped;
+        }
         Ok(sums)
     }
 
@@ -385,11 +426,15 @@ pub(crate) struct Written {
 /// Maps that say where samples go on.
 const TAILS: &str = "tails";
 const OFF_TAILS: &str = "off_tails";
+const TRACEPOINT_TAILS: &str = "tracepoint_tails";
 
-/// The events of a CPU; a sample has the place of its own.
+/// What runs at tracepoints.
+const TRACEPOINT: &str = "sample_tracepoint";
+
+/// The events of a CPU, without tracepoints; a sample has the place of its own.
 fn open(sampled: &[Sampling], cpu: u32, prog: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
     let mut all = Vec::with_capacity(2 * sampled.len());
-    for (place, s) in (0..).zip(sampled) {
+    for (place, s) in (0..).zip(sampled).filter(|(_, s)| !s.is_tracepoint()) {
         let fds = sys::sampling_open(&s.attr, s.rate, cpu, prog, place)
             .map_err(|e| refused(&e, s.rate))
             .with_context(|| format!("sampling by {} on CPU {cpu}", s.event))?;

@@ -642,18 +642,40 @@ pub fn sampling_open(
     }
     a.set_disabled(1);
     let event = open_attr(&mut a, -1, cpu as i32, None)?;
+    let link = link_perf_event(event.as_fd(), prog, cookie)?;
+    enable(event.as_fd())?;
+    Ok([event, link])
+}
+
+/// Has a program run at each hit of a tracepoint, on all CPUs, as long as both are open: an
+/// event of it, which counts nothing, and what attaches the program to it.
+pub fn tracepoint_attach(
+    attr: &Attr,
+    cpu: u32,
+    prog: BorrowedFd<'_>,
+    cookie: u64,
+) -> io::Result<[OwnedFd; 2]> {
+    let mut a = from_attr(attr);
+    a.set_disabled(1);
+    let event = open_attr(&mut a, -1, cpu as i32, None)?;
+    let link = link_perf_event(event.as_fd(), prog, cookie)?;
+    Ok([event, link])
+}
+
+fn link_perf_event(
+    event: BorrowedFd<'_>,
+    prog: BorrowedFd<'_>,
+    cookie: u64,
+) -> io::Result<OwnedFd> {
     let mut opts = bpf::bpf_link_create_opts {
         sz: size_of::<bpf::bpf_link_create_opts>() as u64,
         ..Default::default()
     };
     opts.__bindgen_anon_1.perf_event =
         bpf::bpf_link_create_opts__bindgen_ty_1__bindgen_ty_1 { bpf_cookie: cookie };
-    let target = event.as_raw_fd();
+    let (prog, event) = (prog.as_raw_fd(), event.as_raw_fd());
     // SAFETY: the descriptors are open, and the options carry their own size.
-    let link =
-        own(unsafe { bpf::bpf_link_create(prog.as_raw_fd(), target, bpf::BPF_PERF_EVENT, &opts) })?;
-    enable(event.as_fd())?;
-    Ok([event, link])
+    own(unsafe { bpf::bpf_link_create(prog, event, bpf::BPF_PERF_EVENT, &opts) })
 }
 
 /// Attaches a program to an event and switches the event on.

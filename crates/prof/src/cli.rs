@@ -254,8 +254,9 @@ pub struct Shared {
     pub count: Option<u64>,
 
     /// Events that samples go by, in perf's syntax, instead of a timer: `cycles`,
-    /// `page-faults`, `cache-misses:u`, `cpu-clock,page-faults`, but no tracepoint;
-    /// with --count or --freq, or `page-faults/period=10/` for one of them. Repeatable
+    /// `page-faults`, `cache-misses:u`, `cpu-clock,page-faults`, or tracepoints, each hit:
+    /// `sched:sched_wakeup`; with --count or --freq, or `page-faults/period=10/` for one of
+    /// them. Repeatable
     #[arg(long, value_name = "EVENT", help_heading = STACKS)]
     pub by: Vec<String>,
 

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use anyhow::bail;
+use prof_events::Attr;
 use prof_events::Catalogue;
 use prof_events::Event;
 use prof_events::EventError;
@@ -10,6 +11,7 @@ use prof_events::Request;
 use prof_events::Selection;
 use prof_events::Source;
 use prof_kernel::abi::MAX_COUNTERS;
+use prof_kernel::abi::stacks::MAX_SAMPLED;
 use prof_kernel::abi::stacks::MAX_SHARES;
 use prof_kernel::abi::stacks::SHARE_BITS;
 use prof_kernel::counters;
@@ -88,7 +90,7 @@ pub fn from_options(shared: &Shared, rules: &RuleSet) -> Result<Selected> {
         let mut plan = shared.stack_plan();
         share(&mut plan, rules, shared.freq)?;
         if !shared.by.is_empty() {
-            sampled_by(&mut plan, &shared.by, &catalogue)?;
+            sampled_by(&mut plan, &shared.by, shared.freq, &catalogue)?;
         }
         check_periods(&plan)?;
         selected.stacks = Some(plan);
@@ -113,13 +115,24 @@ fn or_keep_going(e: EventError) -> EventError {
 }
 
 /// The events to sample by, instead of the timer.
-fn sampled_by(plan: &mut StackPlan, lists: &[String], catalogue: &Catalogue) -> Result<()> {
+fn sampled_by(
+    plan: &mut StackPlan,
+    lists: &[String],
+    asked: Option<u64>,
+    catalogue: &Catalogue,
+) -> Result<()> {
     let Some(rate) = plan.events.first().map(|e| e.rate) else { return Ok(()) };
     let online = host::online_cpus()?;
     let first = online.first().copied().unwrap_or(0);
     let mut events: Vec<Sampling> = Vec::new();
     for event in resolved(lists, catalogue)? {
         let name = event.name.clone();
+        if event.tracepoint.as_ref().is_some_and(|t| t.filter.is_some()) {
+            bail!(
+                "--by {name}: what is sampled has no filter, which the kernel looks at too late: \
+                 -e counts the hits for which one holds"
+            );
+        }
         let attr = match event.attr {
             // The kernel keeps it for each process; with a modifier it is a perf event.
             None => {
@@ -131,22 +144,40 @@ fn sampled_by(plan: &mut StackPlan, lists: &[String], catalogue: &Catalogue) -> 
         let Some(attr) = attr else {
             bail!("--by {name}: nothing fires when it counts");
         };
-        if attr.type_ == PERF_TYPE_TRACEPOINT {
-            // At a tracepoint the kernel runs only programs of another kind, at each hit.
-            bail!(
-                "--by {name}: samples cannot go by a tracepoint: -e {name} counts it, --off-cpu \
-                 has the stacks of what blocks, and `perf record -e {name} -g` those of others"
-            );
-        }
         if events.iter().any(|e| e.event == name) {
             bail!("--by {name}: given twice");
         }
         counters::probe(&name, &attr, first)?;
-        let rate = event.period.map_or(rate, Rate::Period);
+        let rate = match event.period {
+            Some(0) => bail!("--by {name}: period=0 takes no sample"),
+            Some(n) => Rate::Period(n),
+            None if attr.type_ == PERF_TYPE_TRACEPOINT => hits_of(&name, &attr, rate)?,
+            None => rate,
+        };
         events.push(Sampling { event: name, attr, rate });
+    }
+    if events.len() > MAX_SAMPLED {
+        bail!("--by: {} events, and {MAX_SAMPLED} can be sampled at a time", events.len());
+    }
+    if asked.is_some() && events.iter().all(Sampling::is_tracepoint) {
+        bail!("--freq: tracepoints are sampled by their hits: --count N takes each N-th");
     }
     plan.events = events;
     Ok(())
+}
+
+/// How many hits of a tracepoint are a sample: one, as perf has it, unless it was said.
+fn hits_of(name: &str, attr: &Attr, rate: Rate) -> Result<Rate> {
+    if attr.exclude_user || attr.exclude_kernel {
+        bail!(
+            "--by {name}: a tracepoint is hit in the kernel: without :u and :k; --user and \
+             --kernel have one part of the stacks"
+        );
+    }
+    Ok(match rate {
+        Rate::Hz(_) => Rate::Period(1),
+        given => given,
+    })
 }
 
 /// Timers that are asked to fire more often than the kernel has them: it would take fewer

@@ -400,12 +400,12 @@ impl Context<'_> {
                         .map_err(|m| Fault::new(ErrorKind::Value, term.value_span, m))?;
                     own_filter = Some(filter.to_owned());
                 }
-                "name" => c.own_word_only(term)?,
+                "name" | "period" => c.own_word_only(term)?,
                 other => {
                     let message = format!("a tracepoint takes no term '{other}'");
                     return Err(Fault::new(ErrorKind::UnknownTerm, term.name_span, message)
-                        .near(other, ["filter", "name"])
-                        .help("terms are: filter='…', name=…"));
+                        .near(other, ["filter", "name", "period"])
+                        .help("terms are: filter='…', name=…, period=…"));
                 }
             }
         }
@@ -415,6 +415,7 @@ impl Context<'_> {
             let c = Configured {
                 attr: Attr::counting(perf_type::TRACEPOINT, t.id),
                 name: c.name.clone(),
+                period: c.period,
                 ..Configured::default()
             };
             t.filter.clone_from(&own_filter);

@@ -26,6 +26,10 @@ pub const FILE_FIRST: u32 = 2;
 pub const FREE_FILES_WORDS: usize = 2 + 2 * MAX_FILES;
 /// `PROF_MAX_FRAMES`.
 pub const MAX_FRAMES: u32 = 128;
+/// `PROF_SAMPLED_BITS`.
+pub const SAMPLED_BITS: u32 = 5;
+/// `PROF_MAX_SAMPLED`.
+pub const MAX_SAMPLED: usize = 1 << SAMPLED_BITS;
 /// `PROF_MAX_VMAS`.
 pub const MAX_VMAS: usize = 160;
 

@@ -153,6 +153,36 @@ Tree().down(DEPTH - 1)
 }
 
 #[test]
+fn a_hit_of_a_tracepoint_has_the_frames_of_who_hit_it() {
+    let Some(_turn) = live("tracepoints in Python") else { return };
+    if !ready("tracepoints in Python") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let text = "
+import os
+def ask():
+    os.getppid()
+def outer():
+    for i in range(200):
+        ask()
+for i in range(5):
+    outer()
+";
+    let script = script(dir.path(), "hits.py", text);
+    for python in pythons() {
+        let by = ["--by", "syscalls:sys_enter_getppid", "--user"];
+        let stacks = run_stacks(&by, &[&python, "-S", &script]);
+        stacks.assert_nothing_lost();
+        assert_whole(&python, &stacks);
+        assert_eq!(stacks.samples(), 1000, "{python}");
+        // The first ones may be taken before the interpreter is known.
+        let asked = [names(&["<module>", "outer", "ask"])];
+        assert_chains(&python, &stacks, "ask", &asked);
+    }
+}
+
+#[test]
 fn c_that_calls_back_stands_between_what_it_calls_and_who_called_it() {
     let Some(_turn) = live("callbacks in Python") else { return };
     if !ready("callbacks in Python") {

@@ -342,6 +342,54 @@ fn several_events_are_sampled_in_one_run() {
 }
 
 #[test]
+fn samples_go_by_tracepoints() {
+    let Some(_turn) = live("tracepoints") else { return };
+    if !taken("tracepoints") {
+        return;
+    }
+    let (write, read) = ("syscalls:sys_enter_write", "syscalls:sys_enter_read");
+    let by = format!("{write},{read}/period=100/,cpu-clock");
+    let all = format!("{write},{read}");
+    let stacks =
+        run_stacks(&["--by", &by, "-e", &all], &[target_str(), "pingpong", "2000", "--cpu", "0"]);
+    let weight = |event: u32| -> u64 {
+        let of = stacks.profile.samples.iter().filter(|s| s.event == event);
+        of.map(|s| s.weight).sum()
+    };
+    // What is counted beside it is not kept from the counters: of everybody's events at the
+    // tracepoint, a program there could take the hit away.
+    let counted = |event| {
+        let profiles = stacks.run.records.profiles();
+        profiles.iter().map(|p| figure(p, event)).sum::<u64>()
+    };
+    let (lost, end) = (lost_samples(&stacks), stacks.run.records.end());
+    assert!(counted(write) >= 4000 && counted(read) >= 4000, "{end}");
+    // Counters begin with the exec's return where the hooks are kprobes, as arming does.
+    assert!(weight(0).abs_diff(counted(write)) <= lost + 2, "{} of {end}", weight(0));
+    // On each CPU some are left that do not fill a period.
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
+    let periods = 100 * (lost + cpus);
+    assert!(weight(1).abs_diff(counted(read)) <= periods, "{} of {end}", weight(1));
+    let hits = stacks.profile.samples.iter().filter(|s| s.event == 0);
+    let from_program = |s: &&prof_model::stacks::Sample| {
+        let mut frames = stacks.profile.frames_of(s.stack).map(|f| stacks.profile.frame(f));
+        frames.any(|f| stacks.profile.module(f).is_some_and(|m| m.path == target()))
+    };
+    assert!(hits.filter(from_program).count() >= 4000);
+    assert!(stacks.whole() * 100 >= stacks.samples() * 99, "{:?}", stacks.profile.wholeness());
+    // In processes that no rule names nothing is sampled.
+    let cmd = [target_str(), "pingpong", "200", "--cpu", "0"];
+    let stacks = run_stacks(&["--by", write, "-s", "comm=nobody"], &cmd);
+    assert_eq!(stacks.samples(), 0);
+}
+
+/// Samples that were not taken because another program was at work, each told.
+fn lost_samples(stacks: &Stacks) -> u64 {
+    let lost = stacks.profile.lost.iter().find(|(why, _)| why == "sample-nested");
+    lost.map_or(0, |(_, n)| *n)
+}
+
+#[test]
 fn a_rule_may_ask_for_fewer_samples() {
     let Some(_turn) = live("freq= in a rule") else { return };
     if !taken("freq= in a rule") {
@@ -636,7 +684,10 @@ fn what_samples_cannot_go_by_is_told_before_the_command_runs() {
     let dir = tempfile::tempdir().expect("a folder");
     let ran = dir.path().join("ran");
     for (options, why) in [
-        (&["--by", "sched:sched_wakeup", "-c", "1"][..], "cannot go by a tracepoint"),
+        (&["--by", "sched:sched_wakeup", "-F", "99"][..], "by their hits"),
+        (&["--by", "sched:sched_wakeup:u"], "hit in the kernel"),
+        (&["--by", "sched:sched_wakeup/filter='pid == 1'/"], "has no filter"),
+        (&["--by", "sched:sched_wakeup/period=0/"], "takes no sample"),
         (&["-c", "100"], "in nanoseconds"),
         (&["-e", "page-faults", "-c", "1"], "--by page-faults"),
         (&["--by", "page-faults,cpu-clock/period=9999/"], "in nanoseconds"),
