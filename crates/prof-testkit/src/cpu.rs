@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use crate::args::Args;
 use crate::error::Result;
-use crate::report::Facts;
+use crate::report::{Facts, middle_mean};
 use crate::sys;
 
 /// Spins, mostly in user space, until `clock` has reached `target` nanoseconds; returns where it
@@ -54,16 +54,24 @@ pub fn count_down(mut args: Args) -> Result<()> {
     facts.print()
 }
 
-/// `deep FRAMES N`
+/// `deep FRAMES N [--slices K]`
 pub fn deep(mut args: Args) -> Result<()> {
+    let slices = args.option_number("--slices")?.unwrap_or(1).max(1);
     let frames = args.number("FRAMES")?;
     let rounds = args.number("N")?;
     args.finish()?;
     let start = sys::clock_ns(libc::CLOCK_MONOTONIC)?;
-    go_down(frames, rounds);
-    let end = sys::clock_ns(libc::CLOCK_MONOTONIC)?;
+    let mut took = Vec::new();
+    let mut end = start;
+    for _ in 0..slices {
+        let begin = end;
+        go_down(frames, rounds / slices);
+        end = sys::clock_ns(libc::CLOCK_MONOTONIC)?;
+        took.push(end.saturating_sub(begin));
+    }
     let mut facts = Facts::with_pid();
     facts.add("elapsed_ns", end.saturating_sub(start));
+    facts.add("middle_ns", middle_mean(took));
     facts.add_rusage()?;
     facts.print()
 }

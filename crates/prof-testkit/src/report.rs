@@ -9,6 +9,14 @@ use libc::c_int;
 use crate::error::{Error, Result};
 use crate::sys;
 
+/// Mean of the middle half of some times, whatever disturbed the slowest; 0 of none.
+pub fn middle_mean(mut times: Vec<u64>) -> u64 {
+    times.sort_unstable();
+    let quarter = times.len() / 4;
+    let middle = &times[quarter..times.len() - quarter];
+    middle.iter().sum::<u64>() / (middle.len() as u64).max(1)
+}
+
 /// Facts collected for one write to standard output.
 #[derive(Default)]
 pub struct Facts {

@@ -6,7 +6,7 @@ use libc::c_int;
 
 use crate::args::Args;
 use crate::error::{Error, Result};
-use crate::report::Facts;
+use crate::report::{Facts, middle_mean};
 use crate::sys::{self, Program};
 
 /// `storm N [--jobs J] [--vfork]`
@@ -38,9 +38,12 @@ pub fn storm(mut args: Args) -> Result<()> {
 
     let mut counts = Vec::new();
     reader.read_to_end(&mut counts).map_err(|e| Error::io("pipe", &e))?;
-    let execs: u64 = counts.as_chunks().0.iter().map(|count| u64::from_ne_bytes(*count)).sum();
+    let words: Vec<_> = counts.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect();
+    let told = words.as_chunks().0;
+    let execs: u64 = told.iter().map(|[done, _]| done).sum();
     let mut facts = Facts::with_pid();
     facts.add("elapsed_ns", end.saturating_sub(start));
+    facts.add("middle_ns", middle_mean(told.iter().map(|[_, middle]| *middle).collect()));
     facts.add("execs", execs);
     facts.add("jobs", jobs);
     facts.print()?;
@@ -92,20 +95,25 @@ pub fn herd(mut args: Args) -> Result<()> {
     if failed == 0 { Ok(()) } else { Err(Error::new(format!("{failed} of {total} failed"))) }
 }
 
-/// A worker process: runs its share and sends how many succeeded.
+/// A worker process: runs its share and sends how many succeeded, and how long one takes.
 fn work(program: &Program, share: u64, vfork: bool, writer: &mut PipeWriter) -> c_int {
     let mut done: u64 = 0;
+    let mut took = Vec::new();
     let outcome = (0..share).try_for_each(|_| {
+        let begin = sys::clock_ns(libc::CLOCK_MONOTONIC)?;
         let child = if vfork { program.vfork() } else { program.fork() }?;
         match sys::wait_for(child)? {
             0 => {
                 done += 1;
+                took.push(sys::clock_ns(libc::CLOCK_MONOTONIC)?.saturating_sub(begin));
                 Ok(())
             }
             status => Err(Error::new(format!("a process ended with wait status {status}"))),
         }
     });
-    let sent = writer.write_all(&done.to_ne_bytes()).map_err(|e| Error::io("pipe", &e));
+    // In one go, or workers' words would be mixed.
+    let told = [done.to_ne_bytes(), middle_mean(took).to_ne_bytes()].concat();
+    let sent = writer.write_all(&told).map_err(|e| Error::io("pipe", &e));
     match outcome.and(sent) {
         Ok(()) => 0,
         Err(error) => {

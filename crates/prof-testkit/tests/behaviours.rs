@@ -106,6 +106,11 @@ fn starts_children() {
     }
     let storm = facts(&["storm", "7", "--jobs", "2", "--vfork"]);
     assert_eq!(storm["execs"], "7");
+    let one = number(&storm, "middle_ns");
+    assert!(one > 0 && one < number(&storm, "elapsed_ns"), "{storm:?}");
+    let deep = facts(&["deep", "3", "1000000", "--slices", "8"]);
+    let (slice, all) = (number(&deep, "middle_ns"), number(&deep, "elapsed_ns"));
+    assert!(slice > 0 && slice <= all / 4, "{deep:?}");
 }
 
 #[test]

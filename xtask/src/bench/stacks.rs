@@ -27,9 +27,10 @@ use super::stats::Pairs;
 use super::stats::Spread;
 use super::watch;
 
-/// Rounds of the loop: some 0.6 s.
-const ROUNDS: u32 = 1_000_000_000;
+/// Rounds of the loop: some 1.2 s, in slices of 20 ms.
+const ROUNDS: u32 = 2_000_000_000;
 const QUICK_ROUNDS: u32 = 50_000_000;
+const SLICES: u32 = 60;
 const FRAMES: u32 = 30;
 const PROCESSES: u32 = 600;
 const QUICK_PROCESSES: u32 = 100;
@@ -50,7 +51,10 @@ impl Work {
         let rounds = bench.amount(ROUNDS, QUICK_ROUNDS).to_string();
         let processes = bench.amount(PROCESSES, QUICK_PROCESSES).to_string();
         match self {
-            Self::Cpu => vec!["deep".into(), FRAMES.to_string(), rounds],
+            Self::Cpu => {
+                let slices = SLICES.to_string();
+                vec!["deep".into(), FRAMES.to_string(), rounds, "--slices".into(), slices]
+            }
             Self::Forks => vec!["storm".into(), processes, "--jobs".into(), "1".into()],
         }
     }
@@ -62,10 +66,11 @@ impl Work {
         }
     }
 
-    /// Its own time, behind what samples it.
+    /// Its own time for a slice, or a process, behind what samples it: the mean of the middle
+    /// half of them, as what else disturbs does it now and then, and samples all the time.
     fn time(self, bench: &Bench, before: Option<Command>) -> Result<f64> {
         let facts = prof::facts(&mut bench.programs.target(before, &self.args(bench)))?;
-        Ok(prof::seconds(prof::fact(&facts, "elapsed_ns")?))
+        Ok(prof::seconds(prof::fact(&facts, "middle_ns")?))
     }
 }
 
@@ -254,9 +259,10 @@ pub fn measure(bench: &Bench) -> Result<Section> {
         id: 'f',
         title: "Sampling stacks",
         method: format!(
-            "Computing: `prof-target deep {FRAMES} {rounds}`. Short processes: `prof-target storm \
-             {processes} --jobs 1`. The time is the program's own. {} pairs each, after {WARM_UP} \
-             to warm up. Time in the kernel half: by the kernel's statistics, at 4,999 Hz, all calls \
+            "Computing: `prof-target deep {FRAMES} {rounds} --slices {SLICES}`. Short processes: `prof-target storm \
+             {processes} --jobs 1`. The time is the program's own, for a slice of {SLICES} or for a \
+             process: the mean of the middle half of them. {} pairs each, after {WARM_UP} to warm \
+             up. Time in the kernel half: by the kernel's statistics, at 4,999 Hz, all calls \
              of the program by the samples taken; `prof-target deep N` has some eight frames more.",
             bench.runs,
         ),
