@@ -24,25 +24,46 @@ fn jobs() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Runs the storm, behind what is to measure it, and returns the seconds it took
-/// by its own account: what comes before and after is part (b).
-fn storm(bench: &Bench, before: Option<Command>) -> Result<f64> {
+/// Seconds by the storm's own account: what comes before and after is part (b).
+struct Took {
+    whole: f64,
+    /// One process: the mean of the middle half, as what else disturbs does it now and then.
+    process: f64,
+}
+
+/// Runs the storm, behind what is to measure it.
+fn storm(bench: &Bench, before: Option<Command>) -> Result<Took> {
     let processes = bench.amount(PROCESSES, QUICK_PROCESSES).to_string();
     let args = ["storm", &processes, "--jobs", &jobs().to_string(), "--vfork"].map(str::to_owned);
     let facts = prof::facts(&mut bench.programs.target(before, &args))?;
-    Ok(prof::seconds(prof::fact(&facts, "elapsed_ns")?))
+    let seconds = |fact| anyhow::Ok(prof::seconds(prof::fact(&facts, fact)?));
+    Ok(Took { whole: seconds("elapsed_ns")?, process: seconds("middle_ns")? })
 }
 
 /// Measures it.
 pub fn measure(bench: &Bench) -> Result<Section> {
     let mut table = Table::of_pairs("bare");
+    let mut one = Table::of_pairs("a process, bare");
     let mut data = Map::new();
     let mut skipped = Vec::new();
-    let mut compare = |name: &str, other: &mut dyn FnMut() -> Result<f64>| -> Result<()> {
+    let mut compare = |name: &str, other: &mut dyn FnMut() -> Result<Took>| -> Result<()> {
         eprintln!("bench a: {name}");
-        let pairs = Pairs::take(WARM_UP, bench.runs, &mut || storm(bench, None), other)?;
+        let (mut bare, mut beside) = (Vec::new(), Vec::new());
+        let noted = |took: Took, all: &mut Vec<f64>| {
+            all.push(took.process);
+            took.whole
+        };
+        let pairs = Pairs::take(
+            WARM_UP,
+            bench.runs,
+            &mut || Ok(noted(storm(bench, None)?, &mut bare)),
+            &mut || Ok(noted(other()?, &mut beside)),
+        )?;
+        let processes = Pairs { samples: bare.into_iter().zip(beside).skip(WARM_UP).collect() };
         table.push_pairs(name, &pairs);
+        one.push_pairs(name, &processes);
         data.insert(name.to_owned(), pairs.to_json());
+        data.insert(format!("{name}: a process"), processes.to_json());
         Ok(())
     };
 
@@ -61,9 +82,9 @@ pub fn measure(bench: &Bench) -> Result<Section> {
         );
         compare(&name, &mut || {
             let watch = Watch::start(bench, &rules)?;
-            let elapsed = storm(bench, None)?;
+            let took = storm(bench, None)?;
             watch.stop()?;
-            Ok(elapsed)
+            Ok(took)
         })?;
     }
     for (name, subcommand, all) in
@@ -86,12 +107,13 @@ pub fn measure(bench: &Bench) -> Result<Section> {
         title: "Slow-down of a storm of short processes",
         method: format!(
             "`prof-target storm {processes} --jobs {} --vfork`: {processes} processes that exit \
-             at once. The time is the storm's own, without start and end of what measures it. \
-             {} pairs each, after {WARM_UP} to warm up. \"bare, again\" is the noise.",
+             at once. The time is the storm's own, without start and end of what measures it; \
+             that of a process, from its start to the wait for it, is the mean of the middle half \
+             of them. {} pairs each, after {WARM_UP} to warm up. \"bare, again\" is the noise.",
             jobs(),
             bench.runs,
         ),
-        tables: vec![table],
+        tables: vec![table, one],
         skipped,
         data: json!({ "processes": processes, "jobs": jobs(), "pairs": Value::Object(data) }),
     })
