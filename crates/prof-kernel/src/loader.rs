@@ -51,8 +51,8 @@ pub struct Object {
     bytes: &'static [u8],
 }
 
-/// For kernels of today, and for those before 6.4: which of them this is is found out
-/// by loading.
+/// For kernels of today, and for those before 6.4; and for those up to 6.7 whose verifier
+/// loses itself in the loops of a program. Which of them this is is found out by loading.
 pub static LIFECYCLE: [Object; 2] =
     [object!("lifecycle.bpf.o"), object!("lifecycle_before_6_4.bpf.o")];
 
@@ -207,7 +207,7 @@ pub fn load(spec: &Spec<'_>) -> Result<Loaded> {
     {
         return Ok(loaded);
     }
-    let mut first_error = None;
+    let mut errors = Vec::new();
     for object in spec.objects {
         match load_object(object, spec, key.clone().unwrap_or_default()) {
             Ok((loaded, prepared)) => {
@@ -217,19 +217,18 @@ pub fn load(spec: &Spec<'_>) -> Result<Loaded> {
                 }
                 return Ok(loaded);
             }
-            // What the one for today says is told, unless the kernel is too old for
-            // it to say anything of use.
-            Err(e) => first_error = Some(e),
-        }
-        if has_casts_and_iterators() {
-            break;
+            Err(e) if e.is::<NotPermitted>() => return Err(e),
+            Err(e) => errors.push(e),
         }
     }
-    Err(first_error.unwrap_or_else(|| anyhow!("there is no object to load")))
+    // What the one for today says is told, unless the kernel is too old for it to say
+    // anything of use.
+    let told = if has_casts_and_iterators() { 0 } else { errors.len().saturating_sub(1) };
+    let error = errors.into_iter().nth(told);
+    Err(error.unwrap_or_else(|| anyhow!("there is no object to load")))
 }
 
-/// Whether the kernel is one of today: then the other object would not do better, and
-/// the error is of the first.
+/// Whether the kernel is one of today.
 fn has_casts_and_iterators() -> bool {
     // Of the kernel's functions the loader knows by the usual place only. The other object
     // calls none.
@@ -362,6 +361,8 @@ fn is_needed(map: &str, spec: &Spec<'_>) -> bool {
     const OFF_CPU: &str = "off_";
     /// What only those use that read Python's frames.
     const PYTHON: &str = "python";
+    /// What only those use that sample at tracepoints.
+    const TRACEPOINT: &str = "tracepoint";
     /// What only the programs that take stacks use.
     const STACKS: [&str; 12] = [
         "samples",
@@ -377,7 +378,7 @@ fn is_needed(map: &str, spec: &Spec<'_>) -> bool {
         "interpreters",
         "tails",
     ];
-    for part in [REGIONS, OFF_CPU, PYTHON] {
+    for part in [REGIONS, OFF_CPU, PYTHON, TRACEPOINT] {
         if map.starts_with(part) {
             return spec.programs.iter().any(|p| p.contains(part));
         }
