@@ -24,6 +24,11 @@ pub fn cpu_came(cpu: u32) -> Option<u64> {
     meta.ok().map(|m| m.ino())
 }
 
+/// Whether it is online, and has been ever since [`cpu_came`] said this.
+pub(crate) fn cpu_is_still_there(cpu: u32, came: Option<u64>) -> bool {
+    cpu_came(cpu) == came && online_cpus().is_ok_and(|online| online.contains(&cpu))
+}
+
 /// CPUs that are online and were not set apart from interruptions: neither isolated
 /// nor without a tick.
 pub fn interruptible_cpus() -> Vec<u32> {

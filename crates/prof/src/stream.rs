@@ -57,7 +57,7 @@ const TICK: Duration = Duration::from_millis(50);
 const CHECK: Duration = Duration::from_secs(1);
 /// How often to look whether CPUs have come: what a process does on them before is not
 /// counted.
-const CPUS_COME: Duration = Duration::from_millis(250);
+pub(crate) const CPUS_COME: Duration = Duration::from_millis(250);
 
 /// Times that live processes are read until a reading is of one moment.
 const READINGS: usize = 3;
