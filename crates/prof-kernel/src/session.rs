@@ -114,6 +114,42 @@ pub struct LiveThread {
     pub on_cpu: bool,
 }
 
+/// What has become of an attach.
+#[derive(Debug, Clone, Default)]
+pub struct Attach {
+    /// Profiled from now on.
+    pub attached: Vec<u32>,
+    /// Not profiled, and why.
+    pub missed: Vec<(u32, Missed)>,
+}
+
+/// Why a process is not attached to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missed {
+    /// All its threads have exited, or are about to.
+    Gone,
+    /// It is there, and the kernel does not show it to BPF programs that go through all
+    /// tasks.
+    Hidden,
+}
+
+impl Missed {
+    /// What to say of this process.
+    pub fn of(self, pid: u32) -> String {
+        match self {
+            Self::Gone if host::is_zombie(pid) => {
+                format!("{pid} has exited, and waits for its parent to take notice (a zombie)")
+            }
+            Self::Gone => format!("{pid} exited before prof was attached"),
+            Self::Hidden => format!(
+                "{pid} runs, but this kernel leaves it out when BPF programs go through all \
+                 tasks, so that its figures as of now cannot be read: only what it starts can be \
+                 profiled (prof watch -s tree={pid})"
+            ),
+        }
+    }
+}
+
 /// What a session is to do.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -606,8 +642,9 @@ impl Session {
     }
 
     /// Switches profiling on for processes that already run, each with the rules
-    /// that name it. Returns those that were found alive and are now profiled.
-    pub fn attach_to(&mut self, pids: &[(u32, u64)], follow: u64) -> Result<Vec<u32>> {
+    /// that name it. Returns those that were found alive and are now profiled, and those
+    /// that were not.
+    pub fn attach_to(&mut self, pids: &[(u32, u64)], follow: u64) -> Result<Attach> {
         let mut asked = Vec::new();
         for (pid, rules) in pids {
             let map = self.loaded.map("procs")?;
@@ -638,24 +675,31 @@ impl Session {
         // long.
         self.refresh(&host::interruptible_cpus())?;
         let map = self.loaded.map("procs")?;
-        let mut attached = Vec::new();
+        let mut attach = Attach::default();
         for pid in asked {
-            let Some(p) = sys::map_lookup::<u32, AbiProc>(map, &pid)? else { continue };
-            if p.id.start_ns == 0 || p.state & abi::state::ATTACHING != 0 || p.live <= 0 {
-                // Not there, or gone before the attach was done.
-                sys::map_delete(map, &pid)?;
-            } else {
-                attached.push(pid);
+            match sys::map_lookup::<u32, AbiProc>(map, &pid)? {
+                Some(p) if p.id.start_ns == 0 || p.state & abi::state::ATTACHING != 0 => {
+                    sys::map_delete(map, &pid)?;
+                    // Its end would have been seen by now, or else it is in /proc.
+                    let hidden = host::process_of(pid) == Some(pid);
+                    attach.missed.push((pid, if hidden { Missed::Hidden } else { Missed::Gone }));
+                }
+                Some(p) if p.live <= 0 => {
+                    sys::map_delete(map, &pid)?;
+                    attach.missed.push((pid, Missed::Gone));
+                }
+                Some(_) => attach.attached.push(pid),
+                None => attach.missed.push((pid, Missed::Gone)),
             }
         }
-        Ok(attached)
+        Ok(attach)
     }
 
     fn seed_tree(&self, tables: &Tables) -> Result<()> {
         let map = self.loaded.map("procs")?;
         for (pid, m) in &tables.tree_roots {
             if !host::exists(*pid) {
-                bail!("tree={pid}: no process has this id");
+                bail!("tree={pid}: the process has exited meanwhile");
             }
             let root = AbiProc {
                 kids_tree_eq: m.eq,

@@ -33,7 +33,9 @@ use prof_model::record::Record;
 use prof_model::record::Window;
 use prof_model::record::WindowEnd;
 use prof_model::record::WindowStart;
+use prof_model::rules::Key;
 use prof_model::rules::Rule;
+use prof_model::rules::RuleError;
 use prof_model::rules::RuleSet;
 use rustix::time::ClockId;
 
@@ -59,6 +61,7 @@ use crate::stream::Stream;
 pub fn main(args: &RunArgs) -> Result<ExitCode> {
     // Everything that can be wrong is found out before the command begins.
     let set = rules::from_options(&args.which)?;
+    check_within(&set)?;
     let selected = select::from_options(&args.shared, &set)?;
     let to = output::Default::Stderr;
     let stacks = Stacks::from_options(&args.shared, &selected, to);
@@ -225,6 +228,25 @@ fn without_kernel_half(e: &anyhow::Error) -> String {
         "{needs} CAP_BPF and CAP_PERFMON: `sudo setcap cap_bpf,cap_perfmon+ep {}`, or run as root",
         path.display()
     )
+}
+
+/// Rules are read as they were given before they are narrowed to the command, so that what
+/// is wrong with one is shown in its own words.
+fn check_within(set: &RuleSet) -> Result<()> {
+    for rule in set {
+        if let Some(term) = rule.terms.iter().find(|t| t.key == Key::Tree && !t.negated) {
+            let message = "prof run profiles within the tree of its command: leave tree= out, or \
+                           use prof watch";
+            return Err(RuleError {
+                origin: rule.origin.clone(),
+                text: rule.text.clone(),
+                span: term.span,
+                message: message.to_owned(),
+            }
+            .into());
+        }
+    }
+    rules::compiled(set).map(drop)
 }
 
 /// The command and what it starts; with rules of the user's, those within it.

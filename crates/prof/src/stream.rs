@@ -21,6 +21,7 @@ use prof_kernel::collect::Collector;
 use prof_kernel::host;
 use prof_kernel::prepared;
 use prof_kernel::regions::RegionSum;
+use prof_kernel::session::Attach;
 use prof_kernel::session::Heard;
 use prof_kernel::session::LiveThread;
 use prof_kernel::session::Plan;
@@ -255,23 +256,25 @@ impl Stream {
 
     /// Switches on the processes that already run, and tells which. While the session
     /// is paused they wait until it is resumed.
-    pub fn attach(&mut self, pids: &[(u32, u64)], follow: u64) -> Result<Vec<u32>> {
+    pub fn attach(&mut self, pids: &[(u32, u64)], follow: u64) -> Result<Attach> {
         if self.paused {
             self.later = Some(Later::These(pids.to_vec(), follow));
-            return Ok(pids.iter().map(|(pid, _)| *pid).collect());
+            let attached = pids.iter().map(|(pid, _)| *pid).collect();
+            return Ok(Attach { attached, ..Attach::default() });
         }
-        let attached = self.session.attach_to(pids, follow)?;
+        let attach = self.session.attach_to(pids, follow)?;
+        let attached = &attach.attached;
         let mut live = self.session.live()?;
         for l in &mut live {
             let task = &mut l.task;
             task.rules = pids.iter().find(|(p, _)| *p == task.id.pid).map_or(0, |(_, r)| *r);
         }
-        self.attached += self.collector.attached(&live, &attached, &mut self.records);
+        self.attached += self.collector.attached(&live, attached, &mut self.records);
         self.emit();
-        for pid in &attached {
+        for pid in attached {
             self.session.look_into(*pid);
         }
-        Ok(attached)
+        Ok(attach)
     }
 
     /// The same for all that a rule names.
@@ -430,7 +433,12 @@ impl Stream {
             self.session.look_into(*pid);
         }
         match self.later.take() {
-            Some(Later::These(pids, follow)) => self.attach(&pids, follow).map(drop),
+            Some(Later::These(pids, follow)) => {
+                for (pid, missed) in self.attach(&pids, follow)?.missed {
+                    say!("prof: warning: {}", missed.of(pid));
+                }
+                Ok(())
+            }
             Some(Later::Matching(follow)) => self.attach_matching(follow),
             None => Ok(()),
         }

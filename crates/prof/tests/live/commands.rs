@@ -111,6 +111,25 @@ fn a_wrong_rule_is_shown_with_a_caret() {
     assert!(text.contains(":3") && text.contains('^'), "{text}");
 }
 
+/// What only the host knows of is shown as what is wrong with the text.
+#[test]
+fn a_rule_about_nobody_is_shown_with_a_caret() {
+    let refused = |verb: &str, options: &[&str]| {
+        let output = command(verb).args(options).output().expect("prof");
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        text
+    };
+    // No process has a larger id than this.
+    let text = refused("watch", &["-s", "comm=x tree=4194305"]);
+    assert!(text.contains("comm=x tree=4194305\n              ^^^^^^^\n"), "{text}");
+    let text = refused("run", &["-s", "tree=1 comm=x", "--", "true"]);
+    assert!(text.contains("within the tree of its command"), "{text}");
+    assert!(text.contains("  tree=1 comm=x\n  ^^^^^^\n"), "{text}");
+    let text = refused("run", &["-s", "uid=no-such-user", "--", "true"]);
+    assert!(text.contains("  uid=no-such-user\n      ^^^^"), "{text}");
+}
+
 #[test]
 fn a_command_that_is_not_there() {
     let output = command("run").args(["--", "no-such-command-here"]).output().expect("prof");
