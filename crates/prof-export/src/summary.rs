@@ -138,7 +138,7 @@ impl Summary {
             Some(e) => {
                 let clean = e.unaccounted() == 0 && e.lost_profiles() == 0;
                 line(if clean { layout::GOOD } else { layout::LOUD }, &human::reconcile(e));
-                if let Some(kernel) = e.execs_kernel {
+                if let Some(kernel) = e.execs_kernel.get() {
                     let (seen, kernel) = (human::count(e.execs_seen), human::count(kernel));
                     line(
                         layout::PLAIN,

@@ -17,6 +17,7 @@ use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::anyhow;
 use anyhow::bail;
+use prof_model::figures::Value;
 use prof_model::record::Attached;
 use prof_model::rules::Tables;
 use rustix::time::ClockId;
@@ -213,7 +214,8 @@ pub struct Session {
     links: Vec<OwnedFd>,
     _clocks: Vec<(u32, OwnedFd)>,
     counters: Counters,
-    exec_counts: Vec<OwnedFd>,
+    /// Or why there are none.
+    exec_counts: Result<Vec<OwnedFd>, &'static str>,
     starts_paused: bool,
     /// `None`: nobody wants regions.
     known: Option<Known>,
@@ -309,7 +311,7 @@ impl Session {
             links: Vec::new(),
             _clocks: clocks,
             counters,
-            exec_counts: Vec::new(),
+            exec_counts: Err(NO_EXEC_COUNTS),
             starts_paused: plan.start_paused,
             known: plan.regions.then(Known::default),
             regions: None,
@@ -418,17 +420,24 @@ impl Session {
                 .collect()
         };
         match open() {
-            Ok(fds) => self.exec_counts = fds,
-            Err(e) => self.limits.push(format!("no count of execs by the kernel itself: {e:#}")),
+            Ok(fds) => self.exec_counts = Ok(fds),
+            Err(e) => {
+                self.exec_counts =
+                    Err("its counter could not be opened: the header's limits say why");
+                self.limits.push(format!("no count of execs by the kernel itself: {e:#}"));
+            }
         }
     }
 
     /// The kernel's own count of execs since the session began.
-    pub fn kernel_execs(&self) -> Option<u64> {
-        if self.exec_counts.is_empty() {
-            return None;
-        }
-        self.exec_counts.iter().map(|fd| sys::perf_read(fd.as_fd()).ok().map(|v| v[0])).sum()
+    pub fn kernel_execs(&self) -> Value {
+        let counts = match &self.exec_counts {
+            Ok(counts) => counts,
+            Err(why) => return Value::Absent(why),
+        };
+        let sum: io::Result<u64> =
+            counts.iter().map(|fd| sys::perf_read(fd.as_fd()).map(|v| v[0])).sum();
+        sum.map_or(Value::Absent("its counter could not be read"), Value::Is)
     }
 
     /// Which way the hooks are attached.
@@ -750,6 +759,10 @@ impl Session {
         )
     }
 }
+
+/// Why a command's execs are not counted a second time.
+const NO_EXEC_COUNTS: &str =
+    "counted by prof watch only: to close the counter takes longer than many commands run";
 
 /// Functions that perform an exec, the best first; which of them is a symbol
 /// depends on what the compiler inlined.

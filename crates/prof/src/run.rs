@@ -21,6 +21,7 @@ use prof_kernel::spawn;
 use prof_kernel::spawn::Ended;
 use prof_kernel::spawn::Running;
 use prof_kernel::spawn::Waiting;
+use prof_model::figures::Value;
 use prof_model::record::Attached;
 use prof_model::record::End;
 use prof_model::record::Exit;
@@ -220,14 +221,7 @@ fn without_kernel_half(e: &anyhow::Error) -> String {
         let why = first_line(e);
         return format!("{needs} the kernel half of prof (`prof doctor` tells more): {why}");
     }
-    if !mine.initial_user_ns {
-        return format!("{needs} capabilities of the host's user namespace: run prof on the host");
-    }
-    let path = std::env::current_exe().unwrap_or_else(|_| "prof".into());
-    format!(
-        "{needs} CAP_BPF and CAP_PERFMON: `sudo setcap cap_bpf,cap_perfmon+ep {}`, or run as root",
-        path.display()
-    )
+    format!("{needs} CAP_BPF and CAP_PERFMON: {}", mine.cure())
 }
 
 /// Rules are read as they were given before they are narrowed to the command, so that what
@@ -422,7 +416,7 @@ fn without_privileges(
         running: u64::from(ended.is_none()),
         lost: Vec::new(),
         execs_seen: 1,
-        execs_kernel: None,
+        execs_kernel: Value::Absent("the command was counted as a whole"),
         totals: figures,
         processes: 1,
         bpf_ns: None,

@@ -35,6 +35,10 @@ fn real_output_follows_the_schema() {
     for kind in kinds {
         assert!(all.iter().any(|r| r["record"] == kind), "no {kind} among them");
     }
+    for end in all.iter().filter(|r| r["record"] == "end") {
+        let execs = &end["execs"];
+        assert_eq!(execs["kernel"].is_null(), execs["absent"].is_string(), "{execs}");
+    }
     for r in &all {
         if let Err(e) = validator.validate(r) {
             panic!("{e}\n{r}");
@@ -135,6 +139,26 @@ fn a_command_that_is_not_there() {
     let output = command("run").args(["--", "no-such-command-here"]).output().expect("prof");
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("no-such-command-here: command not found"));
+}
+
+#[test]
+fn a_script_whose_interpreter_is_not_there() {
+    let Some(_turn) = live("a bad interpreter") else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    let script = dir.path().join("script");
+    for (line, named) in [
+        ("#!/opt/no such -x\n", "/script: bad interpreter: /opt/no: No such file"),
+        ("#!/bin/sh\r\n", "/script: bad interpreter: /bin/sh (its line ends as on Windows"),
+        ("#!/etc/passwd\n", "/script: bad interpreter: /etc/passwd: Permission denied"),
+    ] {
+        fs::write(&script, line).expect("a script");
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&script, executable).expect("chmod");
+        let output = command("run").arg("--").arg(&script).output().expect("prof");
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(named), "{text}");
+    }
 }
 
 #[test]
