@@ -41,6 +41,8 @@ use rustix::event::PollFlags;
 use rustix::time::ClockId;
 
 use crate::cli::Shared;
+use crate::control::Evlist;
+use crate::evlist::Events;
 use crate::output::Outputs;
 use crate::requests::Next;
 use crate::requests::Requests;
@@ -184,8 +186,7 @@ pub struct Stream {
     paused: bool,
     /// Whom to attach to when the session is resumed.
     later: Option<Later>,
-    /// Of the events.
-    names: Vec<String>,
+    events: Events,
     stacks: Option<stacks::Running>,
 }
 
@@ -221,12 +222,10 @@ impl Stream {
         let stacks = stacks.map(|s| s.begin(&session, of)).transpose()?;
         let header =
             header(selected, &rules.names, session.attached(), session.limits().to_vec(), command);
-        let kept = selected.events.iter().map(|e| e.info().name.to_owned());
-        let counted = selected.table.shown().map(|(_, c)| c.name.clone());
         let mut stream = Self {
             paused: session.starts_paused(),
             later: None,
-            names: kept.chain(counted).collect(),
+            events: Events::of(selected),
             stacks,
             session,
             collector: Collector::new(selected.events, host::keeps()),
@@ -459,9 +458,9 @@ impl Stream {
         self.outputs.flush();
     }
 
-    /// Names of the events of this stream.
-    pub fn event_names(&self) -> impl Iterator<Item = &str> {
-        self.names.iter().map(String::as_str)
+    /// The events of this stream, a line each.
+    pub fn event_list(&self, how: Evlist) -> Vec<String> {
+        self.events.list(how)
     }
 
     /// From now on the totals are told at intervals, and so once more at the end.
