@@ -12,6 +12,7 @@ use std::io;
 use std::io::Write;
 
 use prof_model::counters::Item;
+use prof_model::counters::SortKey;
 use prof_model::counters::Table;
 use prof_model::figures::EventSet;
 use prof_model::figures::Value;
@@ -39,7 +40,7 @@ pub enum Mode {
     /// Who started whom.
     Tree,
     /// Most of an item first.
-    Sort(Item),
+    Sort(SortKey),
     /// A row for each executable.
     GroupByExe,
 }

@@ -125,7 +125,7 @@ impl Stacks {
         }
         let how = How {
             root: Root::default(),
-            top: if shared.top == 0 { usize::MAX } else { shared.top },
+            top: shared.rows(),
             color: shared.color,
             default,
             symfs: None,
