@@ -149,7 +149,7 @@ fn a_script_whose_interpreter_is_not_there() {
     for (line, named) in [
         ("#!/opt/no such -x\n", "/script: bad interpreter: /opt/no: No such file"),
         ("#!/bin/sh\r\n", "/script: bad interpreter: /bin/sh (its line ends as on Windows"),
-        ("#!/etc/passwd\n", "/script: bad interpreter: /etc/passwd: Permission denied"),
+        ("#!/proc/self/status\n", "/script: bad interpreter: /proc/self/status: Permission denied"),
     ] {
         fs::write(&script, line).expect("a script");
         let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
