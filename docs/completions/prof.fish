@@ -59,8 +59,8 @@ complete -c prof -n "__fish_prof_using_subcommand run" -l max-processes -d 'Most
 complete -c prof -n "__fish_prof_using_subcommand run" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
 always\t'Always'
 never\t'Never'"
-complete -c prof -n "__fish_prof_using_subcommand run" -l top -d 'Rows of a summary; 0 for all' -r
-complete -c prof -n "__fish_prof_using_subcommand run" -l sort -d 'Sort the processes of a summary by an event instead of showing the tree' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -l top -d 'Rows of a summary, and of the heaviest functions; 0 for all [default: 30]' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -l sort -d 'Sort the processes of a summary by an event or a metric instead of showing the tree' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -s s -l scope -d 'Only processes that this names: comm=, exe=, uid=, gid=, pid=, tree=, cgroup=, mntns=, pidns=, container, not-container, follow; `!=`; a `*` at either end of a name; commas mean or, several options mean and' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l rule -d 'One more rule, `[NAME:] EXPR…`; each event tells which rules matched' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l rules -d 'Rules from a file, one a line, `#` for comments' -r -F
@@ -105,8 +105,8 @@ complete -c prof -n "__fish_prof_using_subcommand watch" -l max-processes -d 'Mo
 complete -c prof -n "__fish_prof_using_subcommand watch" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
 always\t'Always'
 never\t'Never'"
-complete -c prof -n "__fish_prof_using_subcommand watch" -l top -d 'Rows of a summary; 0 for all' -r
-complete -c prof -n "__fish_prof_using_subcommand watch" -l sort -d 'Sort the processes of a summary by an event instead of showing the tree' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -l top -d 'Rows of a summary, and of the heaviest functions; 0 for all [default: 30]' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -l sort -d 'Sort the processes of a summary by an event or a metric instead of showing the tree' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -s s -l scope -d 'Only processes that this names: comm=, exe=, uid=, gid=, pid=, tree=, cgroup=, mntns=, pidns=, container, not-container, follow; `!=`; a `*` at either end of a name; commas mean or, several options mean and' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l rule -d 'One more rule, `[NAME:] EXPR…`; each event tells which rules matched' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l rules -d 'Rules from a file, one a line, `#` for comments' -r -F
@@ -147,8 +147,8 @@ complete -c prof -n "__fish_prof_using_subcommand attach" -l max-processes -d 'M
 complete -c prof -n "__fish_prof_using_subcommand attach" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
 always\t'Always'
 never\t'Never'"
-complete -c prof -n "__fish_prof_using_subcommand attach" -l top -d 'Rows of a summary; 0 for all' -r
-complete -c prof -n "__fish_prof_using_subcommand attach" -l sort -d 'Sort the processes of a summary by an event instead of showing the tree' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -l top -d 'Rows of a summary, and of the heaviest functions; 0 for all [default: 30]' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -l sort -d 'Sort the processes of a summary by an event or a metric instead of showing the tree' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l keep-going -d 'Leave out events that this machine does not have instead of stopping'
 complete -c prof -n "__fish_prof_using_subcommand attach" -s g -l stacks -d 'Sample stacks: where the time went, in the functions of the programs and of the kernel. Implied by an output of stacks (text, folded, flamegraph, pprof, firefox, speedscope, perfdata), and by the options that follow'
 complete -c prof -n "__fish_prof_using_subcommand attach" -l user -d 'Only the programs\' part of the stacks'
@@ -186,8 +186,8 @@ complete -c prof -n "__fish_prof_using_subcommand record" -l max-processes -d 'M
 complete -c prof -n "__fish_prof_using_subcommand record" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
 always\t'Always'
 never\t'Never'"
-complete -c prof -n "__fish_prof_using_subcommand record" -l top -d 'Rows of a summary; 0 for all' -r
-complete -c prof -n "__fish_prof_using_subcommand record" -l sort -d 'Sort the processes of a summary by an event instead of showing the tree' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -l top -d 'Rows of a summary, and of the heaviest functions; 0 for all [default: 30]' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -l sort -d 'Sort the processes of a summary by an event or a metric instead of showing the tree' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -s s -l scope -d 'Only processes that this names: comm=, exe=, uid=, gid=, pid=, tree=, cgroup=, mntns=, pidns=, container, not-container, follow; `!=`; a `*` at either end of a name; commas mean or, several options mean and' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l rule -d 'One more rule, `[NAME:] EXPR…`; each event tells which rules matched' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l rules -d 'Rules from a file, one a line, `#` for comments' -r -F

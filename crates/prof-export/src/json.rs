@@ -628,6 +628,18 @@ struct EndOut<'a> {
 struct ExecsOut {
     seen: u64,
     kernel: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    absent: Option<&'static str>,
+}
+
+impl ExecsOut {
+    fn new(seen: u64, kernel: &Value) -> Self {
+        let absent = match kernel {
+            Value::Is(_) => None,
+            Value::Absent(why) => Some(*why),
+        };
+        Self { seen, kernel: kernel.get(), absent }
+    }
 }
 
 /// An object from reason to count. A key must not come twice in it.
@@ -651,7 +663,7 @@ impl<'a> EndOut<'a> {
             lost: &e.lost,
             lost_profiles: e.lost_profiles(),
             unaccounted: e.unaccounted(),
-            execs: ExecsOut { seen: e.execs_seen, kernel: e.execs_kernel },
+            execs: ExecsOut::new(e.execs_seen, &e.execs_kernel),
             processes: e.processes,
             totals: FiguresOut { figures: &e.totals, events, counters },
             metrics: MetricsOut::of_all(&e.totals, counters, e.duration_ns),

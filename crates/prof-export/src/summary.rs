@@ -12,6 +12,7 @@ use std::io;
 use std::io::Write;
 
 use prof_model::counters::Item;
+use prof_model::counters::SortKey;
 use prof_model::counters::Table;
 use prof_model::figures::EventSet;
 use prof_model::figures::Value;
@@ -39,7 +40,7 @@ pub enum Mode {
     /// Who started whom.
     Tree,
     /// Most of an item first.
-    Sort(Item),
+    Sort(SortKey),
     /// A row for each executable.
     GroupByExe,
 }
@@ -138,7 +139,7 @@ impl Summary {
             Some(e) => {
                 let clean = e.unaccounted() == 0 && e.lost_profiles() == 0;
                 line(if clean { layout::GOOD } else { layout::LOUD }, &human::reconcile(e));
-                if let Some(kernel) = e.execs_kernel {
+                if let Some(kernel) = e.execs_kernel.get() {
                     let (seen, kernel) = (human::count(e.execs_seen), human::count(kernel));
                     line(
                         layout::PLAIN,

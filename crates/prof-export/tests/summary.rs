@@ -11,6 +11,7 @@ use prof_export::summary::Mode;
 use prof_model::counters::Count;
 use prof_model::counters::Counter;
 use prof_model::counters::Item;
+use prof_model::counters::SortKey;
 use prof_model::counters::Table;
 use prof_model::figures::Event;
 use prof_model::figures::EventSet;
@@ -41,10 +42,18 @@ fn a_build_as_a_tree() {
 #[test]
 fn a_build_by_an_event_and_by_executable() {
     let records = common::stream(common::build(60), Vec::new());
-    let sorted =
-        |e| Options { width: 120, top: 6, mode: Mode::Sort(Item::Figure(e)), ..Options::default() };
+    let sorted = |e| Options {
+        width: 120,
+        top: 6,
+        mode: Mode::Sort(SortKey::Item(Item::Figure(e))),
+        ..Options::default()
+    };
     common::snapshot("sort-faults", &summary(&sorted(Event::PageFaults), &records));
     common::snapshot("sort-peak-rss", &summary(&sorted(Event::PeakRss), &records));
+    let ipc = Options { mode: Mode::Sort(SortKey::Metric(0)), ..sorted(Event::TaskClock) };
+    let text = summary(&ipc, &records);
+    // Nothing is computed of it: then as they started.
+    assert!(text.lines().nth(2).is_some_and(|l| l.contains("make")), "{text}");
     let group = Options { width: 100, top: 4, mode: Mode::GroupByExe, ..Options::default() };
     common::snapshot("group", &summary(&group, &records));
 }
@@ -140,7 +149,9 @@ fn nothing_profiled_and_a_stream_that_broke_off() {
 
 #[test]
 fn what_a_target_says_does_no_harm() {
-    for mode in [Mode::Tree, Mode::Sort(Item::Figure(Event::TaskClock)), Mode::GroupByExe] {
+    for mode in
+        [Mode::Tree, Mode::Sort(SortKey::Item(Item::Figure(Event::TaskClock))), Mode::GroupByExe]
+    {
         let options = Options { width: 200, mode, ..Options::default() };
         let text = summary(&options, &common::stream(vec![common::hostile()], Vec::new()));
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");

@@ -211,17 +211,13 @@ impl Counters {
             refresh(cpu)?;
             match self.open_on(cpu).and_then(|()| self.install_on(to, cpu)) {
                 Ok(()) => self.on.push((cpu, came)),
-                Err(e) if is_still_there(cpu, came) => return Err(e),
+                Err(e) if host::cpu_is_still_there(cpu, came) => return Err(e),
                 // It went again: the next look finds out.
                 Err(_) => {}
             }
         }
         Ok(())
     }
-}
-
-fn is_still_there(cpu: u32, came: Option<u64>) -> bool {
-    host::cpu_came(cpu) == came && host::online_cpus().is_ok_and(|online| online.contains(&cpu))
 }
 
 /// An error if there is no room for so many: before any is opened, and before the kernel

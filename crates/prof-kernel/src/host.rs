@@ -24,6 +24,11 @@ pub fn cpu_came(cpu: u32) -> Option<u64> {
     meta.ok().map(|m| m.ino())
 }
 
+/// Whether it is online, and has been ever since [`cpu_came`] said this.
+pub(crate) fn cpu_is_still_there(cpu: u32, came: Option<u64>) -> bool {
+    cpu_came(cpu) == came && online_cpus().is_ok_and(|online| online.contains(&cpu))
+}
+
 /// CPUs that are online and were not set apart from interruptions: neither isolated
 /// nor without a tick.
 pub fn interruptible_cpus() -> Vec<u32> {
@@ -156,6 +161,25 @@ pub fn parse_stat(stat: &str) -> Option<(u32, u64)> {
     let ppid = fields.nth(1)?.parse().ok()?;
     let start = fields.nth(17)?.parse().ok()?;
     Some((ppid, start))
+}
+
+/// The process of this thread: the same id, if it is the thread's that leads it. `None` if
+/// no thread has the id.
+pub fn process_of(tid: u32) -> Option<u32> {
+    let status = fs::read(format!("/proc/{tid}/status")).ok()?;
+    // The name, in the first line, may hold anything but an end of line.
+    String::from_utf8_lossy(&status)
+        .lines()
+        .find_map(|l| l.strip_prefix("Tgid:")?.trim().parse().ok())
+}
+
+/// Whether its last thread has exited, and only its parent has not taken notice.
+pub fn is_zombie(pid: u32) -> bool {
+    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let behind_name = stat.iter().rposition(|b| *b == b')').map_or(&[][..], |at| &stat[at + 1..]);
+    // The leader alone may have gone: then others are there.
+    matches!(behind_name.trim_ascii_start().first(), Some(b'Z' | b'X'))
+        && fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count) <= 1
 }
 
 /// Whether a process has this id.

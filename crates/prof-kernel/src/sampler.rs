@@ -173,8 +173,8 @@ pub struct Sampler {
     cpus: usize,
     samplers: u32,
     sampled: Vec<Sampling>,
-    /// By CPU.
-    events: BTreeMap<u32, Vec<OwnedFd>>,
+    /// By CPU, with since when that was there ([`host::cpu_came`]).
+    events: BTreeMap<u32, (Option<u64>, Vec<OwnedFd>)>,
     /// Of all CPUs.
     tracepoints: Vec<OwnedFd>,
     no_kernel: bool,
@@ -313,12 +313,19 @@ impl Sampler {
 
     /// CPUs may have come or gone: to be called now and then.
     pub fn follow_cpus(&mut self) -> Result<()> {
-        let online = host::online_cpus()?;
-        // One that comes back has forgotten its events.
-        self.events.retain(|cpu, _| online.contains(cpu));
-        for cpu in online {
+        // Before they are opened: a CPU that goes and comes meanwhile has come since.
+        let now: Vec<_> =
+            host::online_cpus()?.into_iter().map(|cpu| (cpu, host::cpu_came(cpu))).collect();
+        // One that comes back has forgotten its events, be it between two looks.
+        self.events.retain(|cpu, (came, _)| now.contains(&(*cpu, *came)));
+        for (cpu, came) in now {
             if let Entry::Vacant(entry) = self.events.entry(cpu) {
-                entry.insert(open(&self.sampled, cpu, self.loaded.prog("sample")?)?);
+                match open(&self.sampled, cpu, self.loaded.prog("sample")?) {
+                    Ok(events) => drop(entry.insert((came, events))),
+                    Err(e) if host::cpu_is_still_there(cpu, came) => return Err(e),
+                    // It went again: the next look finds out.
+                    Err(_) => {}
+                }
             }
         }
         Ok(())

@@ -17,6 +17,7 @@ use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::anyhow;
 use anyhow::bail;
+use prof_model::figures::Value;
 use prof_model::record::Attached;
 use prof_model::rules::Tables;
 use rustix::time::ClockId;
@@ -114,6 +115,42 @@ pub struct LiveThread {
     pub on_cpu: bool,
 }
 
+/// What has become of an attach.
+#[derive(Debug, Clone, Default)]
+pub struct Attach {
+    /// Profiled from now on.
+    pub attached: Vec<u32>,
+    /// Not profiled, and why.
+    pub missed: Vec<(u32, Missed)>,
+}
+
+/// Why a process is not attached to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missed {
+    /// All its threads have exited, or are about to.
+    Gone,
+    /// It is there, and the kernel does not show it to BPF programs that go through all
+    /// tasks.
+    Hidden,
+}
+
+impl Missed {
+    /// What to say of this process.
+    pub fn of(self, pid: u32) -> String {
+        match self {
+            Self::Gone if host::is_zombie(pid) => {
+                format!("{pid} has exited, and waits for its parent to take notice (a zombie)")
+            }
+            Self::Gone => format!("{pid} exited before prof was attached"),
+            Self::Hidden => format!(
+                "{pid} runs, but this kernel leaves it out when BPF programs go through all \
+                 tasks, so that its figures as of now cannot be read: only what it starts can be \
+                 profiled (prof watch -s tree={pid})"
+            ),
+        }
+    }
+}
+
 /// What a session is to do.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -177,7 +214,8 @@ pub struct Session {
     links: Vec<OwnedFd>,
     _clocks: Vec<(u32, OwnedFd)>,
     counters: Counters,
-    exec_counts: Vec<OwnedFd>,
+    /// Or why there are none.
+    exec_counts: Result<Vec<OwnedFd>, &'static str>,
     starts_paused: bool,
     /// `None`: nobody wants regions.
     known: Option<Known>,
@@ -273,7 +311,7 @@ impl Session {
             links: Vec::new(),
             _clocks: clocks,
             counters,
-            exec_counts: Vec::new(),
+            exec_counts: Err(NO_EXEC_COUNTS),
             starts_paused: plan.start_paused,
             known: plan.regions.then(Known::default),
             regions: None,
@@ -382,17 +420,24 @@ impl Session {
                 .collect()
         };
         match open() {
-            Ok(fds) => self.exec_counts = fds,
-            Err(e) => self.limits.push(format!("no count of execs by the kernel itself: {e:#}")),
+            Ok(fds) => self.exec_counts = Ok(fds),
+            Err(e) => {
+                self.exec_counts =
+                    Err("its counter could not be opened: the header's limits say why");
+                self.limits.push(format!("no count of execs by the kernel itself: {e:#}"));
+            }
         }
     }
 
     /// The kernel's own count of execs since the session began.
-    pub fn kernel_execs(&self) -> Option<u64> {
-        if self.exec_counts.is_empty() {
-            return None;
-        }
-        self.exec_counts.iter().map(|fd| sys::perf_read(fd.as_fd()).ok().map(|v| v[0])).sum()
+    pub fn kernel_execs(&self) -> Value {
+        let counts = match &self.exec_counts {
+            Ok(counts) => counts,
+            Err(why) => return Value::Absent(why),
+        };
+        let sum: io::Result<u64> =
+            counts.iter().map(|fd| sys::perf_read(fd.as_fd()).map(|v| v[0])).sum();
+        sum.map_or(Value::Absent("its counter could not be read"), Value::Is)
     }
 
     /// Which way the hooks are attached.
@@ -606,8 +651,9 @@ impl Session {
     }
 
     /// Switches profiling on for processes that already run, each with the rules
-    /// that name it. Returns those that were found alive and are now profiled.
-    pub fn attach_to(&mut self, pids: &[(u32, u64)], follow: u64) -> Result<Vec<u32>> {
+    /// that name it. Returns those that were found alive and are now profiled, and those
+    /// that were not.
+    pub fn attach_to(&mut self, pids: &[(u32, u64)], follow: u64) -> Result<Attach> {
         let mut asked = Vec::new();
         for (pid, rules) in pids {
             let map = self.loaded.map("procs")?;
@@ -638,24 +684,31 @@ impl Session {
         // long.
         self.refresh(&host::interruptible_cpus())?;
         let map = self.loaded.map("procs")?;
-        let mut attached = Vec::new();
+        let mut attach = Attach::default();
         for pid in asked {
-            let Some(p) = sys::map_lookup::<u32, AbiProc>(map, &pid)? else { continue };
-            if p.id.start_ns == 0 || p.state & abi::state::ATTACHING != 0 || p.live <= 0 {
-                // Not there, or gone before the attach was done.
-                sys::map_delete(map, &pid)?;
-            } else {
-                attached.push(pid);
+            match sys::map_lookup::<u32, AbiProc>(map, &pid)? {
+                Some(p) if p.id.start_ns == 0 || p.state & abi::state::ATTACHING != 0 => {
+                    sys::map_delete(map, &pid)?;
+                    // Its end would have been seen by now, or else it is in /proc.
+                    let hidden = host::process_of(pid) == Some(pid);
+                    attach.missed.push((pid, if hidden { Missed::Hidden } else { Missed::Gone }));
+                }
+                Some(p) if p.live <= 0 => {
+                    sys::map_delete(map, &pid)?;
+                    attach.missed.push((pid, Missed::Gone));
+                }
+                Some(_) => attach.attached.push(pid),
+                None => attach.missed.push((pid, Missed::Gone)),
             }
         }
-        Ok(attached)
+        Ok(attach)
     }
 
     fn seed_tree(&self, tables: &Tables) -> Result<()> {
         let map = self.loaded.map("procs")?;
         for (pid, m) in &tables.tree_roots {
             if !host::exists(*pid) {
-                bail!("tree={pid}: no process has this id");
+                bail!("tree={pid}: the process has exited meanwhile");
             }
             let root = AbiProc {
                 kids_tree_eq: m.eq,
@@ -706,6 +759,10 @@ impl Session {
         )
     }
 }
+
+/// Why a command's execs are not counted a second time.
+const NO_EXEC_COUNTS: &str =
+    "counted by prof watch only: to close the counter takes longer than many commands run";
 
 /// Functions that perform an exec, the best first; which of them is a symbol
 /// depends on what the compiler inlined.

@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::io;
+use std::io::Read as _;
 use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::BorrowedFd;
@@ -17,6 +18,10 @@ use std::ptr;
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::bail;
+use object::LittleEndian;
+use object::read::elf::FileHeader as _;
+use object::read::elf::ProgramHeader as _;
+use prof_model::text;
 use rustix::process::Pid;
 use rustix::process::WaitIdOptions;
 
@@ -181,10 +186,49 @@ impl Waiting {
         let n = rustix::io::retry_on_intr(|| rustix::io::read(&self.error, &mut errno))?;
         if n == errno.len() {
             let error = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
-            bail!("{}: {error}", self.path.display());
+            match interpreter_of(&self.path).filter(|_| is_of_interpreter(&error)) {
+                Some(by) => bail!("{}: bad interpreter: {by}: {error}", self.path.display()),
+                None => bail!("{}: {error}", self.path.display()),
+            }
         }
         Ok(Running { pid: self.pid, pidfd: self.pidfd })
     }
+}
+
+/// Errors of an exec that need not be about the program, which was found to be one before.
+fn is_of_interpreter(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EACCES | libc::ENOTDIR | libc::ELOOP))
+}
+
+/// What the kernel starts to run this program: what a script's first line names, or a
+/// program's loader.
+fn interpreter_of(path: &Path) -> Option<String> {
+    let mut head = Vec::new();
+    let program = std::fs::File::open(path).ok()?;
+    program.take(INTERPRETER_WITHIN).read_to_end(&mut head).ok()?;
+    let Some(line) = head.strip_prefix(b"#!") else {
+        return loader_of(&head);
+    };
+    let line = line.split(|b| *b == b'\n').next()?;
+    let (line, cure) = match line.strip_suffix(b"\r") {
+        // The kernel takes it for a part of the name.
+        Some(line) => (line, " (its line ends as on Windows: `dos2unix` or `sed -i 's/\\r$//'`)"),
+        None => (line, ""),
+    };
+    let name = line.trim_ascii_start().split(|b| b" \t".contains(b)).next()?;
+    Some(format!("{}{cure}", text::for_terminal(name)))
+}
+
+/// How far into a program the name of its loader is looked for.
+const INTERPRETER_WITHIN: u64 = 64 << 10;
+
+/// `PT_INTERP` of an ELF file that begins like this.
+fn loader_of(head: &[u8]) -> Option<String> {
+    let elf = object::elf::FileHeader64::<LittleEndian>::parse(head).ok()?;
+    let endian = LittleEndian;
+    let segments = elf.program_headers(endian, head).ok()?;
+    let name = segments.iter().find_map(|s| s.interpreter(endian, head).ok().flatten())?;
+    Some(text::for_terminal(name))
 }
 
 /// A command that runs.
@@ -263,5 +307,25 @@ mod tests {
         assert!(e.contains("not executable"), "{e}");
         let e = find_program(OsStr::new("/etc")).unwrap_err().to_string();
         assert!(e.contains("directory"), "{e}");
+    }
+
+    #[test]
+    fn what_a_program_is_run_by_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let by = |bytes: &[u8]| {
+            let file = dir.path().join("x");
+            std::fs::write(&file, bytes).unwrap();
+            interpreter_of(&file)
+        };
+        assert_eq!(by(b"#! /opt/py -u\nprint()\n").as_deref(), Some("/opt/py"));
+        assert_eq!(by(b"#!/opt/\x1bpy").as_deref(), Some("/opt/\\x1bpy"));
+        let dos = by(b"#!/bin/sh\r\nexit\r\n").unwrap();
+        assert!(dos.starts_with("/bin/sh (") && dos.contains("dos2unix"), "{dos}");
+        assert_eq!(by(b"echo\n"), None);
+        assert_eq!(by(b"\x7fELF"), None);
+        assert_eq!(interpreter_of(&dir.path().join("none")), None);
+        if let Some(by) = interpreter_of(Path::new("/proc/self/exe")) {
+            assert!(by.contains("/ld"), "{by}");
+        }
     }
 }

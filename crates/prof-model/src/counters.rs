@@ -109,6 +109,15 @@ impl From<Event> for Item {
     }
 }
 
+/// What processes are sorted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SortKey {
+    /// A figure or a count.
+    Item(Item),
+    /// A metric, by its place in the table.
+    Metric(usize),
+}
+
 impl Item {
     /// Whether values of several processes may be added.
     pub fn additive(self) -> bool {

@@ -532,8 +532,8 @@ pub struct End {
     pub lost: Vec<(LossReason, u64)>,
     /// Successful execs that the hook saw.
     pub execs_seen: u64,
-    /// The kernel's own count of the same, if it could be had.
-    pub execs_kernel: Option<u64>,
+    /// The kernel's own count of the same, or why there is none.
+    pub execs_kernel: Value,
     /// Sum of the figures of all processes.
     pub totals: Figures,
     /// Processes in `totals`.
@@ -555,7 +555,10 @@ impl End {
         self.running += o.running;
         self.lost.extend(&o.lost);
         self.execs_seen += o.execs_seen;
-        self.execs_kernel = self.execs_kernel.zip(o.execs_kernel).map(|(a, b)| a + b);
+        self.execs_kernel = match (&self.execs_kernel, &o.execs_kernel) {
+            (Value::Is(a), Value::Is(b)) => Value::Is(a + b),
+            (Value::Absent(why), _) | (_, Value::Absent(why)) => Value::Absent(why),
+        };
         self.processes += o.processes;
     }
 

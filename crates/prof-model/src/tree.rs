@@ -329,6 +329,20 @@ impl Tree {
         all
     }
 
+    /// The `n` processes of which `value` says most, most first; those of which it says
+    /// nothing come last, equals in the order in which they started.
+    pub fn top_by(&self, n: usize, value: impl Fn(&Figures) -> Option<f64>) -> Vec<usize> {
+        let values: Vec<_> =
+            self.nodes.iter().map(|n| value(&n.figures).unwrap_or(f64::NEG_INFINITY)).collect();
+        let started = |i: &usize| (self.nodes[*i].start_ns, self.nodes[*i].pid);
+        let mut all: Vec<usize> = (0..self.nodes.len()).collect();
+        all.sort_unstable_by(|a, b| {
+            values[*b].total_cmp(&values[*a]).then_with(|| started(a).cmp(&started(b)))
+        });
+        all.truncate(n);
+        all
+    }
+
     /// Processes by executable (that of the last image), most of `item` first,
     /// equals by name.
     pub fn groups(&self, item: impl Into<Item>) -> Vec<Group> {
@@ -662,6 +676,13 @@ mod tests {
         let t = tree(&[without, failed, other, profile(6, 1, 60, 65)]);
         let top =
             |n| t.top(Event::TaskClock, n).iter().map(|i| t.nodes()[*i].pid).collect::<Vec<_>>();
+        let by = |n| {
+            let value = |f: &Figures| f.get(Event::TaskClock).get().map(|v| v as f64);
+            t.top_by(n, value).iter().map(|i| t.nodes()[*i].pid).collect::<Vec<_>>()
+        };
+        for n in 0..=t.len() {
+            assert_eq!(by(n), top(n), "{n}");
+        }
         assert_eq!(top(9), [3, 4, 6, 5]);
         assert_eq!(top(2), [3, 4]);
         assert_eq!(top(0), [0; 0]);

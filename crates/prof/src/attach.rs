@@ -17,6 +17,7 @@ use crate::output::Outputs;
 use crate::requests::Next;
 use crate::requests::Requests;
 use crate::rules;
+use crate::say::say;
 use crate::select;
 use crate::signals::Stop;
 use crate::stacks::Stacks;
@@ -31,8 +32,15 @@ pub fn main(args: &AttachArgs) -> Result<ExitCode> {
             "process ids in a pid namespace of its own mean others to the kernel: attach from the host"
         );
     }
-    if let Some(gone) = args.pids.iter().find(|p| !host::exists(**p)) {
-        bail!("no process has the id {gone}");
+    for pid in &args.pids {
+        match host::process_of(*pid) {
+            Some(process) if process == *pid => {}
+            Some(process) => bail!(
+                "{pid} is a thread of process {process}, and processes are attached to: prof attach \
+                 --per-thread {process} has the figures of each thread"
+            ),
+            None => bail!("no process has the id {pid}"),
+        }
     }
     let mut set = RuleSet::default();
     let follow = if args.follow { " follow" } else { "" };
@@ -47,11 +55,13 @@ pub fn main(args: &AttachArgs) -> Result<ExitCode> {
     let session = Session::open(&stream::plan(&args.shared, &selected, &rules, false, true, None))?;
     let mut stream = Stream::begin(session, outputs, &selected, &rules, None, stacks)?;
     let wanted: Vec<_> = args.pids.iter().map(|p| (*p, rules.tables.rules)).collect();
-    let attached = stream.attach(&wanted, rules.tables.follow)?;
-    if attached.is_empty() {
+    let attach = stream.attach(&wanted, rules.tables.follow)?;
+    let missed = attach.missed.iter().map(|(pid, missed)| missed.of(*pid));
+    if attach.attached.is_empty() {
         stream.finish()?;
-        bail!("{} exited before prof was attached", list.join(", "));
+        bail!("{}", missed.collect::<Vec<_>>().join("; "));
     }
+    missed.for_each(|what| say!("prof: warning: {what}"));
     requests.begin(&mut stream)?;
     let deadline = args.shared.duration.map(|d| Instant::now() + d);
     // While it is paused, or they have switched themselves off, nothing is profiled, but

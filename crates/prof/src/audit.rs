@@ -38,6 +38,7 @@ use prof_model::audit::Target;
 use prof_model::counters::Table;
 use prof_model::figures::EventSet;
 use prof_model::figures::Figures;
+use prof_model::figures::Value;
 use prof_model::record::Attached;
 use prof_model::record::End;
 use prof_model::record::Header;
@@ -383,7 +384,7 @@ impl Stream {
             running: self.derive.running(),
             lost: self.lost()?,
             execs_seen: 0,
-            execs_kernel: None,
+            execs_kernel: Value::Absent("an audit counts no execs"),
             totals: Figures::absent("an audit measures no process"),
             processes: 0,
             bpf_ns: None,

@@ -13,7 +13,9 @@ use clap::Parser;
 use clap::Subcommand;
 use clap::ValueEnum;
 use prof_export::AnyOutputSpec;
+use prof_export::Format;
 use prof_export::OutputSpec;
+use prof_export::stacks::StackFormat;
 use prof_export::stacks::StackOutputSpec;
 use prof_kernel::audit::hooks::Way;
 use prof_kernel::host;
@@ -177,6 +179,9 @@ const STACKS: &str = "Stacks";
 /// Samples a second: no multiple of the system's ticks.
 const DEFAULT_HZ: u64 = 997;
 
+/// Rows of a summary, if nothing is said.
+const DEFAULT_ROWS: usize = 30;
+
 /// Most processes at once, if nothing is said, and as many as a kernel has.
 pub const MAX_PROCESSES: u32 = 16_384;
 const MOST_PROCESSES: i64 = 1 << 22;
@@ -315,11 +320,11 @@ pub struct Shared {
     #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     pub color: Color,
 
-    /// Rows of a summary; 0 for all
-    #[arg(long, value_name = "N", default_value_t = 30)]
-    pub top: usize,
+    /// Rows of a summary, and of the heaviest functions; 0 for all [default: 30]
+    #[arg(long, value_name = "N")]
+    pub top: Option<usize>,
 
-    /// Sort the processes of a summary by an event instead of showing the tree
+    /// Sort the processes of a summary by an event or a metric instead of showing the tree
     #[arg(long, value_name = "EVENT")]
     pub sort: Option<String>,
 
@@ -374,6 +379,40 @@ impl Shared {
             off_cpu: self.off_cpu_plan(),
             ..plan
         }
+    }
+
+    /// Most rows of what has rows.
+    pub fn rows(&self) -> usize {
+        match self.top {
+            Some(0) => usize::MAX,
+            Some(n) => n,
+            None => DEFAULT_ROWS,
+        }
+    }
+
+    /// What is wrong with options of a view that is not among the outputs; `default` is the
+    /// output if none is asked for.
+    fn without_view(&self, default: Format) -> Option<String> {
+        let option = match (self.by_exe, &self.sort, self.top) {
+            (true, ..) => "--by-exe",
+            (_, Some(_), _) => "--sort",
+            (.., Some(_)) => "--top",
+            _ => return None,
+        };
+        let is_summary = |o: &AnyOutputSpec| {
+            matches!(o, AnyOutputSpec::Records(OutputSpec { format: Format::Summary, .. }))
+        };
+        let is_text = |o: &AnyOutputSpec| matches!(o, AnyOutputSpec::Stacks(s) if s.format == StackFormat::Text);
+        let no_output_of = |of_stacks: bool| {
+            self.output.iter().all(|o| matches!(o, AnyOutputSpec::Records(_)) == of_stacks)
+        };
+        let summary = self.output.is_empty() && default == Format::Summary
+            || self.output.iter().any(is_summary);
+        let text = self.output.iter().any(is_text) || self.asks_for_stacks() && no_output_of(true);
+        if summary || option == "--top" && text {
+            return None;
+        }
+        Some(format!("{option} is for a summary, and no output is one: add -o summary"))
     }
 
     /// Whether it begins switched off.
@@ -743,6 +782,20 @@ impl Cli {
             let what = "stacks are of one run: leave out --repeat or the options of stacks";
             command().error(clap::error::ErrorKind::ArgumentConflict, what).exit();
         }
+        let default = match &self.command {
+            Command::Run(_) => Format::Summary,
+            _ => Format::Table,
+        };
+        let repeats = matches!(&self.command, Command::Run(args) if args.repeat.is_some());
+        let of_rows = shared.by_exe || shared.sort.is_some() || shared.top.is_some();
+        if repeats && of_rows {
+            let what = "--repeat shows how the totals spread, and no processes: leave out \
+                        --by-exe, --sort and --top";
+            command().error(clap::error::ErrorKind::ArgumentConflict, what).exit();
+        }
+        if let Some(what) = shared.without_view(default) {
+            command().error(clap::error::ErrorKind::ArgumentConflict, what).exit();
+        }
         let of_samples = !shared.by.is_empty() || shared.freq.is_some() || shared.count.is_some();
         if shared.off_cpu == Some(OffCpuMode::Only) && of_samples {
             let what = "--off-cpu=only takes no samples: leave out --by, --freq and --count";
@@ -813,6 +866,30 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn options_of_a_view_need_the_view() {
+        let wrong = |args: &str, default| {
+            let words = ["prof", "run"].into_iter().chain(args.split(' ')).chain(["--", "true"]);
+            let mut cli = Cli::try_parse_from(words).unwrap();
+            cli.shared().unwrap().without_view(default)
+        };
+        for fine in ["--by-exe", "--top 3 -g", "-o json --by-exe -o summary:x", "-o json"] {
+            assert_eq!(wrong(fine, Format::Summary), None, "{fine}");
+        }
+        for fine in ["--top 3 -g", "--top 3 -o text", "--sort peak-rss -o summary"] {
+            assert_eq!(wrong(fine, Format::Table), None, "{fine}");
+        }
+        for (args, option) in
+            [("-o json --top 3 --by-exe", "--by-exe"), ("--top 3 -o raw", "--top")]
+        {
+            let what = wrong(args, Format::Summary).unwrap();
+            assert!(what.starts_with(option) && what.ends_with("-o summary"), "{what}");
+        }
+        for args in ["--top 3", "--sort peak-rss -g", "--by-exe -o folded"] {
+            assert!(wrong(args, Format::Table).is_some(), "{args}");
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! `--control`: commands from outside while a session runs, in perf's protocol.
 //!
 //! A command is a line: `enable`, `disable`, `ping`, `snapshot`, `evlist`, `stop`. What
-//! was done is answered with the line `ack`. FIFOs are opened as perf opens them, for
+//! was done is answered with the line `ack`, what cannot be with `unsupported`, so that
+//! nobody waits in vain or takes it for done. FIFOs are opened as perf opens them, for
 //! both directions and without blocking, so neither side has to wait for the other.
 
 use std::fmt;
@@ -27,6 +28,7 @@ use crate::say::say;
 
 /// What is answered.
 const ACK: &[u8] = b"ack\n";
+const UNSUPPORTED: &[u8] = b"unsupported\n";
 /// A line longer than this is no command.
 const LINE_MAX: usize = 4096;
 
@@ -86,10 +88,23 @@ pub enum Command {
     Ping,
     /// Tell the figures so far.
     Snapshot,
-    /// List the events.
-    Evlist,
+    /// List the events, and with it what is said of each.
+    Evlist(Evlist),
     /// End the session.
     Stop,
+}
+
+/// How events are listed, as by `perf evlist`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Evlist {
+    /// Names.
+    Names,
+    /// `-v`: what was opened.
+    Verbose,
+    /// `-g`: groups in braces.
+    Groups,
+    /// `-F`: how often samples are taken.
+    Freq,
 }
 
 /// A line that is no command.
@@ -100,8 +115,8 @@ impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "control: '{}' is ignored; the commands are enable, disable, ping, snapshot, evlist, \
-             stop, for all events together",
+            "control: '{}' is not supported; the commands are enable and disable, for all events \
+             together, ping, snapshot, evlist [-v|-g|-F], and stop",
             self.0
         )
     }
@@ -116,8 +131,13 @@ impl Command {
             Some("disable") => Self::Disable,
             Some("ping") => Self::Ping,
             Some("snapshot") => Self::Snapshot,
-            // How much perf is to print of each: here it is the name.
-            Some("evlist") if words.all(|w| w.starts_with('-')) => return Ok(Self::Evlist),
+            Some("evlist") => Self::Evlist(match words.next() {
+                None => Evlist::Names,
+                Some("-v") => Evlist::Verbose,
+                Some("-g") => Evlist::Groups,
+                Some("-F") => Evlist::Freq,
+                Some(_) => return Err(unknown(line)),
+            }),
             Some("stop") => Self::Stop,
             _ => return Err(unknown(line)),
         };
@@ -211,11 +231,21 @@ impl Control {
         Ok(commands)
     }
 
-    /// Answers; an answer that nobody takes is given up.
+    /// Answers that it is done.
     pub fn acknowledge(&mut self) {
+        self.answer(ACK);
+    }
+
+    /// Answers that it cannot be done.
+    pub fn refuse(&mut self) {
+        self.answer(UNSUPPORTED);
+    }
+
+    /// An answer that nobody takes is given up.
+    fn answer(&mut self, answer: &[u8]) {
         let Some(ack) = &self.ack else { return };
         let done = match is_ready(ack.as_fd(), PollFlags::OUT) {
-            Ok(true) => rustix::io::write(ack, ACK).map(drop).map_err(io::Error::from),
+            Ok(true) => rustix::io::write(ack, answer).map(drop).map_err(io::Error::from),
             Ok(false) => Err(io::Error::new(io::ErrorKind::WouldBlock, "nobody reads")),
             Err(e) => Err(e.into()),
         };
@@ -284,8 +314,10 @@ mod tests {
         use Command::*;
         let text =
             b"enable\n disable \r\nping\n\n\0snapshot\0evlist -v\nstop\nenabled\nenable cycles\n";
-        let want =
-            [Enable, Disable, Ping, Snapshot, Evlist, Stop].map(Some).into_iter().chain([None; 2]);
+        let want = [Enable, Disable, Ping, Snapshot, Evlist(super::Evlist::Verbose), Stop]
+            .map(Some)
+            .into_iter()
+            .chain([None; 2]);
         let want: Vec<_> = want.collect();
         assert_eq!(all(&mut Lines::default(), text), want);
         for size in 1..text.len() {
@@ -293,6 +325,15 @@ mod tests {
             let pieces = text.chunks(size).flat_map(|c| all(&mut lines, c));
             assert_eq!(pieces.collect::<Vec<_>>(), want, "pieces of {size}");
         }
+    }
+
+    #[test]
+    fn events_are_listed_in_the_ways_of_perf() {
+        let how = |line: &str| Command::parse(line.as_bytes()).ok();
+        assert_eq!(how("evlist"), Some(Command::Evlist(Evlist::Names)));
+        assert_eq!(how("evlist -g"), Some(Command::Evlist(Evlist::Groups)));
+        assert_eq!(how("evlist -F"), Some(Command::Evlist(Evlist::Freq)));
+        assert_eq!(how("evlist -x").or(how("evlist cycles")).or(how("disable cycles")), None);
     }
 
     #[test]
@@ -308,7 +349,7 @@ mod tests {
     #[test]
     fn what_is_unknown_does_no_harm_to_a_terminal() {
         let e = Command::parse(b"\x1b[2Jx").unwrap_err().to_string();
-        assert!(!e.contains('\x1b') && e.contains("ignored"), "{e}");
+        assert!(!e.contains('\x1b') && e.contains("not supported"), "{e}");
         let e = Command::parse(&[b'x'; 4000]).unwrap_err().to_string();
         assert!(e.len() < 300);
     }
@@ -326,6 +367,8 @@ mod tests {
         let mut answer = [0; 16];
         assert_eq!(rustix::io::read(&answers, &mut answer).unwrap(), ACK.len());
         assert_eq!(&answer[..ACK.len()], ACK);
+        control.refuse();
+        assert_eq!(rustix::io::read(&answers, &mut answer).unwrap(), UNSUPPORTED.len());
         rustix::io::write(&theirs, b"p\n").unwrap();
         drop(theirs);
         // The last words are read, and then it is closed for good.

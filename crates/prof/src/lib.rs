@@ -10,6 +10,7 @@
 //! - [`vendor`]: events by the names that the CPU's vendor gives them
 //! - [`output`]: where they go
 //! - [`control`]: commands from outside
+//! - [`evlist`]: events, as commands from outside have them listed
 //! - [`requests`]: what is asked of a session while it runs
 //! - [`rules`]: rules from the command line, names resolved
 //! - [`signals`]: how a person stops it
@@ -20,6 +21,7 @@ pub mod cli;
 pub mod control;
 pub mod doctor;
 pub mod events;
+pub mod evlist;
 pub mod output;
 pub mod record;
 pub mod repeat;

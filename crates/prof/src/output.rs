@@ -20,7 +20,7 @@ use prof_export::OutputSpec;
 use prof_export::Sink;
 use prof_export::summary::Mode;
 use prof_kernel::clock;
-use prof_model::counters::Item;
+use prof_model::counters::SortKey;
 use prof_model::record::End;
 use prof_model::record::Header;
 use prof_model::record::Record;
@@ -158,7 +158,7 @@ impl Outputs {
     /// Opens what `-o` asks for, or `format` if it asks for nothing.
     pub fn open(
         shared: &Shared,
-        sort: Option<Item>,
+        sort: Option<SortKey>,
         format: Format,
         default: Default,
         stacks: Option<&Stacks>,
@@ -173,10 +173,10 @@ impl Outputs {
             shared.output.iter().filter_map(of_records).collect()
         };
         let options = Options {
-            top: if shared.top == 0 { usize::MAX } else { shared.top },
+            top: shared.rows(),
             mode: match (sort, shared.by_exe) {
                 (_, true) => Mode::GroupByExe,
-                (Some(item), _) => Mode::Sort(item),
+                (Some(key), _) => Mode::Sort(key),
                 _ => Mode::Tree,
             },
             ..Options::default()

@@ -82,6 +82,7 @@ impl Requests {
                     Ok(command) => command,
                     Err(unknown) => {
                         say!("prof: warning: {unknown}");
+                        control.refuse();
                         continue;
                     }
                 };
@@ -120,7 +121,7 @@ fn obey(command: Command, stream: &mut Stream) -> Result<()> {
         Command::Enable => stream.resume()?,
         Command::Disable => stream.pause()?,
         Command::Snapshot => stream.snapshot()?,
-        Command::Evlist => stream.event_names().for_each(|n| say!("{n}")),
+        Command::Evlist(how) => stream.event_list(how).iter().for_each(|n| say!("{n}")),
         Command::Ping | Command::Stop => {}
     }
     stream.flush();

@@ -52,6 +52,14 @@ pub fn compiled(set: &RuleSet) -> Result<Rules> {
 pub(crate) struct Host;
 
 impl Resolver for Host {
+    fn root(&self, pid: u32) -> Result<(), String> {
+        match host::process_of(pid) {
+            Some(process) if process == pid => Ok(()),
+            Some(process) => Err(format!("{pid} is a thread of process {process}: tree={process}")),
+            None => Err("no process has this id".into()),
+        }
+    }
+
     fn uid(&self, name: &str) -> Result<u32, String> {
         entry("passwd", name).ok_or_else(|| format!("no user is called '{name}'"))
     }

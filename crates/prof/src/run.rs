@@ -21,6 +21,7 @@ use prof_kernel::spawn;
 use prof_kernel::spawn::Ended;
 use prof_kernel::spawn::Running;
 use prof_kernel::spawn::Waiting;
+use prof_model::figures::Value;
 use prof_model::record::Attached;
 use prof_model::record::End;
 use prof_model::record::Exit;
@@ -33,7 +34,9 @@ use prof_model::record::Record;
 use prof_model::record::Window;
 use prof_model::record::WindowEnd;
 use prof_model::record::WindowStart;
+use prof_model::rules::Key;
 use prof_model::rules::Rule;
+use prof_model::rules::RuleError;
 use prof_model::rules::RuleSet;
 use rustix::time::ClockId;
 
@@ -59,6 +62,7 @@ use crate::stream::Stream;
 pub fn main(args: &RunArgs) -> Result<ExitCode> {
     // Everything that can be wrong is found out before the command begins.
     let set = rules::from_options(&args.which)?;
+    check_within(&set)?;
     let selected = select::from_options(&args.shared, &set)?;
     let to = output::Default::Stderr;
     let stacks = Stacks::from_options(&args.shared, &selected, to);
@@ -217,14 +221,26 @@ fn without_kernel_half(e: &anyhow::Error) -> String {
         let why = first_line(e);
         return format!("{needs} the kernel half of prof (`prof doctor` tells more): {why}");
     }
-    if !mine.initial_user_ns {
-        return format!("{needs} capabilities of the host's user namespace: run prof on the host");
+    format!("{needs} CAP_BPF and CAP_PERFMON: {}", mine.cure())
+}
+
+/// Rules are read as they were given before they are narrowed to the command, so that what
+/// is wrong with one is shown in its own words.
+fn check_within(set: &RuleSet) -> Result<()> {
+    for rule in set {
+        if let Some(term) = rule.terms.iter().find(|t| t.key == Key::Tree && !t.negated) {
+            let message = "prof run profiles within the tree of its command: leave tree= out, or \
+                           use prof watch";
+            return Err(RuleError {
+                origin: rule.origin.clone(),
+                text: rule.text.clone(),
+                span: term.span,
+                message: message.to_owned(),
+            }
+            .into());
+        }
     }
-    let path = std::env::current_exe().unwrap_or_else(|_| "prof".into());
-    format!(
-        "{needs} CAP_BPF and CAP_PERFMON: `sudo setcap cap_bpf,cap_perfmon+ep {}`, or run as root",
-        path.display()
-    )
+    rules::compiled(set).map(drop)
 }
 
 /// The command and what it starts; with rules of the user's, those within it.
@@ -400,7 +416,7 @@ fn without_privileges(
         running: u64::from(ended.is_none()),
         lost: Vec::new(),
         execs_seen: 1,
-        execs_kernel: None,
+        execs_kernel: Value::Absent("the command was counted as a whole"),
         totals: figures,
         processes: 1,
         bpf_ns: None,

@@ -25,6 +25,7 @@ use prof_kernel::sampler::StackPlan;
 use prof_model::counters::Counter;
 use prof_model::counters::Item;
 use prof_model::counters::Metric;
+use prof_model::counters::SortKey;
 use prof_model::counters::Table;
 use prof_model::figures::EventSet;
 use prof_model::rules::RuleSet;
@@ -51,7 +52,7 @@ pub struct Selected {
     /// What was left out, and why.
     pub left_out: Vec<String>,
     /// What `--sort` names.
-    pub sort: Option<Item>,
+    pub sort: Option<SortKey>,
     /// Stacks to be sampled.
     pub stacks: Option<StackPlan>,
 }
@@ -319,24 +320,24 @@ impl Selected {
         }
     }
 
-    /// The item of that name.
-    fn find(&self, name: &str) -> Result<Item> {
+    /// The item or metric of that name.
+    fn find(&self, name: &str) -> Result<SortKey> {
         let counters = self.table.counters.iter().position(|c| c.name == name);
         let figures = prof_model::figures::EVENTS.iter();
         let mut figures = figures.filter(|e| e.name == name || e.aliases.contains(&name));
         match (counters, figures.next()) {
-            (Some(i), _) => Ok(Item::Counter(i)),
-            (None, Some(info)) => Ok(Item::Figure(info.event)),
+            (Some(i), _) => Ok(SortKey::Item(Item::Counter(i))),
+            (None, Some(info)) => Ok(SortKey::Item(Item::Figure(info.event))),
             (None, None) => {
+                let metrics = &self.table.metrics;
+                if let Some(i) = metrics.iter().position(|m| m.name == name) {
+                    return Ok(SortKey::Metric(i));
+                }
                 let names = self.events.iter().map(|e| e.info().name);
                 let counters = self.table.counters.iter().map(|c| c.name.as_str());
-                let names: Vec<_> = names.chain(counters).collect();
-                let message = match self.table.metrics.iter().any(|m| m.name == name) {
-                    true => {
-                        format!("'{name}' is computed: processes are sorted by what is counted")
-                    }
-                    false => format!("'{name}' is not among the events"),
-                };
+                let metrics = metrics.iter().map(|m| m.name.as_str());
+                let names: Vec<_> = names.chain(counters).chain(metrics).collect();
+                let message = format!("'{name}' is not among the events");
                 let help = format!("the events are: {}", names.join(", "));
                 Err(EventError::unknown_name("--sort", name, message, names, help).into())
             }

@@ -20,7 +20,6 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::thread;
 use std::thread::JoinHandle;
-use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -70,15 +69,13 @@ use crate::output;
 use crate::select::Selected;
 use crate::stacks::show::How;
 use crate::stacks::show::StackOutput;
+use crate::stream;
 
 /// Samples are fetched at least this often.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// Programs named by rules that are made ready: each costs the start some time.
 const MAX_NAMED: usize = 16;
-
-/// CPUs that come are noticed within this time.
-const CPUS_COME: Duration = Duration::from_millis(500);
 
 /// Losses of the kernel half, by the names that the outputs have for them.
 const LOSSES: [(SampleCounter, &str); 3] = [
@@ -128,7 +125,7 @@ impl Stacks {
         }
         let how = How {
             root: Root::default(),
-            top: if shared.top == 0 { usize::MAX } else { shared.top },
+            top: shared.rows(),
             color: shared.color,
             default,
             symfs: None,
@@ -320,7 +317,7 @@ fn take(mut sampler: Sampler, mut gatherer: Gatherer, stop: &OwnedFd) -> Result<
         let _ = rustix::event::poll(&mut fds, Some(&TICK));
         stopped = fds.first().is_some_and(|stop| !stop.revents().is_empty());
         gatherer.pump(&mut sampler)?;
-        if looked.elapsed() >= CPUS_COME {
+        if looked.elapsed() >= stream::CPUS_COME {
             sampler.follow_cpus()?;
             looked = Instant::now();
         }

@@ -21,6 +21,7 @@ use prof_kernel::collect::Collector;
 use prof_kernel::host;
 use prof_kernel::prepared;
 use prof_kernel::regions::RegionSum;
+use prof_kernel::session::Attach;
 use prof_kernel::session::Heard;
 use prof_kernel::session::LiveThread;
 use prof_kernel::session::Plan;
@@ -40,6 +41,8 @@ use rustix::event::PollFlags;
 use rustix::time::ClockId;
 
 use crate::cli::Shared;
+use crate::control::Evlist;
+use crate::evlist::Events;
 use crate::output::Outputs;
 use crate::requests::Next;
 use crate::requests::Requests;
@@ -57,7 +60,7 @@ const TICK: Duration = Duration::from_millis(50);
 const CHECK: Duration = Duration::from_secs(1);
 /// How often to look whether CPUs have come: what a process does on them before is not
 /// counted.
-const CPUS_COME: Duration = Duration::from_millis(250);
+pub(crate) const CPUS_COME: Duration = Duration::from_millis(250);
 
 /// Times that live processes are read until a reading is of one moment.
 const READINGS: usize = 3;
@@ -183,8 +186,7 @@ pub struct Stream {
     paused: bool,
     /// Whom to attach to when the session is resumed.
     later: Option<Later>,
-    /// Of the events.
-    names: Vec<String>,
+    events: Events,
     stacks: Option<stacks::Running>,
 }
 
@@ -220,12 +222,10 @@ impl Stream {
         let stacks = stacks.map(|s| s.begin(&session, of)).transpose()?;
         let header =
             header(selected, &rules.names, session.attached(), session.limits().to_vec(), command);
-        let kept = selected.events.iter().map(|e| e.info().name.to_owned());
-        let counted = selected.table.shown().map(|(_, c)| c.name.clone());
         let mut stream = Self {
             paused: session.starts_paused(),
             later: None,
-            names: kept.chain(counted).collect(),
+            events: Events::of(selected),
             stacks,
             session,
             collector: Collector::new(selected.events, host::keeps()),
@@ -255,23 +255,25 @@ impl Stream {
 
     /// Switches on the processes that already run, and tells which. While the session
     /// is paused they wait until it is resumed.
-    pub fn attach(&mut self, pids: &[(u32, u64)], follow: u64) -> Result<Vec<u32>> {
+    pub fn attach(&mut self, pids: &[(u32, u64)], follow: u64) -> Result<Attach> {
         if self.paused {
             self.later = Some(Later::These(pids.to_vec(), follow));
-            return Ok(pids.iter().map(|(pid, _)| *pid).collect());
+            let attached = pids.iter().map(|(pid, _)| *pid).collect();
+            return Ok(Attach { attached, ..Attach::default() });
         }
-        let attached = self.session.attach_to(pids, follow)?;
+        let attach = self.session.attach_to(pids, follow)?;
+        let attached = &attach.attached;
         let mut live = self.session.live()?;
         for l in &mut live {
             let task = &mut l.task;
             task.rules = pids.iter().find(|(p, _)| *p == task.id.pid).map_or(0, |(_, r)| *r);
         }
-        self.attached += self.collector.attached(&live, &attached, &mut self.records);
+        self.attached += self.collector.attached(&live, attached, &mut self.records);
         self.emit();
-        for pid in &attached {
+        for pid in attached {
             self.session.look_into(*pid);
         }
-        Ok(attached)
+        Ok(attach)
     }
 
     /// The same for all that a rule names.
@@ -430,7 +432,12 @@ impl Stream {
             self.session.look_into(*pid);
         }
         match self.later.take() {
-            Some(Later::These(pids, follow)) => self.attach(&pids, follow).map(drop),
+            Some(Later::These(pids, follow)) => {
+                for (pid, missed) in self.attach(&pids, follow)?.missed {
+                    say!("prof: warning: {}", missed.of(pid));
+                }
+                Ok(())
+            }
             Some(Later::Matching(follow)) => self.attach_matching(follow),
             None => Ok(()),
         }
@@ -451,9 +458,9 @@ impl Stream {
         self.outputs.flush();
     }
 
-    /// Names of the events of this stream.
-    pub fn event_names(&self) -> impl Iterator<Item = &str> {
-        self.names.iter().map(String::as_str)
+    /// The events of this stream, a line each.
+    pub fn event_list(&self, how: Evlist) -> Vec<String> {
+        self.events.list(how)
     }
 
     /// From now on the totals are told at intervals, and so once more at the end.

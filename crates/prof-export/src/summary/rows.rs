@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use prof_model::counters::Item;
+use prof_model::counters::SortKey;
 use prof_model::figures::Event;
 use prof_model::figures::EventSet;
 use prof_model::figures::Figures;
@@ -49,7 +50,7 @@ impl View<'_> {
     /// The event that decides which rows are shown and what the bars measure.
     fn lead(&self) -> Option<Item> {
         match self.mode {
-            Mode::Sort(item) => Some(item),
+            Mode::Sort(SortKey::Item(item)) => Some(item),
             _ => [Event::TaskClock, Event::WallTime]
                 .into_iter()
                 .find(|e| self.events.contains(*e))
@@ -74,6 +75,10 @@ impl View<'_> {
         let counters = self.table.shown().map(|(i, _)| (Item::Counter(i), RANK_COUNT));
         let all = counters.chain(figures.map(|(e, rank)| (Item::Figure(e), rank)));
         all.filter(|(item, _)| *item != lead).collect()
+    }
+
+    fn metric(&self, i: usize, figures: &Figures) -> Option<f64> {
+        self.table.metric(self.table.metrics.get(i)?, figures)
     }
 
     fn metric_columns(&self) -> impl Iterator<Item = Column> {
@@ -104,8 +109,11 @@ impl View<'_> {
         let Some(lead) = self.lead() else { return };
         match self.mode {
             Mode::Tree => self.as_tree(lead, out),
-            Mode::Sort(_) => {
-                let rows = self.tree.top(lead, self.top);
+            Mode::Sort(key) => {
+                let rows = match key {
+                    SortKey::Item(_) => self.tree.top(lead, self.top),
+                    SortKey::Metric(i) => self.tree.top_by(self.top, |f| self.metric(i, f)),
+                };
                 let named = rows.iter().map(|i| Row {
                     node: *i,
                     name: self.name(*i, String::new(), 0),

@@ -195,7 +195,7 @@ pub fn end(profiles: &[Profile], lost: Vec<(LossReason, u64)>) -> End {
         running: 0,
         lost,
         execs_seen: n,
-        execs_kernel: Some(n),
+        execs_kernel: Value::Is(n),
         totals,
         processes: n,
         bpf_ns: Some(1_234_567),
@@ -335,7 +335,7 @@ pub fn odd_stream() -> Vec<Record> {
     records.push(Record::End(Box::new(End {
         enabled: 0,
         disabled: 7,
-        execs_kernel: None,
+        execs_kernel: Value::Absent("not counted by prof run"),
         bpf_ns: None,
         ..end(&[], Vec::new())
     })));

@@ -412,7 +412,7 @@ fn live_processes(
         }
     }
     let what = (GROUP, "exec_count", "the kernel's own count of execs");
-    let check = match session.kernel_execs() {
+    let check = match session.kernel_execs().get() {
         Some(_) => {
             let how = match host::tracefs() {
                 Some(place) => format!("its id from {place}"),

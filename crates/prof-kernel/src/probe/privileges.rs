@@ -19,13 +19,34 @@ const INITIAL_USER_NS: u32 = 0xEFFF_FFFD;
 
 /// How to give prof what it needs. Which capabilities these are was found by
 /// running with each set: fewer are refused, more change nothing.
-pub(super) const GRANT: &str = "run prof as root, or grant it to the program: \
-     sudo setcap cap_bpf,cap_perfmon+ep \"$(command -v prof)\" (everyone who may execute \
-     that file can then profile every process: chgrp and chmod 750 it first)";
+fn grant() -> String {
+    format!(
+        "run prof as root, or grant it to the program: sudo setcap cap_bpf,cap_perfmon+ep {} \
+         (everyone who may execute that file can then profile every process: chgrp and chmod \
+         750 it first)",
+        this_program()
+    )
+}
 
 /// The same with what makes it whole.
-const GRANT_ALL: &str = "sudo setcap \
-     cap_bpf,cap_perfmon,cap_dac_read_search,cap_sys_ptrace+ep \"$(command -v prof)\"";
+fn grant_all() -> String {
+    let all = "cap_bpf,cap_perfmon,cap_dac_read_search,cap_sys_ptrace+ep";
+    format!("sudo setcap {all} {}", this_program())
+}
+
+/// The file of this program, as a shell takes it.
+fn this_program() -> String {
+    let path = std::env::current_exe().map(|p| p.display().to_string());
+    quoted(path.as_deref().unwrap_or("prof"))
+}
+
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
+    if word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
 
 /// Capabilities that make a difference to prof, with their numbers.
 const CAPABILITIES: [(u32, &str); 6] = [
@@ -95,7 +116,7 @@ impl Privileges {
              --userns=host --pid=host; podman only as root)"
                 .into()
         } else if !self.suffice() {
-            GRANT.into()
+            grant()
         } else if self.seccomp {
             "a seccomp filter is on this process, and may be what refuses: run prof without it \
              (docker run --security-opt seccomp=unconfined)"
@@ -164,7 +185,7 @@ fn capabilities(p: &Privileges) -> Check {
     let detail = format!("{list} (uid {}{from})", p.uid);
     let split = p.has("CAP_BPF") && p.has("CAP_PERFMON");
     if !split && !p.has("CAP_SYS_ADMIN") {
-        return Check::new(what, State::Missing, detail).cure(GRANT);
+        return Check::new(what, State::Missing, detail).cure(grant());
     }
     Check::new(what, State::Works, detail)
 }
@@ -291,7 +312,7 @@ pub(super) fn executables(found: &mut Findings, p: &Privileges) {
 
 /// What to do when something cannot be read that is root's, or another user's.
 pub(super) fn cure_for_files(p: &Privileges) -> String {
-    if p.suffice() { GRANT_ALL.into() } else { p.cure() }
+    if p.suffice() { grant_all() } else { p.cure() }
 }
 
 #[cfg(test)]
@@ -318,6 +339,12 @@ mod tests {
         assert_eq!(field(status, "Seccomp"), Some("2"));
         assert_eq!(cap_eff("CapEff:\tzz\n"), None);
         assert_eq!(cap_eff(""), None);
+    }
+
+    #[test]
+    fn a_cure_can_be_pasted() {
+        assert_eq!(quoted("/usr/bin/prof-0.1_x"), "/usr/bin/prof-0.1_x");
+        assert_eq!(quoted("/a b/it's"), r"'/a b/it'\''s'");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::parse;
 use crate::text;
 
 /// A place in a text, in bytes.
@@ -37,6 +38,15 @@ pub struct RuleError {
     pub span: Span,
     /// What is wrong, and what to do instead.
     pub message: String,
+}
+
+impl RuleError {
+    /// Of a rule as it was given: at its name, or at all of it if it was given none.
+    pub(super) fn at_name_in(self, given: &str) -> Self {
+        let at = given.len() - given.trim_start().len();
+        let len = parse::split_name(given).0.map_or(given.trim().len(), str::len);
+        Self { text: given.to_owned(), span: Span { at, len }, ..self }
+    }
 }
 
 impl fmt::Display for RuleError {

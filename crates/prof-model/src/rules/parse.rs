@@ -307,8 +307,21 @@ fn typed(key: Key, raw: Raw) -> Result<Value, Fault> {
         Key::Cgroup => cgroup(word).map_err(|m| Fault::new(span, m)),
         Key::Uid | Key::Gid if word.is_empty() => Err(Fault::new(span, "a value is missing")),
         Key::Uid | Key::Gid => Ok(Value::Name(word)),
-        _ if is_number => number(&word).map(Value::Number),
+        _ if is_number => match number(&word)? {
+            0 => Err(Fault::new(span, nobody_has(key))),
+            n => Ok(Value::Number(n)),
+        },
         _ => Err(Fault::new(span, format!("{} is a decimal number", key.name()))),
+    }
+}
+
+/// Why a 0 names nobody.
+fn nobody_has(key: Key) -> &'static str {
+    match key {
+        Key::Mntns | Key::Pidns => {
+            "no namespace has the number 0: `ls -Li /proc/PID/ns` shows them"
+        }
+        _ => "no process has the id 0: what the kernel does by itself is not profiled",
     }
 }
 
@@ -316,7 +329,8 @@ fn typed(key: Key, raw: Raw) -> Result<Value, Fault> {
 fn cgroup(word: String) -> Result<Value, &'static str> {
     match word.strip_prefix("id:") {
         Some(id) if id.bytes().all(|b| b.is_ascii_digit()) => {
-            id.parse().map(Value::CgroupId).map_err(|_| "not the id of a cgroup")
+            let id = id.parse().ok().filter(|id| *id != 0);
+            id.map(Value::CgroupId).ok_or("not the id of a cgroup: that is its folder's inode")
         }
         Some(_) => Err("the id of a cgroup is a decimal number"),
         None if word.is_empty() => Err("a value is missing"),
@@ -447,6 +461,18 @@ mod tests {
         for text in ["cgroup=id:", "cgroup=id:x", "cgroup=id:99999999999999999999", "cgroup=\"\""] {
             assert!(terms(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn nobody_has_the_number_0() {
+        for key in ["pid", "tree", "mntns", "pidns"] {
+            let rule = format!("comm=a {key}!=7,0");
+            let (message, place) = fault(&rule);
+            assert!(message.starts_with("no ") && message.contains(" 0"), "{message}");
+            assert_eq!(place, "0");
+        }
+        assert_eq!(fault("cgroup=id:0").1, "id:0");
+        assert!(terms("uid=0 gid=0").is_ok());
     }
 
     #[test]

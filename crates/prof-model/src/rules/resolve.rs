@@ -51,6 +51,15 @@ pub trait Resolver {
     fn cgroup_id(&self, id: u64) -> Result<CgroupRef, String> {
         Ok(CgroupRef { id, v1_controller: None })
     }
+
+    /// Whether a process has this id, which is to be the root of a tree.
+    ///
+    /// # Errors
+    ///
+    /// If none has: what descends from nobody cannot be told.
+    fn root(&self, _pid: u32) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// A process, as far as rules look at it.
@@ -121,7 +130,12 @@ fn resolve(term: &Term, resolver: &dyn Resolver) -> Result<Resolved, Fault> {
         let fault = |message| Fault::new(*span, message);
         match value {
             Value::Text(p) => texts.push(p.clone()),
-            Value::Number(n) => numbers.push(u64::from(*n)),
+            Value::Number(n) => {
+                if term.key == Key::Tree {
+                    resolver.root(*n).map_err(fault)?;
+                }
+                numbers.push(u64::from(*n));
+            }
             Value::Name(name) => {
                 let id = match term.key {
                     Key::Gid => resolver.gid(name),
@@ -243,5 +257,14 @@ mod tests {
         assert!(!named("gid=build").unwrap().matches(&SUBJECT));
         let e = named("comm=a uid=0,nobody").unwrap_err();
         assert_eq!(e.to_string(), "no user 'nobody'\n  comm=a uid=0,nobody\n               ^^^^^^");
+    }
+
+    #[test]
+    fn a_tree_has_a_root() {
+        let host = Host::default().gone(7);
+        let rule = |text: &str| Rule::parse(text, "rule1").unwrap().resolve(&host);
+        assert!(rule("tree=8 pid=7").is_ok());
+        let e = rule("tree=8,7 comm=a").unwrap_err();
+        assert_eq!(e.to_string(), "no process 7\n  tree=8,7 comm=a\n         ^");
     }
 }

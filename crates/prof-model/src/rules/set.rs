@@ -41,7 +41,8 @@ impl RuleSet {
             set.push(scope)?;
         }
         for text in rules {
-            set.push(Rule::parse_from("--rule", text, &set.next_name())?)?;
+            let rule = Rule::parse_from("--rule", text, &set.next_name())?;
+            set.push(rule).map_err(|e| e.at_name_in(text))?;
         }
         for (file, contents) in files {
             // Some editors put a byte-order mark in front.
@@ -52,13 +53,14 @@ impl RuleSet {
                     continue;
                 }
                 let origin = format!("{file}:{}", i + 1);
-                set.push(Rule::parse_from(&origin, line, &set.next_name())?)?;
+                let rule = Rule::parse_from(&origin, line, &set.next_name())?;
+                set.push(rule).map_err(|e| e.at_name_in(line))?;
             }
         }
         Ok(set)
     }
 
-    /// Adds a rule.
+    /// Adds a rule. The text of an error is that of its terms.
     ///
     /// # Errors
     ///
@@ -174,6 +176,19 @@ mod tests {
         let e = set(&["comm=a"], &["scope: comm=b"], "").unwrap_err();
         assert!(e.message.contains("'scope' (the other is from -s)"), "{e}");
         assert!(set(&[], &["rule2: comm=a", "comm=b"], "").is_err());
+    }
+
+    #[test]
+    fn a_second_name_is_pointed_at_where_it_was_given() {
+        let place = |rules: &[&str], file: &str| {
+            let e = set(&[], rules, file).unwrap_err();
+            (e.text[e.span.at..e.span.at + e.span.len].to_owned(), e.text)
+        };
+        let pair = |place: &str, text: &str| (place.to_owned(), text.to_owned());
+        assert_eq!(place(&["a: uid=0", " a:  comm=b"], ""), pair("a", " a:  comm=b"));
+        assert_eq!(place(&["a: uid=0"], "# x\n  a: comm=b # y\n"), pair("a", "a: comm=b # y"));
+        // By its place.
+        assert_eq!(place(&["rule2: uid=0", " comm=b"], ""), pair("comm=b", " comm=b"));
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub(super) struct Host {
     users: HashMap<String, u32>,
     groups: HashMap<String, u32>,
     cgroups: HashMap<String, CgroupRef>,
+    gone: Vec<u32>,
 }
 
 impl Host {
@@ -36,6 +37,11 @@ impl Host {
         self
     }
 
+    pub(super) fn gone(mut self, pid: u32) -> Self {
+        self.gone.push(pid);
+        self
+    }
+
     pub(super) fn cgroup(mut self, path: &str, id: u64, v1_controller: Option<u32>) -> Self {
         self.cgroups.insert(path.into(), CgroupRef { id, v1_controller });
         self
@@ -43,6 +49,10 @@ impl Host {
 }
 
 impl Resolver for Host {
+    fn root(&self, pid: u32) -> Result<(), String> {
+        if self.gone.contains(&pid) { Err(format!("no process {pid}")) } else { Ok(()) }
+    }
+
     fn uid(&self, name: &str) -> Result<u32, String> {
         self.users.get(name).copied().ok_or(format!("no user '{name}'"))
     }
@@ -186,13 +196,13 @@ impl Process {
 // with those of another, and with the subjects.
 
 fn process() -> impl Strategy<Value = Process> {
-    let number = 0..3u32;
+    let number = 1..4u32;
     (
         "[ab]{0,4}",
         proptest::option::weighted(0.9, "/[ab]{0,2}(/[ab]{0,2})?"),
         [number.clone(), number.clone(), number.clone(), number.clone(), number.clone()],
         proptest::collection::vec(number, 0..3),
-        proptest::collection::vec(0..3u64, 0..3),
+        proptest::collection::vec(1..4u64, 0..3),
         any::<bool>(),
     )
         .prop_map(|(comm, exe, numbers, tree, cgroups, container)| Process {
@@ -227,8 +237,8 @@ fn term() -> impl Strategy<Value = String> {
     prop_oneof![
         5 => list(comm).prop_map(|l| format!("comm{l}")),
         5 => list(exe).prop_map(|l| format!("exe{l}")),
-        4 => (key, list("[0-2]")).prop_map(|(k, l)| format!("{k}{l}")),
-        1 => list("id:[0-2]").prop_map(|l| format!("cgroup{l}")),
+        4 => (key, list("[1-3]")).prop_map(|(k, l)| format!("{k}{l}")),
+        1 => list("id:[1-3]").prop_map(|l| format!("cgroup{l}")),
         1 => select(vec!["container", "not-container"]).prop_map(str::to_owned),
     ]
 }

@@ -35,6 +35,10 @@ fn real_output_follows_the_schema() {
     for kind in kinds {
         assert!(all.iter().any(|r| r["record"] == kind), "no {kind} among them");
     }
+    for end in all.iter().filter(|r| r["record"] == "end") {
+        let execs = &end["execs"];
+        assert_eq!(execs["kernel"].is_null(), execs["absent"].is_string(), "{execs}");
+    }
     for r in &all {
         if let Err(e) = validator.validate(r) {
             panic!("{e}\n{r}");
@@ -111,11 +115,50 @@ fn a_wrong_rule_is_shown_with_a_caret() {
     assert!(text.contains(":3") && text.contains('^'), "{text}");
 }
 
+/// What only the host knows of is shown as what is wrong with the text.
+#[test]
+fn a_rule_about_nobody_is_shown_with_a_caret() {
+    let refused = |verb: &str, options: &[&str]| {
+        let output = command(verb).args(options).output().expect("prof");
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        text
+    };
+    // No process has a larger id than this.
+    let text = refused("watch", &["-s", "comm=x tree=4194305"]);
+    assert!(text.contains("comm=x tree=4194305\n              ^^^^^^^\n"), "{text}");
+    let text = refused("run", &["-s", "tree=1 comm=x", "--", "true"]);
+    assert!(text.contains("within the tree of its command"), "{text}");
+    assert!(text.contains("  tree=1 comm=x\n  ^^^^^^\n"), "{text}");
+    let text = refused("run", &["-s", "uid=no-such-user", "--", "true"]);
+    assert!(text.contains("  uid=no-such-user\n      ^^^^"), "{text}");
+}
+
 #[test]
 fn a_command_that_is_not_there() {
     let output = command("run").args(["--", "no-such-command-here"]).output().expect("prof");
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("no-such-command-here: command not found"));
+}
+
+#[test]
+fn a_script_whose_interpreter_is_not_there() {
+    let Some(_turn) = live("a bad interpreter") else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    let script = dir.path().join("script");
+    for (line, named) in [
+        ("#!/opt/no such -x\n", "/script: bad interpreter: /opt/no: No such file"),
+        ("#!/bin/sh\r\n", "/script: bad interpreter: /bin/sh (its line ends as on Windows"),
+        ("#!/proc/self/status\n", "/script: bad interpreter: /proc/self/status: Permission denied"),
+    ] {
+        fs::write(&script, line).expect("a script");
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&script, executable).expect("chmod");
+        let output = command("run").arg("--").arg(&script).output().expect("prof");
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(named), "{text}");
+    }
 }
 
 #[test]

@@ -44,13 +44,18 @@ impl Fifos {
         ctl.write_all(format!("{command}\n").as_bytes()).expect("ctl");
     }
 
-    /// Writes a command and waits for the answer.
+    /// Writes a command and waits until it is done.
     fn ask(&self, command: &str) {
+        assert_eq!(self.answer(command), "ack\n", "{command}");
+    }
+
+    /// Writes a command and waits for the answer.
+    fn answer(&self, command: &str) -> String {
         let ack = File::options().read(true).open(self.path("ack")).expect("ack");
         self.say(command);
         let mut answer = String::new();
         BufReader::with_capacity(1, ack).read_line(&mut answer).expect("ack");
-        assert_eq!(answer, "ack\n", "{command}");
+        answer
     }
 }
 
@@ -101,10 +106,15 @@ fn profiling_is_switched_on_and_off_and_the_session_ended() {
     fifos.ask("disable");
     run("3");
     fifos.ask("disable");
-    fifos.say("no such command");
+    // Nobody waits in vain.
+    for unsupported in ["no such command", "disable task-clock", "evlist -x"] {
+        assert_eq!(fifos.answer(unsupported), "unsupported\n", "{unsupported}");
+    }
     fifos.ask("enable");
     run("4");
-    fifos.ask("evlist");
+    for list in ["evlist", "evlist -v", "evlist -g", "evlist -F"] {
+        fifos.ask(list);
+    }
     fifos.ask("stop");
     let records = watch.wait();
     records.assert_whole();

@@ -77,9 +77,28 @@ fn what_cannot_be_sorted_by_is_bad_usage() {
     let (code, text) = refused(&["--sort", "tsk-clock"]);
     assert_eq!(code, 2, "{text}");
     assert!(text.contains("did you mean task-clock?"), "{text}");
-    let (code, text) = refused(&["-e", "cpus-utilized", "--sort", "cpus-utilized"]);
+    let (code, text) = refused(&["-e", "cpus-utilized", "--sort", "ipc"]);
     assert_eq!(code, 2, "{text}");
-    assert!(text.contains("is computed") && text.contains("wall-time, task-clock"), "{text}");
+    assert!(text.contains("task-clock, cpus-utilized"), "{text}");
+}
+
+#[test]
+fn processes_are_sorted_by_what_is_computed() {
+    let Some(_turn) = live("--sort by a metric") else { return };
+    let options = ["-e", "task-clock,wall-time,cpus-utilized", "--sort", "cpus-utilized"];
+    let target = target().display().to_string();
+    // The shell waits most of its time, and has the longest.
+    let script = format!("{target} burn 100; sleep 1");
+    let output = command("run")
+        .args(options)
+        .args(["-o", "summary", "--", "sh", "-c", &script])
+        .output()
+        .expect("prof");
+    let text = stderr(&output);
+    assert!(output.status.success(), "{text}");
+    let mut rows = text.lines().skip_while(|l| !l.starts_with("PROCESS"));
+    assert!(rows.next().is_some_and(|head| head.contains("CPUS-UTILIZED")), "{text}");
+    assert!(rows.next().is_some_and(|first| first.starts_with("prof-target burn")), "{text}");
 }
 
 #[test]

@@ -7,6 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::harness::*;
+use crate::stacks::run_stacks;
+use crate::stacks::taken;
 
 const CPU1: &str = "/sys/devices/system/cpu/cpu1/online";
 
@@ -86,6 +88,35 @@ fn a_cpu_that_goes_and_comes_back_charges_nobody_with_what_others_did() {
             }
         }
     }
+}
+
+/// What burns on the CPU that is back is sampled, however short that was away.
+#[test]
+fn a_cpu_that_goes_and_comes_back_is_sampled_on() {
+    let Some(_turn) = live("samples of a CPU off and on") else { return };
+    if !may_lose_a_cpu() || !taken("samples of a CPU off and on") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let begun = dir.path().join("begun");
+    let target = target().display();
+    // Both CPUs are back in use a moment after the second is there again.
+    let both = format!("{target} burn 6000 >/dev/null & {target} burn 6000 >/dev/null; wait");
+    let script = format!("touch {}; {both}", begun.display());
+    let stacks = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !begun.exists() {
+                thread::sleep(Duration::from_millis(10));
+            }
+            thread::sleep(Duration::from_millis(1000));
+            let _back = Away;
+            fs::write(CPU1, "0").expect("CPU 1 goes");
+        });
+        run_stacks(&["-F", "99"], &["sh", "-c", &script])
+    });
+    let on = |cpu: u32| stacks.profile.samples.iter().filter(|s| s.cpu == cpu).count();
+    let (first, second) = (on(0), on(1));
+    assert!(second * 2 > first, "{first} samples on CPU 0, {second} on CPU 1");
 }
 
 #[test]

@@ -296,7 +296,37 @@ fn a_zombie_cannot_be_attached_to() {
     let output = command("attach").args([&pid, "--duration", "20s"]).output().expect("prof");
     child.wait().expect("target");
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("exited before"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("has exited") && said.contains("zombie"), "{said}");
+}
+
+/// This thread is none that leads a process.
+#[test]
+fn a_thread_is_no_process_to_attach_to() {
+    let Some(_turn) = live("a thread") else { return };
+    let (thread, process) = (rustix::thread::gettid(), std::process::id());
+    let thread = thread.as_raw_nonzero().get().to_string();
+    let output = command("attach").args([&thread, "--duration", "20s"]).output().expect("prof");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("prof attach --per-thread {process} has")), "{said}");
+    let scope = format!("comm=x tree={thread}");
+    let output = command("watch").args(["-s", &scope]).output().expect("prof");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains(&format!("{thread} is a thread of process {process}")), "{said}");
+}
+
+/// Some kernels keep their first process from BPF programs that go through all tasks.
+#[test]
+fn the_first_process_is_attached_to_or_the_reason_is_true() {
+    let Some(_turn) = live("process 1") else { return };
+    let output = command("attach").args(["1", "--duration", "200ms"]).output().expect("prof");
+    let said = String::from_utf8_lossy(&output.stderr);
+    match output.status.code() {
+        Some(0) => {}
+        _ => assert!(said.contains("1 runs, but this kernel leaves it out"), "{said}"),
+    }
 }
 
 #[test]

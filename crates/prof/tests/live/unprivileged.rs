@@ -50,6 +50,10 @@ fn run_works_for_an_ordinary_user() {
     assert_eq!(text.matches("CAP_BPF").count().min(1), 1, "{text}");
     assert!(text.contains("setcap"), "{text}");
     let records = Records::read(&json);
+    // The same cure, whichever verb it is that is refused.
+    let cure = format!("sudo setcap cap_bpf,cap_perfmon+ep {} (everyone", ours.display());
+    let header = records.of("header").next().expect("a header").to_string();
+    assert!(header.contains(&cure), "{header}");
     let p = records.profiles();
     assert_eq!(p.len(), 1);
     assert!(figure(p[0], "task-clock") >= 75_000_000, "{}", p[0]["figures"]);
@@ -70,6 +74,7 @@ fn run_works_for_an_ordinary_user() {
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("CAP_BPF") || text.contains("CAP_PERFMON"), "{text}");
+    assert!(text.contains(&cure), "{text}");
 }
 
 #[test]
