@@ -22,6 +22,7 @@ use rustix::fs::ResolveFlags;
 
 use crate::cli::ReportArgs;
 use crate::output;
+use crate::say::say;
 use crate::stacks::raw;
 use crate::stacks::show;
 use crate::stacks::show::How;
@@ -30,16 +31,25 @@ use crate::stacks::show::StackOutput;
 /// Names what was recorded, with the files that this machine has, and shows it.
 pub fn main(args: &ReportArgs) -> Result<ExitCode> {
     let mut profile = raw::read(&args.file)?;
+    if profile.ended_early {
+        say!(
+            "prof: {}: it has no end: prof was killed, or had no room to write it; what came \
+             before is shown",
+            args.file.display()
+        );
+    }
     let asked = match args.output.is_empty() {
         true => vec![StackOutputSpec { format: StackFormat::Text, sink: Sink::Default }],
         false => args.output.clone(),
     };
     let outputs: Vec<_> = asked.into_iter().map(StackOutput::Shown).collect();
+    output::differ(args.output.iter().map(|o| &o.sink))?;
     show::try_open(&outputs)?;
     let places = Places::new(args.symfs.as_deref())?;
     let how = How {
         root: Root::default(),
         top: args.top,
+        tree: args.tree.clone(),
         color: args.color,
         default: output::Default::Stdout,
         symfs: args.symfs.clone(),

@@ -208,6 +208,16 @@ impl Gatherer {
         Ok(())
     }
 
+    /// The profile so far, without its samples.
+    pub fn so_far(&self) -> &StackProfile {
+        &self.profile
+    }
+
+    /// The samples that came since this was last called; from the first call on.
+    pub fn fresh_samples(&mut self) -> Vec<Sample> {
+        self.samples.fresh()
+    }
+
     /// The profile, and where its modules' code is.
     pub fn finish(mut self) -> (StackProfile, Vec<Code>) {
         if self.malformed > 0 {
