@@ -72,6 +72,9 @@ pub enum Code {
 /// at a time.
 const SHARE: usize = 4;
 
+/// Most processes that are asked for what they see under a path.
+const MAX_ASKED: usize = 64;
+
 /// A profile in the making.
 #[derive(Debug)]
 pub struct Gatherer {
@@ -261,13 +264,13 @@ impl Gatherer {
         self.files.remove(&rec.id);
         let mut name = PathBuf::from(std::ffi::OsStr::from_bytes(path));
         if generated::is_jitdump(&name) {
-            if let Ok(file) = files::find(rec, path, true) {
+            if let Ok(file) = files::find(rec, path, true, self.newest()) {
                 self.told.jitdump(rec.pid, file);
             }
             self.learn(rec.id, Some(rec.key), name, Code::Gone("a jitdump".into()));
             return;
         }
-        let code = match files::find(rec, path, false) {
+        let code = match files::find(rec, path, false, self.newest()) {
             Ok(file) => Code::File(file),
             Err(e) => Code::Gone(e.to_string()),
         };
@@ -284,6 +287,11 @@ impl Gatherer {
             return;
         }
         self.learn(rec.id, Some(rec.key), name, code);
+    }
+
+    /// Processes that were sampled, the last first, and no more than can be asked.
+    fn newest(&self) -> impl Iterator<Item = u32> {
+        self.profile.processes.iter().rev().map(|p| p.pid).take(MAX_ASKED)
     }
 
     /// Which of the files that are wanted this is. The kernel half has its path within its
