@@ -261,8 +261,8 @@ fn period(event: &SampledEvent) -> Option<u64> {
 
 /// Whether there was more than there is.
 fn ended_early(profile: &StackProfile) -> Option<String> {
-    let text = "the recording has no end: prof was killed, or had no room to write it; the last \
-                moment before is missing, and names of code that was made at run time";
+    let text = "the recording has no end: prof was killed, had no room, or still writes it; its last \
+                moment is missing, and names of code that was made at run time";
     profile.ended_early.then(|| text.to_owned())
 }
 

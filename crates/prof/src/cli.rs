@@ -552,7 +552,7 @@ pub struct RecordArgs {
   prof report prof.stacks -o flamegraph:x.svg -o pprof:x.pb.gz
   prof report --symfs /srv/rootfs board.stacks  programs of another machine")]
 pub struct ReportArgs {
-    /// What `prof record` wrote
+    /// What `prof record` wrote; `-`: it comes on standard input
     #[arg(default_value = RAW_FILE)]
     pub file: PathBuf,
 

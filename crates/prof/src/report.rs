@@ -16,10 +16,12 @@ use prof_export::stacks::StackOutputSpec;
 use prof_kernel::prepared;
 use prof_kernel::sampler::gather::Code;
 use prof_model::stacks::Module;
+use prof_model::stacks::StackProfile;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::ResolveFlags;
 
+use crate::cli::RAW_FILE;
 use crate::cli::ReportArgs;
 use crate::output;
 use crate::say::say;
@@ -30,10 +32,10 @@ use crate::stacks::show::StackOutput;
 
 /// Names what was recorded, with the files that this machine has, and shows it.
 pub fn main(args: &ReportArgs) -> Result<ExitCode> {
-    let mut profile = raw::read(&args.file)?;
+    let mut profile = read(&args.file)?;
     if profile.ended_early {
         say!(
-            "prof: {}: it has no end: prof was killed, or had no room to write it; what came \
+            "prof: {}: it has no end: prof was killed, had no room, or still writes it; what came \
              before is shown",
             args.file.display()
         );
@@ -60,6 +62,20 @@ pub fn main(args: &ReportArgs) -> Result<ExitCode> {
     show::name(&mut profile, &code, &how);
     show::write(&profile, &outputs, &how).1?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The recording, of a pipe where that is asked for.
+fn read(file: &Path) -> Result<StackProfile> {
+    if file == Path::new("-") {
+        return raw::read(Path::new("/dev/stdin"));
+    }
+    raw::read(file).map_err(|e| {
+        let is_none = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
+        match e.downcast_ref::<io::Error>().is_some_and(is_none) && file == Path::new(RAW_FILE) {
+            true => e.context("nothing was recorded here: `prof record -- CMD` does that"),
+            false => e,
+        }
+    })
 }
 
 /// Where files are looked for.

@@ -155,4 +155,12 @@ fn text_has_as_much_as_is_asked_for() {
     assert!(one.contains(" more\n") && one.lines().count() < text.lines().count(), "{one}");
     let out = Command::new(prof()).args(["report", "--percent-limit", "101"]).output();
     assert_eq!(out.expect("prof").status.code(), Some(2));
+
+    // It may come by a pipe, and where there is none it is said how to make one.
+    let mut report = Command::new(prof());
+    report.args(["report", "-"]).args(all).stdin(fs::File::open(&file).expect("a recording"));
+    assert_eq!(String::from_utf8_lossy(&report.output().expect("prof").stdout), text);
+    let out = Command::new(prof()).arg("report").current_dir(&dir).output().expect("prof");
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.code() == Some(1) && said.contains("prof record -- CMD"), "{said}");
 }
