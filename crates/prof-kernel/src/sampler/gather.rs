@@ -321,6 +321,11 @@ impl Gatherer {
             Code::Generated(_) => Err(Error::NoCfi("its code is generated")),
             Code::Gone(why) => Err(Error::Io(io::Error::other(why.clone()))),
         };
+        let made = match made {
+            // What a program makes there at run time is walked as what it makes in no file.
+            Err(Error::NotElf) if generated::is_memory(&path) => Ok(Table::by_frame_pointers()),
+            made => made,
+        };
         let mut table = made.map_err(|e| e.to_string());
         if let Ok(made) = &table {
             let mut added = self.tables.add(id, made, &self.rules);
