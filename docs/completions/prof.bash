@@ -91,7 +91,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__attach)
-            opts="-e -o -I -D -g -F -c -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --off-cpu --off-cpu-min --max-depth --user --kernel --debuginfod --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --follow --help --version"
+            opts="-e -o -I -D -g -F -c -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --off-cpu --off-cpu-min --max-depth --user --kernel --debuginfod --tree-depth --percent-limit --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --follow --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -178,6 +178,14 @@ _prof() {
                     return 0
                     ;;
                 --max-depth)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tree-depth)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --percent-limit)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -443,7 +451,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__record)
-            opts="-e -o -I -D -g -F -c -s -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --off-cpu --off-cpu-min --max-depth --user --kernel --debuginfod --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --no-follow --existing --help --version"
+            opts="-e -o -I -D -g -F -c -s -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --off-cpu --off-cpu-min --max-depth --user --kernel --debuginfod --tree-depth --percent-limit --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --no-follow --existing --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -530,6 +538,14 @@ _prof() {
                     return 0
                     ;;
                 --max-depth)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tree-depth)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --percent-limit)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -577,7 +593,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__report)
-            opts="-o -h -V --output --symfs --debuginfod --no-cache --top --color --help --version"
+            opts="-o -h -V --output --symfs --debuginfod --no-cache --top --tree-depth --percent-limit --color --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -599,6 +615,14 @@ _prof() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --tree-depth)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --percent-limit)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --color)
                     COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
                     return 0
@@ -611,7 +635,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__run)
-            opts="-e -o -I -D -g -F -c -s -r -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --off-cpu --off-cpu-min --max-depth --user --kernel --debuginfod --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --repeat --ignore-failure --no-follow --follow --unprivileged --help --version"
+            opts="-e -o -I -D -g -F -c -s -r -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --off-cpu --off-cpu-min --max-depth --user --kernel --debuginfod --tree-depth --percent-limit --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --repeat --ignore-failure --no-follow --follow --unprivileged --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -698,6 +722,14 @@ _prof() {
                     return 0
                     ;;
                 --max-depth)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tree-depth)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --percent-limit)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -753,7 +785,7 @@ _prof() {
             return 0
             ;;
         prof__subcmd__watch)
-            opts="-e -o -I -D -g -F -c -s -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --off-cpu --off-cpu-min --max-depth --user --kernel --debuginfod --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --existing --help --version"
+            opts="-e -o -I -D -g -F -c -s -h -V --events --filter --keep-going --output --hooks --btf --duration --interval --control --delay --stacks --freq --count --by --off-cpu --off-cpu-min --max-depth --user --kernel --debuginfod --tree-depth --percent-limit --per-thread --no-args --no-regions --buffer --max-processes --no-cache --color --top --sort --by-exe --scope --rule --rules --existing --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -840,6 +872,14 @@ _prof() {
                     return 0
                     ;;
                 --max-depth)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --tree-depth)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --percent-limit)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -54,12 +54,14 @@ complete -c prof -n "__fish_prof_using_subcommand run" -l off-cpu -d 'Time off t
 only\t'Nothing else'"
 complete -c prof -n "__fish_prof_using_subcommand run" -l off-cpu-min -d 'With --off-cpu, leave out shorter times (10us, 1ms)' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l max-depth -d 'Frames of a stack, of the program and of the kernel each' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -l tree-depth -d 'Levels of the call tree in `text`; 0 for all [default: 24 on a terminal, else all]' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -l percent-limit -d 'Leave out what has less of all in the call tree in `text`, in percent' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l max-processes -d 'Most processes profiled at once' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
 always\t'Always'
 never\t'Never'"
-complete -c prof -n "__fish_prof_using_subcommand run" -l top -d 'Rows of a summary, and of the heaviest functions; 0 for all [default: 30]' -r
+complete -c prof -n "__fish_prof_using_subcommand run" -l top -d 'Rows of a summary, and of the heaviest functions in `text`; 0 for all [default: 30]' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l sort -d 'Sort the processes of a summary by an event or a metric instead of showing the tree' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -s s -l scope -d 'Only processes that this names: comm=, exe=, uid=, gid=, pid=, tree=, cgroup=, mntns=, pidns=, container, not-container, follow; `!=`; a `*` at either end of a name; commas mean or, several options mean and' -r
 complete -c prof -n "__fish_prof_using_subcommand run" -l rule -d 'One more rule, `[NAME:] EXPR…`; each event tells which rules matched' -r
@@ -100,12 +102,14 @@ complete -c prof -n "__fish_prof_using_subcommand watch" -l off-cpu -d 'Time off
 only\t'Nothing else'"
 complete -c prof -n "__fish_prof_using_subcommand watch" -l off-cpu-min -d 'With --off-cpu, leave out shorter times (10us, 1ms)' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l max-depth -d 'Frames of a stack, of the program and of the kernel each' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -l tree-depth -d 'Levels of the call tree in `text`; 0 for all [default: 24 on a terminal, else all]' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -l percent-limit -d 'Leave out what has less of all in the call tree in `text`, in percent' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l max-processes -d 'Most processes profiled at once' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
 always\t'Always'
 never\t'Never'"
-complete -c prof -n "__fish_prof_using_subcommand watch" -l top -d 'Rows of a summary, and of the heaviest functions; 0 for all [default: 30]' -r
+complete -c prof -n "__fish_prof_using_subcommand watch" -l top -d 'Rows of a summary, and of the heaviest functions in `text`; 0 for all [default: 30]' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l sort -d 'Sort the processes of a summary by an event or a metric instead of showing the tree' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -s s -l scope -d 'Only processes that this names: comm=, exe=, uid=, gid=, pid=, tree=, cgroup=, mntns=, pidns=, container, not-container, follow; `!=`; a `*` at either end of a name; commas mean or, several options mean and' -r
 complete -c prof -n "__fish_prof_using_subcommand watch" -l rule -d 'One more rule, `[NAME:] EXPR…`; each event tells which rules matched' -r
@@ -142,12 +146,14 @@ complete -c prof -n "__fish_prof_using_subcommand attach" -l off-cpu -d 'Time of
 only\t'Nothing else'"
 complete -c prof -n "__fish_prof_using_subcommand attach" -l off-cpu-min -d 'With --off-cpu, leave out shorter times (10us, 1ms)' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l max-depth -d 'Frames of a stack, of the program and of the kernel each' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -l tree-depth -d 'Levels of the call tree in `text`; 0 for all [default: 24 on a terminal, else all]' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -l percent-limit -d 'Leave out what has less of all in the call tree in `text`, in percent' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l max-processes -d 'Most processes profiled at once' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
 always\t'Always'
 never\t'Never'"
-complete -c prof -n "__fish_prof_using_subcommand attach" -l top -d 'Rows of a summary, and of the heaviest functions; 0 for all [default: 30]' -r
+complete -c prof -n "__fish_prof_using_subcommand attach" -l top -d 'Rows of a summary, and of the heaviest functions in `text`; 0 for all [default: 30]' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l sort -d 'Sort the processes of a summary by an event or a metric instead of showing the tree' -r
 complete -c prof -n "__fish_prof_using_subcommand attach" -l keep-going -d 'Leave out events that this machine does not have instead of stopping'
 complete -c prof -n "__fish_prof_using_subcommand attach" -s g -l stacks -d 'Sample stacks: where the time went, in the functions of the programs and of the kernel. Implied by an output of stacks (text, folded, flamegraph, pprof, firefox, speedscope, perfdata), and by the options that follow'
@@ -181,12 +187,14 @@ complete -c prof -n "__fish_prof_using_subcommand record" -l off-cpu -d 'Time of
 only\t'Nothing else'"
 complete -c prof -n "__fish_prof_using_subcommand record" -l off-cpu-min -d 'With --off-cpu, leave out shorter times (10us, 1ms)' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l max-depth -d 'Frames of a stack, of the program and of the kernel each' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -l tree-depth -d 'Levels of the call tree in `text`; 0 for all [default: 24 on a terminal, else all]' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -l percent-limit -d 'Leave out what has less of all in the call tree in `text`, in percent' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l buffer -d 'Size of the buffer between kernel and prof (64K, 8M)' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l max-processes -d 'Most processes profiled at once' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
 always\t'Always'
 never\t'Never'"
-complete -c prof -n "__fish_prof_using_subcommand record" -l top -d 'Rows of a summary, and of the heaviest functions; 0 for all [default: 30]' -r
+complete -c prof -n "__fish_prof_using_subcommand record" -l top -d 'Rows of a summary, and of the heaviest functions in `text`; 0 for all [default: 30]' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l sort -d 'Sort the processes of a summary by an event or a metric instead of showing the tree' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -s s -l scope -d 'Only processes that this names: comm=, exe=, uid=, gid=, pid=, tree=, cgroup=, mntns=, pidns=, container, not-container, follow; `!=`; a `*` at either end of a name; commas mean or, several options mean and' -r
 complete -c prof -n "__fish_prof_using_subcommand record" -l rule -d 'One more rule, `[NAME:] EXPR…`; each event tells which rules matched' -r
@@ -207,7 +215,9 @@ complete -c prof -n "__fish_prof_using_subcommand record" -s h -l help -d 'Print
 complete -c prof -n "__fish_prof_using_subcommand record" -s V -l version -d 'Print version'
 complete -c prof -n "__fish_prof_using_subcommand report" -s o -l output -d 'Output, FORMAT[:FILE]: text, folded, flamegraph (.svg or .html), pprof, firefox, speedscope or perfdata; may be repeated [default: text]' -r
 complete -c prof -n "__fish_prof_using_subcommand report" -l symfs -d 'Where the programs and libraries are, as on the machine that recorded or by build id, and their debug files' -r -F
-complete -c prof -n "__fish_prof_using_subcommand report" -l top -d 'Rows of the heaviest functions' -r
+complete -c prof -n "__fish_prof_using_subcommand report" -l top -d 'Rows of the heaviest functions in `text`; 0 for all' -r
+complete -c prof -n "__fish_prof_using_subcommand report" -l tree-depth -d 'Levels of the call tree in `text`; 0 for all [default: 24 on a terminal, else all]' -r
+complete -c prof -n "__fish_prof_using_subcommand report" -l percent-limit -d 'Leave out what has less of all in the call tree in `text`, in percent' -r
 complete -c prof -n "__fish_prof_using_subcommand report" -l color -d 'Colours' -r -f -a "auto\t'On a terminal, unless NO_COLOR is set'
 always\t'Always'
 never\t'Never'"

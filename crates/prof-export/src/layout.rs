@@ -182,7 +182,31 @@ pub fn table(
     table_and_gone(columns, rows, max, first_min, color).0
 }
 
-/// The same, and which columns went.
+/// A table that is for no terminal: all columns, and all of each cell. They stay in line as
+/// far as they fit in `max`; what is longer moves the rest of its row.
+pub fn whole_table(columns: &[Column], rows: &[Vec<Cell>], max: usize, color: bool) -> String {
+    let content = |i: usize| {
+        let cells = rows.iter().filter_map(|r| r.get(i)).map(Cell::width).max().unwrap_or(0);
+        cells.max(width(&columns[i].title))
+    };
+    let mut widths: Vec<usize> = (0..columns.len()).map(content).collect();
+    let others: usize = widths.iter().skip(1).map(|w| w + GAP).sum();
+    if let Some(first) = widths.first_mut() {
+        *first = (*first).min(max.saturating_sub(others).max(max / 2));
+    }
+    let heads: Vec<Cell> = columns.iter().map(|c| Cell::new(BOLD, c.title.clone())).collect();
+    let mut out = String::new();
+    for row in std::iter::once(&heads).chain(rows) {
+        let cells = row.iter().zip(&widths).zip(columns);
+        let cells: Vec<String> =
+            cells.map(|((c, w), of)| c.render((*w).max(c.width()), of.align, color)).collect();
+        out.push_str(cells.join(&" ".repeat(GAP)).trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+/// As [`table`], and which columns went.
 pub fn table_and_gone(
     columns: &[Column],
     rows: &[Vec<Cell>],
@@ -259,6 +283,20 @@ mod tests {
         assert_eq!(at(18), "NAME        A    C\nprocess…  111  333\n");
         assert_eq!(at(17), "NAME           C\nprocess-one  333\n");
         assert_eq!(at(5), "NAME        C\nprocess…  333\n");
+    }
+
+    #[test]
+    fn a_whole_table_loses_nothing() {
+        let columns = [Column::left("NAME", 0), Column::right("A", 1), Column::left("B", 2)];
+        let cell = Cell::plain;
+        let rows = [
+            vec![cell("a name that is long"), cell("1"), cell("/x")],
+            vec![cell("short"), cell("22"), cell("/a/longer/path")],
+        ];
+        assert_eq!(
+            whole_table(&columns, &rows, 20, false),
+            "NAME         A  B\na name that is long   1  /x\nshort       22  /a/longer/path\n"
+        );
     }
 
     #[test]

@@ -174,6 +174,17 @@ pub enum AnyOutputSpec {
     Raw(Sink),
 }
 
+impl AnyOutputSpec {
+    /// Where to.
+    pub fn sink(&self) -> &Sink {
+        match self {
+            Self::Records(spec) => &spec.sink,
+            Self::Stacks(spec) => &spec.sink,
+            Self::Raw(sink) => sink,
+        }
+    }
+}
+
 /// Any format.
 #[derive(Debug, Clone, Copy)]
 enum AnyFormat {

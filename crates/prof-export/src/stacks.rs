@@ -175,8 +175,10 @@ pub struct StackOptions {
     pub file: Option<PathBuf>,
     /// Whether to write colours (SGR sequences); of `text`.
     pub color: bool,
-    /// Columns of the terminal; of `text`.
+    /// Columns; of `text`.
     pub width: usize,
+    /// Whether what is wider is cut: a terminal would break it; of `text`.
+    pub cut: bool,
     /// Most rows among the heaviest functions; of `text`.
     pub top: usize,
     /// Most levels of the call tree; of `text`.
@@ -193,6 +195,7 @@ impl Default for StackOptions {
             file: None,
             color: false,
             width: 80,
+            cut: true,
             top: 20,
             depth: 24,
             threshold: 0.01,
@@ -254,6 +257,13 @@ fn period(event: &SampledEvent) -> Option<u64> {
     let by_time =
         || event.frequency_hz.filter(|_| is_time(event)).map(|hz| 1_000_000_000 / hz.max(1));
     event.period.or_else(by_time).filter(|p| *p > 0)
+}
+
+/// Whether there was more than there is.
+fn ended_early(profile: &StackProfile) -> Option<String> {
+    let text = "the recording has no end: prof was killed, had no room, or still writes it; its last \
+                moment is missing, and names of code that was made at run time";
+    profile.ended_early.then(|| text.to_owned())
 }
 
 /// How much of the stacks there is, and why not more.

@@ -11,6 +11,9 @@ use std::process::Command;
 
 use prof_export::stacks::StackFormat;
 use prof_export::stacks::StackOptions;
+use prof_model::stacks::Counted;
+use prof_model::stacks::Counts;
+use prof_model::stacks::Process;
 use prof_model::stacks::StackProfile;
 use proptest::prelude::*;
 
@@ -145,6 +148,63 @@ fn each_event_is_a_sample_type() {
     );
     let text = read(&pprof, &stacks::full(), &["-top", "-sample_index=samples"]);
     assert!(text.contains("Showing nodes accounting for 107, 100% of 107 total"), "{text}");
+}
+
+/// Counts of two processes, one of which has no samples.
+fn counted() -> StackProfile {
+    let mut p = stacks::full();
+    let counter = |name: &str, unit: &str, additive| Counted {
+        name: name.into(),
+        unit: unit.into(),
+        additive,
+    };
+    p.counters = vec![
+        counter("instructions", "", true),
+        counter("cycles", "", true),
+        counter("written-bytes", "bytes", true),
+        counter("peak-rss", "bytes", false),
+    ];
+    let process = |pid, comm: &str| Process { pid, comm: comm.into(), ..Process::default() };
+    let exe = Some("/usr/bin/cc1".into());
+    p.counts = vec![
+        Counts {
+            process: Process { exe, ..process(100, "cc1") },
+            values: vec![Some(5_000), Some(900), Some(2048), Some(4096)],
+        },
+        Counts { process: process(101, "as;\x1b"), values: vec![Some(700), None, Some(0), None] },
+    ];
+    p.uncounted = vec![(1, "no counter was free".into(), 1)];
+    p
+}
+
+#[test]
+fn each_counter_is_a_sample_type_with_a_figure_for_each_process() {
+    let Some(pprof) = go_pprof() else { return };
+    let row = |flat: &str, name: &str| (flat.to_owned(), flat.to_owned(), name.to_owned());
+    let of = |index: &str| {
+        let index = format!("-sample_index={index}");
+        top(&read(&pprof, &counted(), &["-top", &index]))
+    };
+    let cc1 = "[process cc1 100]";
+    assert_eq!(of("instructions"), [row("5000", cc1), row("700", "[process as;\\x1b 101]")]);
+    // It is sampled by, too: that has its name.
+    assert_eq!(of("cycles-counted"), [row("900", cc1)]);
+    assert_eq!(of("written-bytes"), [row("2kB", cc1)]);
+    // In what was sampled there is nothing of it.
+    let sampled = |p: &StackProfile| top(&read(&pprof, p, &["-top"]));
+    assert_eq!(sampled(&counted()), sampled(&stacks::full()));
+    let text =
+        read(&pprof, &counted(), &["-top", "-sample_index=instructions", "-tagfocus=comm=cc1"]);
+    assert!(text.contains(cc1) && !text.contains("101]"), "{text}");
+    let text = read(&pprof, &counted(), &["-top", "-files", "-sample_index=instructions"]);
+    assert!(text.contains("/usr/bin/cc1"), "{text}");
+    let text = read(&pprof, &counted(), &["-comments"]);
+    for line in [
+        "cycles: no figure of 1 process: no counter was free",
+        "peak-rss: of each process; their sum says nothing",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{text}");
+    }
 }
 
 #[test]

@@ -39,6 +39,27 @@ fn functions_tree_and_what_is_whole() {
 }
 
 #[test]
+fn what_is_for_no_terminal_is_whole() {
+    let mut p = stacks::full();
+    let long = format!("std::vector<{}>::resize", "std::string, ".repeat(20));
+    p.frames[1].functions[0].name.clone_from(&long);
+    p.modules[0].path = format!("/opt/{}/bin/app", "deep/".repeat(20)).into();
+    let of = |cut| {
+        let options = StackOptions { cut, width: 60, threshold: 0.0, ..StackOptions::default() };
+        stacks::text(StackFormat::Text, &p, &options)
+    };
+    assert!(widest(&of(true)) <= 60, "{}", of(true));
+    let whole = of(false);
+    assert!(!whole.lines().any(|l| l.ends_with('…')), "{whole}");
+    let table = whole.lines().find(|l| l.starts_with(&long)).unwrap();
+    assert!(table.contains("60.0 %"), "{table}");
+    assert!(whole.lines().any(|l| l.ends_with(&format!("{long} (inlined)"))), "{whole}");
+    // Columns stay in line for those that have room.
+    let at = |name: &str| whole.lines().find(|l| l.starts_with(name)).unwrap().find(" %");
+    assert_eq!(at("vfs_read"), at("[no stack"));
+}
+
+#[test]
 fn depth_threshold_root_and_event_are_what_is_asked_for() {
     let options = StackOptions {
         event: Some(1),

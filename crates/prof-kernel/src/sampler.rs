@@ -19,7 +19,7 @@ pub mod known;
 pub mod off_cpu;
 mod python;
 mod room;
-mod samples;
+pub mod samples;
 pub mod tables;
 
 use std::collections::BTreeMap;

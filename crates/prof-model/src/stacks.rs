@@ -385,6 +385,26 @@ pub struct KernelPart {
     pub is_program: bool,
 }
 
+/// A counter that was read beside the samples: of a whole process, in no stack.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// As it was asked for.
+    pub name: String,
+    /// Unit of the values; empty or `count` for a count.
+    pub unit: String,
+    /// Whether values of several processes may be added.
+    pub additive: bool,
+}
+
+/// What was counted of a process, whether it was sampled or not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Its process; by its identity, as it need not be among those that were sampled.
+    pub process: Process,
+    /// By [`StackProfile::counters`]; `None` where there is no figure.
+    pub values: Vec<Option<u64>>,
+}
+
 /// All samples of a session.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StackProfile {
@@ -420,6 +440,14 @@ pub struct StackProfile {
     pub lost: Vec<(String, u64)>,
     /// Modules that have no unwind table, and why.
     pub no_tables: Vec<(ModuleId, String)>,
+    /// What was counted beside.
+    pub counters: Vec<Counted>,
+    /// Of each process.
+    pub counts: Vec<Counts>,
+    /// Figures that there are not: of which counter, why, and of how many processes.
+    pub uncounted: Vec<(u32, String, u64)>,
+    /// Whether its end is missing: what recorded it was killed, or had no room.
+    pub ended_early: bool,
 }
 
 impl StackProfile {
@@ -496,6 +524,11 @@ impl StackProfile {
         }
         if self.no_tables.iter().any(|(m, _)| !fits(m.0, self.modules.len())) {
             return Err("a module without table is not there".into());
+        }
+        if self.counts.iter().any(|c| c.values.len() != self.counters.len())
+            || self.uncounted.iter().any(|(c, ..)| !fits(*c, self.counters.len()))
+        {
+            return Err("counts: no such counter".into());
         }
         for (i, t) in self.threads.iter().enumerate() {
             if !fits(t.process.0, self.processes.len()) {

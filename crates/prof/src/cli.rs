@@ -186,6 +186,19 @@ const DEFAULT_ROWS: usize = 30;
 pub const MAX_PROCESSES: u32 = 16_384;
 const MOST_PROCESSES: i64 = 1 << 22;
 
+/// How much of stacks is shown as text.
+#[derive(Debug, Clone, Args)]
+pub struct Tree {
+    /// Levels of the call tree in `text`; 0 for all [default: 24 on a terminal, else all]
+    #[arg(long, value_name = "N", help_heading = STACKS)]
+    pub tree_depth: Option<usize>,
+
+    /// Leave out what has less of all in the call tree in `text`, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 1.0, help_heading = STACKS,
+          value_parser = percent)]
+    pub percent_limit: f64,
+}
+
 /// Options that all verbs share which profile.
 #[derive(Debug, Clone, Args)]
 pub struct Shared {
@@ -291,6 +304,10 @@ pub struct Shared {
     #[arg(long, help_heading = STACKS)]
     pub debuginfod: bool,
 
+    /// How much is shown.
+    #[command(flatten)]
+    pub tree: Tree,
+
     /// Report each thread (in table and json)
     #[arg(long)]
     pub per_thread: bool,
@@ -320,7 +337,7 @@ pub struct Shared {
     #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     pub color: Color,
 
-    /// Rows of a summary, and of the heaviest functions; 0 for all [default: 30]
+    /// Rows of a summary, and of the heaviest functions in `text`; 0 for all [default: 30]
     #[arg(long, value_name = "N")]
     pub top: Option<usize>,
 
@@ -575,7 +592,7 @@ pub struct RecordArgs {
   prof report prof.stacks -o flamegraph:x.svg -o pprof:x.pb.gz
   prof report --symfs /srv/rootfs board.stacks  programs of another machine")]
 pub struct ReportArgs {
-    /// What `prof record` wrote
+    /// What `prof record` wrote; `-`: it comes on standard input
     #[arg(default_value = RAW_FILE)]
     pub file: PathBuf,
 
@@ -598,9 +615,13 @@ pub struct ReportArgs {
     #[arg(long)]
     pub no_cache: bool,
 
-    /// Rows of the heaviest functions
+    /// Rows of the heaviest functions in `text`; 0 for all
     #[arg(long, value_name = "N", default_value_t = 30)]
     pub top: usize,
+
+    /// How much is shown.
+    #[command(flatten)]
+    pub tree: Tree,
 
     /// Colours
     #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
@@ -696,6 +717,11 @@ pub enum ListFormat {
 
 fn output(spec: &str) -> Result<AnyOutputSpec, String> {
     spec.parse::<AnyOutputSpec>().map_err(|e| e.to_string())
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|p| (0.0..=100.0).contains(p));
+    number.ok_or_else(|| "a number from 0 to 100".into())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

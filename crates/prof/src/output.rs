@@ -59,7 +59,7 @@ impl Output {
             Sink::File(path) => {
                 let file = FileSink::open(path)
                     .with_context(|| format!("output file {}", path.display()))?;
-                (Box::new(file), path.display().to_string(), false, columns().unwrap_or(120), false)
+                (Box::new(file), path.display().to_string(), false, file_width(), false)
             }
             _ if to_stderr => {
                 let to = io::stderr();
@@ -163,6 +163,7 @@ impl Outputs {
         default: Default,
         stacks: Option<&Stacks>,
     ) -> Result<Self> {
+        differ(shared.output.iter().map(AnyOutputSpec::sink))?;
         let asked = if shared.output.is_empty() {
             vec![OutputSpec { format, sink: Sink::Default }]
         } else {
@@ -190,13 +191,7 @@ impl Outputs {
                 name: "processes of the stacks".into(),
             });
         }
-        for (i, spec) in asked.iter().enumerate() {
-            if let Sink::File(path) = &spec.sink
-                && asked[..i].iter().any(|other| other.sink == spec.sink)
-                && !path.starts_with("/dev")
-            {
-                bail!("two outputs to {}: each needs a file of its own", path.display());
-            }
+        for spec in &asked {
             list.push(Output::open(spec, &options, shared.color, default)?);
         }
         Ok(Self::all(list))
@@ -300,6 +295,24 @@ pub fn terminal_width(to: &impl std::os::fd::AsFd) -> usize {
         .filter(|w| *w >= MIN_WIDTH)
         .or_else(columns)
         .unwrap_or(100)
+}
+
+/// Columns of a file, which has no width of its own.
+pub fn file_width() -> usize {
+    columns().unwrap_or(120)
+}
+
+/// An error where two of these are one file: each would overwrite the other.
+pub fn differ<'a>(sinks: impl Iterator<Item = &'a Sink>) -> Result<()> {
+    let mut seen: Vec<&Path> = Vec::new();
+    for sink in sinks {
+        let Sink::File(path) = sink else { continue };
+        if seen.contains(&path.as_path()) && !path.starts_with("/dev") {
+            bail!("two outputs to {}: each needs a file of its own", path.display());
+        }
+        seen.push(path);
+    }
+    Ok(())
 }
 
 /// How wide somebody says that it is.

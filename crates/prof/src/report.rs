@@ -16,12 +16,15 @@ use prof_export::stacks::StackOutputSpec;
 use prof_kernel::prepared;
 use prof_kernel::sampler::gather::Code;
 use prof_model::stacks::Module;
+use prof_model::stacks::StackProfile;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::ResolveFlags;
 
+use crate::cli::RAW_FILE;
 use crate::cli::ReportArgs;
 use crate::output;
+use crate::say::say;
 use crate::stacks::raw;
 use crate::stacks::show;
 use crate::stacks::show::How;
@@ -29,17 +32,26 @@ use crate::stacks::show::StackOutput;
 
 /// Names what was recorded, with the files that this machine has, and shows it.
 pub fn main(args: &ReportArgs) -> Result<ExitCode> {
-    let mut profile = raw::read(&args.file)?;
+    let mut profile = read(&args.file)?;
+    if profile.ended_early {
+        say!(
+            "prof: {}: it has no end: prof was killed, had no room, or still writes it; what came \
+             before is shown",
+            args.file.display()
+        );
+    }
     let asked = match args.output.is_empty() {
         true => vec![StackOutputSpec { format: StackFormat::Text, sink: Sink::Default }],
         false => args.output.clone(),
     };
     let outputs: Vec<_> = asked.into_iter().map(StackOutput::Shown).collect();
+    output::differ(args.output.iter().map(|o| &o.sink))?;
     show::try_open(&outputs)?;
     let places = Places::new(args.symfs.as_deref())?;
     let how = How {
         root: Root::default(),
         top: args.top,
+        tree: args.tree.clone(),
         color: args.color,
         default: output::Default::Stdout,
         symfs: args.symfs.clone(),
@@ -50,6 +62,20 @@ pub fn main(args: &ReportArgs) -> Result<ExitCode> {
     show::name(&mut profile, &code, &how);
     show::write(&profile, &outputs, &how).1?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The recording, of a pipe where that is asked for.
+fn read(file: &Path) -> Result<StackProfile> {
+    if file == Path::new("-") {
+        return raw::read(Path::new("/dev/stdin"));
+    }
+    raw::read(file).map_err(|e| {
+        let is_none = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
+        match e.downcast_ref::<io::Error>().is_some_and(is_none) && file == Path::new(RAW_FILE) {
+            true => e.context("nothing was recorded here: `prof record -- CMD` does that"),
+            false => e,
+        }
+    })
 }
 
 /// Where files are looked for.

@@ -1,23 +1,20 @@
 //! `-g`: stacks, from the sampler to the outputs. A thread of its own takes them, so that
 //! neither a slow output nor the making of a large unwind table holds up the other.
 //!
+//! - [`processes`]: what the session's records say of those that are sampled
 //! - [`show`]: names, and the outputs
 //! - [`raw`]: what is kept for `prof report`
 
+pub mod processes;
 pub mod raw;
 pub mod show;
 
 use std::ffi::OsStr;
-use std::io;
-use std::io::Write;
 use std::os::fd::AsFd as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::thread;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -26,7 +23,6 @@ use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::anyhow;
 use prof_export::AnyOutputSpec;
-use prof_export::Exporter;
 use prof_export::Sink;
 use prof_export::stacks::Root;
 use prof_export::stacks::StackFormat;
@@ -45,19 +41,15 @@ use prof_kernel::sampler::gather::Gatherer;
 use prof_kernel::session::Session;
 use prof_kernel::spawn;
 use prof_model::record::Flags;
-use prof_model::record::Profile;
-use prof_model::record::Record;
-use prof_model::record::WindowEnd;
 use prof_model::rules::Key;
 use prof_model::rules::Pattern;
 use prof_model::rules::RuleSet;
 use prof_model::rules::Value;
 use prof_model::stacks::FrameKind;
 use prof_model::stacks::Kernel;
-use prof_model::stacks::ProcessId;
+use prof_model::stacks::Process;
 use prof_model::stacks::SampledEvent;
 use prof_model::stacks::StackProfile;
-use prof_model::stacks::Switch;
 use rustix::event::EventfdFlags;
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
@@ -67,6 +59,8 @@ use rustix::time::Timespec;
 use crate::cli::Shared;
 use crate::output;
 use crate::select::Selected;
+use crate::stacks::processes::Processes;
+use crate::stacks::raw::keep::Keeper;
 use crate::stacks::show::How;
 use crate::stacks::show::StackOutput;
 use crate::stream;
@@ -126,13 +120,15 @@ impl Stacks {
         let how = How {
             root: Root::default(),
             top: shared.rows(),
+            tree: shared.tree.clone(),
             color: shared.color,
             default,
             symfs: None,
             debuginfod: shared.debuginfod,
             cache: prepared::dir_unless(shared.no_cache),
         };
-        Some(Self { plan, outputs, how, processes: Processes::default() })
+        let processes = Processes::new(selected, !shared.events.is_empty());
+        Some(Self { plan, outputs, how, processes })
     }
 
     /// Whether what is asked for can be written.
@@ -169,7 +165,9 @@ impl Stacks {
 
     /// Begins to take them.
     pub fn begin(self, session: &Session, command: &[Vec<u8>]) -> Result<Running> {
-        let recording = Recording::begin(session, &self.plan, command)?;
+        let files = self.outputs.iter().filter_map(StackOutput::kept_in);
+        let recording =
+            Recording::begin(session, &self.plan, command, files, self.processes.clone())?;
         Ok(Running { recording, stacks: self })
     }
 }
@@ -195,11 +193,15 @@ impl Running {
     /// Ends it, and writes the outputs.
     pub fn finish(self) -> Result<()> {
         let Stacks { outputs, how, processes, .. } = self.stacks;
-        let mut taken = self.recording.end(&processes)?;
+        let mut taken = self.recording.end()?;
+        let stacks_of = |p: &StackProfile| p.samples.iter().map(|s| s.stack).collect::<Vec<_>>();
+        let is_made = taken.code.iter().any(|c| matches!(c, Code::Generated(_)));
+        let before = (is_made && taken.keeper.is_wanted()).then(|| stacks_of(&taken.profile));
         show::name_generated(&mut taken.profile, &taken.code, |pid| processes.owner(pid));
+        let done = taken.keeper.end(&taken.profile, before.as_deref());
         // What else is kept for later is not named.
         let (raw, shown): (Vec<_>, Vec<_>) = outputs.into_iter().partition(|o| !o.is_named());
-        let (mut written, kept) = show::write(&taken.profile, &raw, &how);
+        let (mut written, kept) = show::write_kept(&taken.profile, &raw, done, &how);
         if !shown.is_empty() {
             show::name(&mut taken.profile, &taken.code, &how);
         }
@@ -221,6 +223,7 @@ pub struct Taken {
     pub counts: SampleCounts,
     /// The same of time off the CPU.
     pub off_cpu: SampleCounts,
+    keeper: Keeper,
 }
 
 /// Sampling that goes on.
@@ -228,12 +231,21 @@ pub struct Taken {
 pub struct Recording {
     stop: OwnedFd,
     thread: JoinHandle<Result<Taken>>,
+    processes: Processes,
     epoch: u64,
 }
 
 impl Recording {
     /// From its return on, the processes of the session are sampled.
-    pub fn begin(session: &Session, plan: &StackPlan, command: &[Vec<u8>]) -> Result<Self> {
+    /// What is taken is written to `files` as it comes; `processes` tells of those that are
+    /// sampled.
+    pub fn begin<'a>(
+        session: &Session,
+        plan: &StackPlan,
+        command: &[Vec<u8>],
+        files: impl Iterator<Item = &'a Path>,
+        processes: Processes,
+    ) -> Result<Self> {
         let mut sampler = session.sampler(plan)?;
         let epoch = clock::now_ns(ClockId::Monotonic);
         let (host, release, machine) = host::uname();
@@ -251,17 +263,23 @@ impl Recording {
         gatherer.pump(&mut sampler)?;
         drop(mapped);
         sampler.start()?;
+        // Now that nothing else can fail: what the files had in them goes.
+        let keeper = Keeper::begin(files, gatherer.so_far())?;
+        if keeper.is_wanted() {
+            gatherer.fresh_samples();
+        }
+        let takes = Takes { sampler, gatherer, keeper, processes: processes.clone(), epoch };
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?;
         let stopped = stop.try_clone()?;
         let thread = thread::Builder::new()
             .name("prof-samples".into())
-            .spawn(move || take(sampler, gatherer, &stopped))
+            .spawn(move || takes.until(&stopped))
             .context("thread that takes samples")?;
-        Ok(Self { stop, thread, epoch })
+        Ok(Self { stop, thread, processes, epoch })
     }
 
-    /// Ends it, and gives what was taken. `processes` tells of those that were sampled.
-    pub fn end(self, processes: &Processes) -> Result<Taken> {
+    /// Ends it, and gives what was taken.
+    pub fn end(self) -> Result<Taken> {
         rustix::io::write(&self.stop, &1u64.to_ne_bytes())?;
         let mut taken =
             self.thread.join().map_err(|_| anyhow!("the thread that takes samples died"))??;
@@ -279,7 +297,7 @@ impl Recording {
         let frames = taken.profile.frames.iter();
         let of_kernel = frames.filter(|f| f.kind == FrameKind::Kernel).map(|f| f.offset);
         taken.profile.kernel.parts = kallsyms::parts(taken.profile.kernel.text, of_kernel);
-        processes.describe(&mut taken.profile, self.epoch);
+        self.processes.describe(&mut taken.profile, self.epoch);
         Ok(taken)
     }
 }
@@ -305,28 +323,54 @@ fn event(sampled: &Sampling) -> SampledEvent {
     SampledEvent { name: sampled.event.clone(), unit: unit.into(), frequency_hz, period }
 }
 
-fn take(mut sampler: Sampler, mut gatherer: Gatherer, stop: &OwnedFd) -> Result<Taken> {
-    let mut stopped = false;
-    let mut looked = Instant::now();
-    while !stopped {
-        let mut fds: Vec<_> = std::iter::once(stop.as_fd())
-            .chain(sampler.as_poll_fds())
-            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
-            .collect();
-        // Interrupted or not: what is there is taken.
-        let _ = rustix::event::poll(&mut fds, Some(&TICK));
-        stopped = fds.first().is_some_and(|stop| !stop.revents().is_empty());
-        gatherer.pump(&mut sampler)?;
-        if looked.elapsed() >= stream::CPUS_COME {
-            sampler.follow_cpus()?;
-            looked = Instant::now();
+/// Who takes samples.
+struct Takes {
+    sampler: Sampler,
+    gatherer: Gatherer,
+    keeper: Keeper,
+    processes: Processes,
+    epoch: u64,
+}
+
+impl Takes {
+    fn until(mut self, stop: &OwnedFd) -> Result<Taken> {
+        let mut stopped = false;
+        let mut looked = Instant::now();
+        while !stopped {
+            let mut fds: Vec<_> = std::iter::once(stop.as_fd())
+                .chain(self.sampler.as_poll_fds())
+                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+                .collect();
+            // Interrupted or not: what is there is taken.
+            let _ = rustix::event::poll(&mut fds, Some(&TICK));
+            stopped = fds.first().is_some_and(|stop| !stop.revents().is_empty());
+            self.gatherer.pump(&mut self.sampler)?;
+            if self.keeper.is_due() {
+                self.keep();
+            }
+            if looked.elapsed() >= stream::CPUS_COME {
+                self.sampler.follow_cpus()?;
+                looked = Instant::now();
+            }
         }
+        self.sampler.stop();
+        self.gatherer.close(&mut self.sampler, clock::now_ns(ClockId::Monotonic))?;
+        self.keep();
+        let (counts, off_cpu) = (self.sampler.counts()?, self.sampler.off_cpu_counts()?);
+        let (profile, code) = self.gatherer.finish();
+        Ok(Taken { profile, code, counts, off_cpu, keeper: self.keeper })
     }
-    sampler.stop();
-    gatherer.close(&mut sampler, clock::now_ns(ClockId::Monotonic))?;
-    let (counts, off_cpu) = (sampler.counts()?, sampler.off_cpu_counts()?);
-    let (profile, code) = gatherer.finish();
-    Ok(Taken { profile, code, counts, off_cpu })
+
+    /// Writes what came since the last time.
+    fn keep(&mut self) {
+        if !self.keeper.is_wanted() {
+            return;
+        }
+        let samples = self.gatherer.fresh_samples();
+        let duration_ns = clock::now_ns(ClockId::Monotonic).saturating_sub(self.epoch);
+        let complete = |p: &mut [Process]| self.processes.complete(p, self.epoch);
+        self.keeper.add(self.gatherer.so_far(), &samples, duration_ns, complete);
+    }
 }
 
 /// Files that a command will run, as far as that can be known before: their unwind
@@ -335,94 +379,4 @@ pub fn files_of(program: &Path) -> Vec<PathBuf> {
     let path = std::env::var_os("LD_LIBRARY_PATH");
     let environment = prof_unwind::Environment { library_path: path.as_deref() };
     prof_unwind::closure(program, &environment)
-}
-
-/// What the records of the stream say of processes. An exporter that writes nothing.
-#[derive(Debug, Clone, Default)]
-pub struct Processes {
-    seen: Arc<Mutex<Vec<Seen>>>,
-    switched: Arc<Mutex<Vec<Switched>>>,
-}
-
-/// A `prof` event: of which process, when (ns since 1970), and its flags.
-type Switched = ((u32, u64, u32), u64, u64);
-
-#[derive(Debug)]
-struct Seen {
-    key: (u32, u64, u32),
-    ppid: u32,
-    comm: String,
-    exe: Option<PathBuf>,
-    start_ns: u64,
-    end_ns: Option<u64>,
-    uid: u32,
-}
-
-impl Processes {
-    /// Whose process it was: what it wrote about itself is his.
-    fn owner(&self, pid: u32) -> Option<u32> {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.iter().rev().find(|s| s.key.0 == pid).map(|s| s.uid)
-    }
-
-    fn note(&self, p: &Profile) {
-        let ident = &p.process.ident;
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(Seen {
-            key: (ident.pid, ident.start_ns, ident.exec),
-            ppid: ident.ppid,
-            comm: String::from_utf8_lossy(&ident.comm).into_owned(),
-            exe: p.process.exe.as_ref().map(|e| PathBuf::from(OsStr::from_bytes(e))),
-            start_ns: p.window.start_ns,
-            end_ns: (p.window.end != WindowEnd::Running).then_some(p.window.end_ns),
-            uid: ident.uid,
-        });
-    }
-
-    /// Completes what the samples say of processes.
-    fn describe(&self, profile: &mut StackProfile, epoch: u64) {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let by_key: std::collections::HashMap<_, _> = seen.iter().map(|s| (s.key, s)).collect();
-        for p in &mut profile.processes {
-            let Some(s) = by_key.get(&(p.pid, p.start_ns, p.exec)) else { continue };
-            p.ppid = s.ppid;
-            p.comm.clone_from(&s.comm);
-            p.exe.clone_from(&s.exe);
-            p.from_ns = s.start_ns.saturating_sub(epoch);
-            p.to_ns = s.end_ns.map(|end| end.saturating_sub(epoch));
-        }
-        let places: std::collections::HashMap<_, _> = (0..)
-            .zip(&profile.processes)
-            .map(|(at, p)| ((p.pid, p.start_ns, p.exec), at))
-            .collect();
-        let switched = self.switched.lock().unwrap_or_else(PoisonError::into_inner);
-        profile.switches = switched
-            .iter()
-            .filter_map(|(key, time_ns, flags)| {
-                let process = ProcessId(*places.get(key)?);
-                let time_ns = time_ns.saturating_sub(profile.start_ns);
-                Some(Switch { process, time_ns, flags: *flags })
-            })
-            .collect();
-        profile.switches.sort_by_key(|s| s.time_ns);
-    }
-}
-
-impl Exporter for Processes {
-    fn record(&mut self, r: &Record, _: &mut dyn Write) -> io::Result<()> {
-        match r {
-            Record::Profile(p) => self.note(p),
-            Record::Prof(e) => {
-                let ident = &e.process.ident;
-                let key = (ident.pid, ident.start_ns, ident.exec);
-                let mut switched = self.switched.lock().unwrap_or_else(PoisonError::into_inner);
-                switched.push((key, e.time_ns, e.flags.0));
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self, _: &mut dyn Write) -> io::Result<()> {
-        Ok(())
-    }
 }

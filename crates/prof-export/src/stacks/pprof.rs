@@ -1,6 +1,8 @@
 //! The `pprof` format: `profile.proto`, gzipped.
 //!
-//! Sample types are the number of samples, then one for each event. Addresses are
+//! Sample types are the number of samples, then one for each event, then one for each
+//! counter: what was counted of a process is a sample whose only place is that process, as
+//! no stack has it. Addresses are
 //! offsets in files: each mapping begins at offset 0 of its file and at address 0. A
 //! place without a name has a function that tells the place, and a mapping in which
 //! nothing has a name does not claim to have functions, so that pprof looks for them.
@@ -185,12 +187,15 @@ struct Writer<'a> {
     source: &'a StackProfile,
     names: Names<'a>,
     events: Vec<u32>,
+    counters: Vec<u32>,
     strings: Strings,
     out: proto::Profile,
     mappings: HashMap<File, usize>,
     functions: HashMap<(LineId, i64), u64>,
     locations: HashMap<FrameId, u64>,
     notes: HashMap<LineId, u64>,
+    /// Places of processes, by name and program.
+    processes: HashMap<(i64, i64), u64>,
 }
 
 impl<'a> Writer<'a> {
@@ -201,12 +206,17 @@ impl<'a> Writer<'a> {
             source,
             names: Names::new(source),
             events: options.events_of(source),
+            counters: match options.event {
+                Some(_) => Vec::new(),
+                None => (0..source.counters.len() as u32).collect(),
+            },
             strings,
             out: proto::Profile::default(),
             mappings: HashMap::new(),
             functions: HashMap::new(),
             locations: HashMap::new(),
             notes: HashMap::new(),
+            processes: HashMap::new(),
         }
     }
 
@@ -214,6 +224,7 @@ impl<'a> Writer<'a> {
         self.types();
         self.program();
         self.samples();
+        self.counts();
         self.comments();
         self.out.time_nanos = signed(self.source.start_ns);
         self.out.duration_nanos = signed(self.source.duration_ns);
@@ -221,7 +232,7 @@ impl<'a> Writer<'a> {
         self.out
     }
 
-    /// What is counted: samples, and each event.
+    /// What there is: samples, each event, and each counter.
     fn types(&mut self) {
         let samples = self.value_type("samples", "count");
         self.out.sample_type.push(samples);
@@ -239,18 +250,26 @@ impl<'a> Writer<'a> {
                 .chain((2..).map(|n| format!("{name}-{n}")))
                 .find(|n| !used.contains(n))
                 .unwrap_or(name);
-            let unit = match event.unit.as_str() {
-                "ns" => "nanoseconds".to_owned(),
-                "" => "count".to_owned(),
-                unit => names::clean(unit.as_bytes()),
-            };
-            let value_type = self.value_type(&name, &unit);
+            let value_type = self.value_type(&name, &unit(&event.unit));
             self.out.sample_type.push(value_type);
             if nth == 0 {
                 self.out.default_sample_type = value_type.r#type;
                 self.out.period_type = Some(value_type);
                 self.out.period = super::period(event).map_or(0, signed);
             }
+            used.push(name);
+        }
+        for at in self.counters.clone() {
+            let counter = &self.source.counters[at as usize];
+            let name = names::clean(counter.name.as_bytes());
+            // What is sampled by has its name already.
+            let tries = [name.clone(), format!("{name}-counted")].into_iter();
+            let name = tries
+                .chain((2..).map(|n| format!("{name}-{n}")))
+                .find(|n| !used.contains(n))
+                .unwrap_or(name);
+            let value_type = self.value_type(&name, &unit(&counter.unit));
+            self.out.sample_type.push(value_type);
             used.push(name);
         }
     }
@@ -270,7 +289,7 @@ impl<'a> Writer<'a> {
     }
 
     fn samples(&mut self) {
-        let values = 1 + self.events.len();
+        let values = 1 + self.events.len() + self.counters.len();
         let mut sums: BTreeMap<Place, Vec<i64>> = BTreeMap::new();
         for s in &self.source.samples {
             let Some(nth) = self.events.iter().position(|e| *e == s.event) else { continue };
@@ -287,6 +306,52 @@ impl<'a> Writer<'a> {
             let label = self.labels(place);
             self.out.sample.push(proto::Sample { location_id, value, label });
         }
+    }
+
+    /// What was counted of each process.
+    fn counts(&mut self) {
+        if self.counters.is_empty() {
+            return;
+        }
+        let before = 1 + self.events.len();
+        for counts in &self.source.counts {
+            let mut value = vec![0; before];
+            value.extend(counts.values.iter().map(|v| v.map_or(0, signed)));
+            if value.iter().all(|v| *v == 0) {
+                continue;
+            }
+            let process = &counts.process;
+            let comm = names::clean(process.comm.as_bytes());
+            let name = format!("[process {comm} {}]", process.pid);
+            // What pprof shows by files is by programs then.
+            let file = process.exe.as_ref().map(|e| names::path(e)).unwrap_or_default();
+            let location_id = vec![self.process(&name, &file)];
+            let mut label = Vec::with_capacity(3);
+            for (key, num) in [("pid", process.pid), ("exec", process.exec)] {
+                let key = self.strings.add(key);
+                label.push(proto::Label { key, str: 0, num: i64::from(num) });
+            }
+            if !comm.is_empty() {
+                let (key, str) = (self.strings.add("comm"), self.strings.add(&comm));
+                label.push(proto::Label { key, str, num: 0 });
+            }
+            self.out.sample.push(proto::Sample { location_id, value, label });
+        }
+    }
+
+    /// A place that stands for a process.
+    fn process(&mut self, name: &str, file: &str) -> u64 {
+        let (name, filename) = (self.strings.add(name), self.strings.add(file));
+        if let Some(at) = self.processes.get(&(name, filename)) {
+            return *at;
+        }
+        let function_id = self.out.function.len() as u64 + 1;
+        self.out.function.push(proto::Function { id: function_id, name, system_name: 0, filename });
+        let line = vec![proto::Line { function_id, line: 0 }];
+        let id = self.out.location.len() as u64 + 1;
+        self.out.location.push(proto::Location { id, mapping_id: 0, address: 0, line });
+        self.processes.insert((name, filename), id);
+        id
     }
 
     fn labels(&mut self, place: Place) -> Vec<proto::Label> {
@@ -425,14 +490,36 @@ impl<'a> Writer<'a> {
         if !self.source.host.is_empty() {
             comments.push(format!("host: {}", names::clean(self.source.host.as_bytes())));
         }
+        comments.extend(super::ended_early(self.source));
         comments.extend(super::wholeness(self.source));
         for (reason, count) in self.source.lost.iter().filter(|(_, n)| *n > 0) {
             let samples = human::plural(*count, "sample", "samples");
             comments.push(format!("lost: {samples}: {}", names::clean(reason.as_bytes())));
         }
+        for at in &self.counters {
+            let counter = &self.source.counters[*at as usize];
+            let name = names::clean(counter.name.as_bytes());
+            if !counter.additive {
+                comments.push(format!("{name}: of each process; their sum says nothing"));
+            }
+            for (_, why, n) in self.source.uncounted.iter().filter(|(c, ..)| c == at) {
+                let of = human::plural(*n, "process", "processes");
+                let why = names::clean(why.as_bytes());
+                comments.push(format!("{name}: no figure of {of}: {why}"));
+            }
+        }
         comments.extend(super::without_table(self.source));
         comments.extend(super::unnamed(&self.names));
         self.out.comment = comments.iter().map(|c| self.strings.add(c)).collect();
+    }
+}
+
+/// As pprof calls it.
+fn unit(unit: &str) -> String {
+    match unit {
+        "ns" => "nanoseconds".to_owned(),
+        "" => "count".to_owned(),
+        unit => names::clean(unit.as_bytes()),
     }
 }
 

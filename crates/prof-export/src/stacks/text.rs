@@ -81,6 +81,19 @@ impl View<'_> {
         if self.total == 0 { 0.0 } else { weight as f64 / self.total as f64 }
     }
 
+    /// As much of a line as the terminal has room for, but for some columns.
+    fn fit(&self, line: &str, but: usize) -> String {
+        fit(self.options, self.width, line, but)
+    }
+
+    /// A table, as wide as it may be.
+    fn table(&self, columns: &[Column], rows: &[Vec<Cell>], first_min: usize) -> String {
+        match self.options.cut {
+            true => layout::table(columns, rows, self.width, first_min, self.options.color),
+            false => layout::whole_table(columns, rows, self.width, self.options.color),
+        }
+    }
+
     fn weight(&self, weight: u64) -> String {
         match self.event.unit.as_str() {
             "ns" => human::duration(weight),
@@ -111,11 +124,7 @@ impl View<'_> {
         }
         for line in layout::wrap(&text, self.width - 1, "  ").lines() {
             out.push(' ');
-            out.push_str(&paint(
-                self.options.color,
-                layout::BOLD,
-                &layout::fit(line, self.width - 1),
-            ));
+            out.push_str(&paint(self.options.color, layout::BOLD, &self.fit(line, 1)));
             out.push('\n');
         }
         out.push('\n');
@@ -177,12 +186,14 @@ impl View<'_> {
                     Cell::plain(human::percent(self.share(f.own))),
                     Cell::plain(human::percent(self.share(f.all))),
                     Cell::plain(self.weight(f.own)),
-                    Cell::plain(layout::fit_end(self.module(line), MODULE)),
+                    Cell::plain(match self.options.cut {
+                        true => layout::fit_end(self.module(line), MODULE),
+                        false => self.module(line).to_owned(),
+                    }),
                 ]
             })
             .collect();
-        let table = layout::table(&columns, &rows, self.width, 24, self.options.color);
-        out.push_str(&table);
+        out.push_str(&self.table(&columns, &rows, 24));
         let rest = &functions[rows.len()..];
         if !rest.is_empty() {
             let own = rest.iter().fold(0, |sum: u64, f| sum.saturating_add(f.own));
@@ -200,6 +211,13 @@ impl View<'_> {
             (None, Origin::Kernel) => "[kernel]",
             (None, _) => "",
         }
+    }
+}
+
+fn fit(options: &StackOptions, width: usize, line: &str, but: usize) -> String {
+    match options.cut {
+        true => layout::fit(line, width.saturating_sub(but).max(8)),
+        false => line.to_owned(),
     }
 }
 
@@ -231,10 +249,13 @@ fn end(
     let mut say = |style, text: &str| {
         for line in layout::wrap(text, width - 1, "  ").lines() {
             out.push(' ');
-            out.push_str(&paint(options.color, style, &layout::fit(line, width - 1)));
+            out.push_str(&paint(options.color, style, &fit(options, width, line, 1)));
             out.push('\n');
         }
     };
+    if let Some(line) = super::ended_early(profile) {
+        say(layout::LOUD, &line);
+    }
     if let Some(line) = super::wholeness(profile) {
         let broken = profile.samples.iter().any(|s| !s.whole.is_whole());
         say(if broken { layout::PLAIN } else { layout::GOOD }, &line);
@@ -242,7 +263,8 @@ fn end(
     super::without_table(profile).iter().for_each(|line| say(layout::PLAIN, line));
     super::unnamed(names).iter().for_each(|line| say(layout::DIM, line));
     let lost: Vec<_> = profile.lost.iter().filter(|(_, n)| *n > 0).collect();
-    if lost.is_empty() {
+    // Losses are told at the end.
+    if lost.is_empty() && !profile.ended_early {
         say(layout::GOOD, "lost: no sample");
     }
     for (reason, n) in lost {

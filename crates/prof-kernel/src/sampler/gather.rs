@@ -72,6 +72,9 @@ pub enum Code {
 /// at a time.
 const SHARE: usize = 4;
 
+/// Most processes that are asked for what they see under a path.
+const MAX_ASKED: usize = 64;
+
 /// A profile in the making.
 #[derive(Debug)]
 pub struct Gatherer {
@@ -208,6 +211,16 @@ impl Gatherer {
         Ok(())
     }
 
+    /// The profile so far, without its samples.
+    pub fn so_far(&self) -> &StackProfile {
+        &self.profile
+    }
+
+    /// The samples that came since this was last called; from the first call on.
+    pub fn fresh_samples(&mut self) -> Vec<Sample> {
+        self.samples.fresh()
+    }
+
     /// The profile, and where its modules' code is.
     pub fn finish(mut self) -> (StackProfile, Vec<Code>) {
         if self.malformed > 0 {
@@ -251,13 +264,13 @@ impl Gatherer {
         self.files.remove(&rec.id);
         let mut name = PathBuf::from(std::ffi::OsStr::from_bytes(path));
         if generated::is_jitdump(&name) {
-            if let Ok(file) = files::find(rec, path, true) {
+            if let Ok(file) = files::find(rec, path, true, self.newest()) {
                 self.told.jitdump(rec.pid, file);
             }
             self.learn(rec.id, Some(rec.key), name, Code::Gone("a jitdump".into()));
             return;
         }
-        let code = match files::find(rec, path, false) {
+        let code = match files::find(rec, path, false, self.newest()) {
             Ok(file) => Code::File(file),
             Err(e) => Code::Gone(e.to_string()),
         };
@@ -274,6 +287,11 @@ impl Gatherer {
             return;
         }
         self.learn(rec.id, Some(rec.key), name, code);
+    }
+
+    /// Processes that were sampled, the last first, and no more than can be asked.
+    fn newest(&self) -> impl Iterator<Item = u32> {
+        self.profile.processes.iter().rev().map(|p| p.pid).take(MAX_ASKED)
     }
 
     /// Which of the files that are wanted this is. The kernel half has its path within its
@@ -302,6 +320,11 @@ impl Gatherer {
             Code::Image(bytes) => Table::from_elf(bytes, &mut self.rules, &self.limits),
             Code::Generated(_) => Err(Error::NoCfi("its code is generated")),
             Code::Gone(why) => Err(Error::Io(io::Error::other(why.clone()))),
+        };
+        let made = match made {
+            // What a program makes there at run time is walked as what it makes in no file.
+            Err(Error::NotElf) if generated::is_memory(&path) => Ok(Table::by_frame_pointers()),
+            made => made,
         };
         let mut table = made.map_err(|e| e.to_string());
         if let Ok(made) = &table {

@@ -36,6 +36,11 @@ pub fn is_jitdump(path: &Path) -> bool {
     name.starts_with(b"jit-") && name.ends_with(b".dump")
 }
 
+/// Whether a file is memory that has no other name than the one its maker gave it.
+pub fn is_memory(path: &Path) -> bool {
+    path.as_os_str().as_bytes().starts_with(b"/memfd:")
+}
+
 /// Code that a process has made, and what there is to name it.
 #[derive(Debug)]
 pub struct Generated {

@@ -24,6 +24,8 @@ pub struct Samples {
     /// By place, once there are `most`.
     places: HashMap<Place, usize>,
     merged: u64,
+    /// Those that came since they were last asked for, if anybody does.
+    fresh: Option<Vec<Sample>>,
 }
 
 impl Default for Samples {
@@ -39,11 +41,14 @@ fn place(s: &Sample) -> Place {
 
 impl Samples {
     fn with_most(most: usize) -> Self {
-        Self { list: Vec::new(), most, places: HashMap::new(), merged: 0 }
+        Self { list: Vec::new(), most, places: HashMap::new(), merged: 0, fresh: None }
     }
 
     /// One more.
     pub fn push(&mut self, sample: Sample) {
+        if let Some(fresh) = &mut self.fresh {
+            fresh.push(sample.clone());
+        }
         if self.list.len() < self.most {
             self.list.push(sample);
             return;
@@ -66,6 +71,16 @@ impl Samples {
                 self.list.push(sample);
             }
         }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.list.len()
+    }
+
+    /// What came since this was last called, each sample by itself; from the first call on.
+    pub fn fresh(&mut self) -> Vec<Sample> {
+        self.fresh.replace(Vec::new()).unwrap_or_default()
     }
 
     /// All of them by time, and how many were added to others.
@@ -106,6 +121,18 @@ mod tests {
         };
         assert_eq!([weight(1), weight(2), weight(3)], [20, 30, 20]);
         assert_eq!(list.iter().map(|s| s.time_ns).collect::<Vec<_>>(), [1, 2, 5, 9]);
+    }
+
+    #[test]
+    fn what_is_fresh_is_told_once_and_never_merged() {
+        let mut samples = Samples::with_most(1);
+        assert_eq!(samples.fresh(), []);
+        (1..4).for_each(|time| samples.push(sample(time, 1)));
+        assert_eq!(samples.fresh().iter().map(|s| s.time_ns).collect::<Vec<_>>(), [1, 2, 3]);
+        samples.push(sample(4, 1));
+        assert_eq!(samples.fresh(), [sample(4, 1)]);
+        let (list, merged) = samples.finish();
+        assert_eq!((list.len(), list[0].weight, merged), (1, 40, 3));
     }
 
     #[test]

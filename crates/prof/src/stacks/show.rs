@@ -6,7 +6,7 @@ use std::io;
 use std::io::BufWriter;
 use std::io::IsTerminal as _;
 use std::io::Write;
-use std::os::fd::AsFd as _;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -36,6 +36,7 @@ use prof_unwind::Limits;
 use prof_unwind::Table;
 
 use crate::cli::Color;
+use crate::cli::Tree;
 use crate::output;
 use crate::say::say;
 
@@ -44,8 +45,10 @@ use crate::say::say;
 pub struct How {
     /// What stands at the root.
     pub root: Root,
-    /// Rows of the heaviest functions.
+    /// Rows of the heaviest functions; 0 for all.
     pub top: usize,
+    /// Of the call tree.
+    pub tree: Tree,
     /// Colours.
     pub color: Color,
     /// Where an output goes that names no file.
@@ -251,6 +254,32 @@ pub fn write<'a>(
     (written, result)
 }
 
+/// The same of recordings, some of which were written as samples came: how that went is
+/// `done`, by their names.
+pub fn write_kept<'a>(
+    profile: &StackProfile,
+    outputs: &'a [StackOutput],
+    done: Vec<(String, io::Result<()>)>,
+    how: &How,
+) -> (Vec<&'a StackOutput>, Result<()>) {
+    let (mut written, mut result) = (Vec::with_capacity(outputs.len()), Ok(()));
+    let mut done: BTreeMap<_, _> = done.into_iter().collect();
+    for output in outputs {
+        let kept = output.kept_in().and_then(|p| done.remove(&p.display().to_string()));
+        let one = match kept {
+            Some(kept) => kept.with_context(|| {
+                format!("writing to {} (what was written before can be read)", output.place())
+            }),
+            None => write_one(profile, output, how),
+        };
+        match one {
+            Ok(()) => written.push(output),
+            Err(e) => result = result.and(Err(e)),
+        }
+    }
+    (written, result)
+}
+
 /// Whether outputs can be written, which is to be known before anything is measured. What
 /// is there stays as it is until there is something to be written.
 pub fn try_open(outputs: &[StackOutput]) -> Result<()> {
@@ -301,6 +330,27 @@ impl StackOutput {
         }
     }
 
+    /// The file that it is written to while samples come, if it is such: of a pipe the reader
+    /// may be slow, or not there yet.
+    pub fn kept_in(&self) -> Option<&Path> {
+        match self {
+            Self::Raw(Sink::File(path)) => path.metadata().map_or(true, |m| m.is_file()),
+            _ => false,
+        }
+        .then(|| self.file())?
+    }
+
+    fn file(&self) -> Option<&Path> {
+        match self.sink() {
+            Sink::File(path) => Some(path),
+            Sink::Default | Sink::Stdout => None,
+        }
+    }
+
+    fn place(&self) -> String {
+        self.file().map_or_else(|| "standard output".into(), |p| p.display().to_string())
+    }
+
     /// Whether it is nothing that a terminal could show.
     fn is_binary(&self) -> bool {
         match self {
@@ -320,24 +370,38 @@ fn write_one(profile: &StackProfile, output: &StackOutput, how: &How) -> Result<
         StackOutput::Raw(sink) => (sink.clone(), None),
         StackOutput::Shown(spec) => (spec.sink.clone(), Some(spec.format)),
     };
-    let mut options = StackOptions { root: how.root, top: how.top, ..StackOptions::default() };
+    let mut options = StackOptions {
+        root: how.root,
+        top: if how.top == 0 { usize::MAX } else { how.top },
+        threshold: how.tree.percent_limit / 100.0,
+        cut: false,
+        ..StackOptions::default()
+    };
     let (to, name): (Box<dyn Write>, _) = match &sink {
         Sink::File(path) => {
             options.file = Some(path.clone());
+            options.width = output::file_width();
             let file =
                 File::create(path).with_context(|| format!("output file {}", path.display()))?;
             (Box::new(file), path.display().to_string())
         }
         Sink::Default if how.default == output::Default::Stderr && is_for_people(format) => {
             let to = io::stderr();
-            (options.color, options.width) = (how.color.on(&to), output::terminal_width(&to));
+            fits(&mut options, &to, how.color);
             (Box::new(to), "standard error".into())
         }
         Sink::Default | Sink::Stdout => {
             let to = io::stdout();
-            (options.color, options.width) = (how.color.on(&to), output::terminal_width(&to));
+            fits(&mut options, &to, how.color);
             (Box::new(to), "standard output".into())
         }
+    };
+    options.depth = match how.tree.tree_depth {
+        Some(0) => usize::MAX,
+        Some(n) => n,
+        // A terminal shows a few rows, and of a file nobody reads all.
+        None if options.cut => options.depth,
+        None => usize::MAX,
     };
     let mut to = BufWriter::new(to);
     let written = match format {
@@ -352,19 +416,21 @@ fn write_one(profile: &StackProfile, output: &StackOutput, how: &How) -> Result<
     }
 }
 
+/// What a terminal has room for, if it is one.
+fn fits(options: &mut StackOptions, to: &(impl AsFd + io::IsTerminal), color: Color) {
+    options.color = color.on(to);
+    options.width = output::terminal_width(to);
+    options.cut = to.is_terminal();
+}
+
 fn is_for_people(format: Option<StackFormat>) -> bool {
     format == Some(StackFormat::Text)
 }
 
 /// A line for the terminal about files that were written.
 pub fn tell<'a>(profile: &StackProfile, outputs: impl Iterator<Item = &'a StackOutput>) {
-    let files: Vec<_> = outputs
-        .filter_map(|o| match o.sink() {
-            Sink::File(path) => Some(path),
-            Sink::Default | Sink::Stdout => None,
-        })
-        .map(|p| p.display().to_string())
-        .collect();
+    let files: Vec<_> =
+        outputs.filter_map(StackOutput::file).map(|p| p.display().to_string()).collect();
     if files.is_empty() {
         return;
     }

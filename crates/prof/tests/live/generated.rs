@@ -129,6 +129,26 @@ fn built(name: &str, dir: &Path) -> PathBuf {
     exe
 }
 
+#[test]
+fn code_in_a_memfd_is_walked_by_its_frame_pointers() {
+    let Some(_turn) = live("code in a memfd") else { return };
+    if !taken("code in a memfd") || emulated("gcc") || !has("gcc", "gcc") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let exe = built("memfd", dir.path());
+    let stacks = run_stacks(&[], &[exe.to_str().expect("a path")]);
+    let p = &stacks.profile;
+    let made = |f: prof_model::stacks::FrameId| {
+        p.module(p.frame(f)).is_some_and(|m| m.path.starts_with("/memfd:made"))
+    };
+    let of_it = p.samples.iter().filter(|s| p.frames_of(s.stack).any(made));
+    let (whole, rest): (Vec<_>, Vec<_>) = of_it.partition(|s| s.whole.is_whole());
+    println!("{} whole, {} not", whole.len(), rest.len());
+    assert!(whole.len() > 50 && rest.len() * 50 < whole.len(), "{:?}", p.wholeness());
+    assert!(p.no_tables.is_empty(), "{:?}", p.no_tables);
+}
+
 /// Names and lines of generated code in the order of time, each as long as it lasts.
 fn phases(profile: &StackProfile) -> Vec<(String, String, Option<u32>, usize)> {
     let mut samples: Vec<_> = profile.samples.iter().collect();

@@ -30,6 +30,7 @@ mod perfdata;
 mod pmu;
 mod programs;
 mod python;
+mod recording;
 mod regions;
 mod repeat;
 mod rules;

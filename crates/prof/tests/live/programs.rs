@@ -302,6 +302,28 @@ fn node() {
 }
 
 #[test]
+fn a_program_that_only_others_see_is_found_when_its_process_is_gone() {
+    let Some(_turn) = live("short processes with mounts of their own") else { return };
+    let needs = [("unshare", "util-linux"), ("mount", "mount")];
+    let Some(dir) = ready("short processes with mounts of their own", &needs) else { return };
+    // Each is gone long before anybody can look; the shell that has the same mounts is not.
+    let script = format!(
+        "set -e; mount -t tmpfs none {dir}; cp {target} {dir}/hidden; \
+         i=0; while [ $i -lt 100 ]; do {dir}/hidden burn 1 >/dev/null; i=$((i+1)); done",
+        dir = dir.path().display(),
+        target = target().display(),
+    );
+    let stacks = run_stacks(&["-F", "2000"], &["unshare", "-m", "sh", "-c", &script]);
+    let p = &stacks.profile;
+    let module = p.modules.iter().find(|m| m.path.ends_with("hidden")).expect("the program");
+    assert!(!module.build_id.is_empty(), "{:?}", p.no_tables);
+    assert!(p.no_tables.is_empty(), "{:?}", p.no_tables);
+    let whole = stacks.whole();
+    println!("{whole} of {} samples whole", stacks.samples());
+    assert!(whole * 100 >= stacks.samples() * 95, "{whole} of {}", stacks.samples());
+}
+
+#[test]
 fn a_program_on_an_overlay_that_is_not_the_root() {
     let Some(_turn) = live("a program on an overlay") else { return };
     let needs = [("unshare", "util-linux"), ("mount", "mount")];

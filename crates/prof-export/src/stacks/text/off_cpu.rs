@@ -76,7 +76,7 @@ impl View<'_> {
         let parts: Vec<String> = all.filter(|(sum, _)| sum.times > 0).map(part).collect();
         for line in layout::wrap(&parts.join("; "), self.width - 1, "  ").lines() {
             out.push(' ');
-            out.push_str(&layout::fit(line, self.width - 1));
+            out.push_str(&self.fit(line, 1));
             out.push('\n');
         }
         out.push('\n');
@@ -107,7 +107,7 @@ impl View<'_> {
                 ]
             })
             .collect();
-        out.push_str(&layout::table(&columns, &rows, self.width, 16, self.options.color));
+        out.push_str(&self.table(&columns, &rows, 16));
         let rest = &wakers[rows.len()..];
         if !rest.is_empty() {
             let ns = rest.iter().fold(0, |sum: u64, (_, s)| sum.saturating_add(s.ns));

@@ -100,7 +100,7 @@ impl View<'_> {
                     let more = human::count(count as u64);
                     let share = human::percent(self.share(weight));
                     let text = format!("{share:>7}   {}… {more} more", " ".repeat(indent));
-                    let text = layout::fit(&text, self.width);
+                    let text = self.fit(&text, 0);
                     out.push_str(&paint(self.options.color, layout::DIM, &text));
                     out.push('\n');
                 }
@@ -142,9 +142,9 @@ impl View<'_> {
         let share = if same { String::new() } else { human::percent(self.share(node.weight)) };
         let (name, style, inlined) = self.label(roots, node.label);
         let mark = if inlined { " (inlined)" } else { "" };
-        let room = self.width.saturating_sub(SHARE + indent + mark.len()).max(8);
+        let name = self.fit(name, SHARE + indent + mark.len());
         out.push_str(&format!("{share:>7}   {}", " ".repeat(indent)));
-        out.push_str(&paint(self.options.color, style, &layout::fit(name, room)));
+        out.push_str(&paint(self.options.color, style, &name));
         out.push_str(&paint(self.options.color, layout::DIM, mark));
         out.push('\n');
     }
