@@ -78,8 +78,13 @@ static __always_inline bool is_perf_ioctl(u32 cmd)
 
 static __always_inline int on_ioctl(struct perf_event___audit *e, u32 cmd, u64 arg)
 {
-	if (is_perf_ioctl(cmd) && !is_self())
-		tell_act(e, AUDIT_IOCTL, cmd, arg);
+	if (!is_perf_ioctl(cmd) || is_self())
+		return 0;
+	tell_act(e, AUDIT_IOCTL, cmd, arg);
+	if (cmd == AUDIT_IOC_SET_BPF) {
+		tell_put(0);
+		note_put(e);
+	}
 	return 0;
 }
 
@@ -322,12 +327,7 @@ int audit_ioctl(struct syscall_enter *ctx)
 	/* Others use this letter, too. */
 	if (!e)
 		return 0;
-	on_ioctl(e, cmd, ctx->args[2]);
-	if (cmd == AUDIT_IOC_SET_BPF && !is_self()) {
-		tell_put(0);
-		note_put(e);
-	}
-	return 0;
+	return on_ioctl(e, cmd, ctx->args[2]);
 }
 
 SEC("tracepoint/syscalls/sys_enter_close")
