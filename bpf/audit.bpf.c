@@ -78,8 +78,13 @@ static __always_inline bool is_perf_ioctl(u32 cmd)
 
 static __always_inline int on_ioctl(struct perf_event___audit *e, u32 cmd, u64 arg)
 {
-	if (is_perf_ioctl(cmd) && !is_self())
-		tell_act(e, AUDIT_IOCTL, cmd, arg);
+	if (!is_perf_ioctl(cmd) || is_self())
+		return 0;
+	tell_act(e, AUDIT_IOCTL, cmd, arg);
+	if (cmd == AUDIT_IOC_SET_BPF) {
+		tell_put(0);
+		note_put(e);
+	}
 	return 0;
 }
 
@@ -126,7 +131,7 @@ static __always_inline int on_bpf(s64 ret)
 		return 0;
 	file = opened_file(ret);
 	if (file && f_op_of(file) == audit_globals.link_fops)
-		tell_link(private_of(file), AUDIT_LINK, cmd);
+		tell_link(private_of(file), AUDIT_LINK, cmd, 0);
 	return 0;
 }
 
@@ -134,7 +139,7 @@ static __always_inline int on_bpf(s64 ret)
 static __always_inline int on_link_end(struct bpf_link *link)
 {
 	if (!is_self())
-		tell_link(link, AUDIT_LINK_CLOSE, 0);
+		tell_link(link, AUDIT_LINK_CLOSE, 0, 0);
 	return 0;
 }
 
@@ -320,7 +325,9 @@ int audit_ioctl(struct syscall_enter *ctx)
 		return 0;
 	e = event_of(ctx->args[0]);
 	/* Others use this letter, too. */
-	return e ? on_ioctl(e, cmd, ctx->args[2]) : 0;
+	if (!e)
+		return 0;
+	return on_ioctl(e, cmd, ctx->args[2]);
 }
 
 SEC("tracepoint/syscalls/sys_enter_close")
@@ -338,7 +345,7 @@ int audit_close(struct syscall_enter *ctx)
 	if (f_op == audit_globals.perf_fops && f_op)
 		tell_act(private_of(file), AUDIT_CLOSE, 0, references(file) - 1);
 	else if (f_op == audit_globals.link_fops && f_op && references(file) == 1)
-		tell_link(private_of(file), AUDIT_LINK_CLOSE, 0);
+		tell_link(private_of(file), AUDIT_LINK_CLOSE, 0, link_references(private_of(file)) - 1);
 	return 0;
 }
 
@@ -406,8 +413,10 @@ int audit_exit(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct task_struct *t = (void *)bpf_get_current_task();
 
-	if (is_known(bpf_get_current_pid_tgid() >> 32))
+	if (is_known(bpf_get_current_pid_tgid() >> 32)) {
+		tell_put(1);
 		tell_task(t, AUDIT_EXIT, has_events(t), READ(t, signal, live.counter) == 0);
+	}
 	return 0;
 }
 
@@ -440,6 +449,34 @@ int audit_learn(void *ctx)
 	audit_globals.self = bpf_get_current_pid_tgid() >> 32;
 	audit_globals.perf_fops = perf ? f_op_of(perf) : 0;
 	audit_globals.link_fops = link ? f_op_of(link) : 0;
+	return 0;
+}
+
+/* Who it is that a descriptor stands for: /proc does not say when exactly a process was
+ * started, nor how many programs it has executed. */
+SEC("syscall")
+int audit_who(void *ctx)
+{
+	struct file *file = opened_file(audit_who_asked.fd);
+	struct hlist_node *link;
+	struct pid___tasks *pid;
+	struct task_struct *t;
+
+	audit_who_asked.who.pid = 0;
+	if (!file)
+		return 0;
+	pid = private_of(file);
+	if (!pid) {
+		struct inode___pidfd *inode = (void *)READ((struct file___pidfd *)file, f_inode);
+
+		pid = READ(inode, i_private);
+	}
+	/* 1: the leader of the process. */
+	link = pid ? READ(pid, tasks[1].first) : 0;
+	if (!link)
+		return 0;
+	t = (void *)link - bpf_core_field_offset(struct task_struct___pids, pid_links[1]);
+	read_ident(t, &audit_who_asked.who);
 	return 0;
 }
 

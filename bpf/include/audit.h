@@ -46,6 +46,9 @@ u32 known[AUDIT_KNOWN] SEC(".bss.known");
 
 struct audit_globals audit_globals SEC(".bss.audit");
 
+/* Written by user space, which runs `audit_who` and reads the answer. */
+struct audit_who audit_who_asked SEC(".bss.who");
+
 static __always_inline u32 *known_at(u32 tgid)
 {
 	return &known[tgid & (AUDIT_KNOWN - 1)];
@@ -121,6 +124,12 @@ static __always_inline s64 references(struct file *file)
 	if (bpf_core_field_exists(f->f_ref))
 		return READ(f, f_ref.refcnt.counter) + 1;
 	return READ(before, f_count.counter);
+}
+
+/* References to a link: descriptors that were made of it, and pins. */
+static __always_inline s64 link_references(struct bpf_link *link)
+{
+	return READ(link, refcnt.counter);
 }
 
 /* The perf event behind a descriptor of the running process; 0 if it is none. */
@@ -307,28 +316,86 @@ static __always_inline void tell_two(struct task_struct *parent, struct task_str
 	bpf_ringbuf_submit(r, audit_wakeup(kind == AUDIT_PTRACE));
 }
 
-/* What a link is at, of those kinds where it is one thing with a name. */
-static __always_inline void name_link(struct bpf_link *link, struct bpf_prog *prog, u32 type, char *at)
+/* The path of a file that links to many places are in; of a longer one its end. */
+static __always_inline void name_file(struct bpf_uprobe_multi_link *link, char *at)
+{
+	struct prof_scratch *s = audit_scratch_here();
+	u32 off;
+
+	if (!s)
+		return;
+	off = build_path_of(s, READ(link, path.dentry), READ(link, path.mnt));
+	if (off < PROF_MAX_PATH - (AUDIT_AT_LEN - 1))
+		off = PROF_MAX_PATH - (AUDIT_AT_LEN - 1);
+	/* Or the compiler, which knows the range, drops the mask that the verifier needs. */
+	barrier_var(off);
+	off &= 2 * PROF_MAX_PATH - 1;
+	if (off > PROF_MAX_PATH)
+		return;
+	/* What is built ends there, and nothing is ever written behind it. */
+	bpf_probe_read_kernel_str(at, AUDIT_AT_LEN, &s->path[off]);
+}
+
+#define IS_LINK(link_type, kind)                                      \
+	(bpf_core_enum_value_exists(enum bpf_link_type, kind) &&      \
+	 (link_type) == bpf_core_enum_value(enum bpf_link_type, kind))
+
+/* What a link is at, as far as the link knows it itself. */
+static __always_inline void name_link(struct bpf_link *link, struct bpf_prog *prog,
+				      struct audit_link *r)
 {
 	const char *name = 0;
 
-	__builtin_memset(at, 0, AUDIT_AT_LEN);
-	if (bpf_core_enum_value_exists(enum bpf_link_type, BPF_LINK_TYPE_RAW_TRACEPOINT) &&
-	    type == bpf_core_enum_value(enum bpf_link_type, BPF_LINK_TYPE_RAW_TRACEPOINT)) {
+	if (IS_LINK(r->type, BPF_LINK_TYPE_RAW_TRACEPOINT)) {
 		struct bpf_raw_tp_link *raw = (void *)link;
 
 		if (bpf_core_field_exists(raw->btp))
 			name = READ(raw, btp, tp, name);
-	} else if (bpf_core_enum_value_exists(enum bpf_link_type, BPF_LINK_TYPE_TRACING) &&
-		   type == bpf_core_enum_value(enum bpf_link_type, BPF_LINK_TYPE_TRACING)) {
+	} else if (IS_LINK(r->type, BPF_LINK_TYPE_TRACING)) {
 		if (prog && bpf_core_field_exists(((struct bpf_prog_aux *)0)->attach_func_name))
 			name = READ(prog, aux, attach_func_name);
+	} else if (IS_LINK(r->type, BPF_LINK_TYPE_KPROBE_MULTI)) {
+		struct bpf_kprobe_multi_link *m = (void *)link;
+
+		if (!bpf_core_field_exists(m->addrs))
+			return;
+		r->places = READ(m, cnt);
+		if (bpf_core_field_exists(m->flags))
+			r->returns = READ(m, flags) & AUDIT_KPROBE_MULTI_RETURN;
+		else
+			r->returns = READ(m, fp.exit_handler) != 0;
+		if (r->places == 1) {
+			unsigned long *addrs = READ(m, addrs);
+			u64 first = 0;
+
+			bpf_probe_read_kernel(&first, sizeof(first), addrs);
+			if (first)
+				BPF_SNPRINTF(r->at, AUDIT_AT_LEN, "%ps", first);
+		}
+	} else if (IS_LINK(r->type, BPF_LINK_TYPE_UPROBE_MULTI)) {
+		struct bpf_uprobe_multi_link *m = (void *)link;
+		struct bpf_uprobe *first;
+		struct task_struct *task;
+
+		if (!bpf_core_field_exists(m->uprobes))
+			return;
+		/* The link is not the first that is in it. */
+		m = (void *)link - bpf_core_field_offset(struct bpf_uprobe_multi_link, link);
+		r->places = READ(m, cnt);
+		first = READ(m, uprobes);
+		r->offset = READ(first, offset);
+		r->returns = READ(first, consumer.ret_handler) && !READ(first, consumer.handler);
+		task = READ(m, task);
+		if (task)
+			read_ident(task, &r->of);
+		name_file(m, r->at);
 	}
 	if (name)
-		bpf_probe_read_kernel_str(at, AUDIT_AT_LEN, name);
+		bpf_probe_read_kernel_str(r->at, AUDIT_AT_LEN, name);
 }
 
-static __always_inline void tell_link(struct bpf_link *link, u32 kind, u32 cmd)
+/* `left`: of its end, references to it that are left. */
+static __always_inline void tell_link(struct bpf_link *link, u32 kind, u32 cmd, u32 left)
 {
 	struct task_struct *t = (void *)bpf_get_current_task();
 	struct bpf_prog *prog = READ(link, prog);
@@ -355,11 +422,19 @@ static __always_inline void tell_link(struct bpf_link *link, u32 kind, u32 cmd)
 		bpf_probe_read_kernel(r->name, sizeof(r->name),
 				      (void *)aux + bpf_core_field_offset(struct bpf_prog_aux, name));
 	}
-	name_link(link, prog, r->type, r->at);
+	__builtin_memset(r->at, 0, AUDIT_AT_LEN);
+	r->offset = 0;
+	r->places = 0;
+	r->returns = 0;
+	__builtin_memset(&r->of, 0, sizeof(r->of));
+	r->left = left;
+	r->pad = 0;
+	/* Its end is that of one that was told. */
+	if (kind == AUDIT_LINK)
+		name_link(link, prog, r);
 	r->event = 0;
 	r->event_id = 0;
-	if (bpf_core_enum_value_exists(enum bpf_link_type, BPF_LINK_TYPE_PERF_EVENT) &&
-	    r->type == bpf_core_enum_value(enum bpf_link_type, BPF_LINK_TYPE_PERF_EVENT)) {
+	if (IS_LINK(r->type, BPF_LINK_TYPE_PERF_EVENT)) {
 		struct bpf_perf_link *perf = (void *)link;
 		struct file *file = READ(perf, perf_file);
 
@@ -371,6 +446,46 @@ static __always_inline void tell_link(struct bpf_link *link, u32 kind, u32 cmd)
 		r->event_id = e ? READ(e, id) : 0;
 	}
 	bpf_ringbuf_submit(r, audit_wakeup(kind == AUDIT_LINK));
+}
+
+/* -- programs that were to be put at an event ------------------------------ */
+
+/* By thread: where it has put one last. Written and read by that thread's hooks only. */
+struct audit_put {
+	u64 addr;
+	u64 id;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024); /* threads that do so and have not ended since */
+	__type(key, u64);
+	__type(value, struct audit_put);
+} audit_puts SEC(".maps");
+
+/* What runs by now where this thread has put a program: nobody may come by to look before
+ * the event ends with it. */
+static __always_inline void tell_put(bool ends)
+{
+	u64 tid = bpf_get_current_pid_tgid();
+	struct audit_put *put = bpf_map_lookup_elem(&audit_puts, &tid);
+	struct perf_event___audit *e;
+
+	if (!put)
+		return;
+	e = (void *)put->addr;
+	if (READ(e, id) == put->id && READ(e, refcount.counter) > 0)
+		tell_act(e, AUDIT_PROG, 0, 0);
+	if (ends)
+		bpf_map_delete_elem(&audit_puts, &tid);
+}
+
+static __always_inline void note_put(struct perf_event___audit *e)
+{
+	struct audit_put put = { .addr = (u64)e, .id = READ(e, id) };
+	u64 tid = bpf_get_current_pid_tgid();
+
+	bpf_map_update_elem(&audit_puts, &tid, &put, BPF_ANY);
 }
 
 #endif /* PROF_AUDIT_H */

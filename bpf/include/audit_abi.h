@@ -16,8 +16,8 @@
 /* Slots of `known`, by the low bits of a tgid. */
 #define AUDIT_KNOWN 4096
 
-/* Name of what a link is at: cut here, bytes with the NUL. */
-#define AUDIT_AT_LEN 64
+/* Name of what a link is at: bytes with the NUL. Of a longer path its end. */
+#define AUDIT_AT_LEN 256
 
 enum audit_kind {
 	AUDIT_OPEN = 1, /* struct audit_opened */
@@ -34,6 +34,7 @@ enum audit_kind {
 	AUDIT_PTRACE_END = 12, /* struct audit_task; arg: the pid as the tracer gave it */
 	AUDIT_RELEASE = 13, /* struct audit_act: the end of the file, told by whoever had it last */
 	AUDIT_PTRACE_UNLINK = 14, /* struct audit_fork; request: whether the tracer exits */
+	AUDIT_PROG = 15, /* struct audit_act: what runs at it by now */
 };
 
 /* A perf event, as the kernel has it: none of it is from the caller's memory. */
@@ -102,7 +103,13 @@ struct audit_link {
 	__u32 attach_type; /* enum bpf_attach_type that the program expects */
 	__u32 cmd; /* of its end: references to the file of the event that it is on */
 	char name[PROF_COMM_LEN];
-	char at[AUDIT_AT_LEN]; /* tracepoint or function, if the link knows it itself */
+	char at[AUDIT_AT_LEN]; /* tracepoint, function or file, if the link knows it itself */
+	struct prof_ident of; /* the process that it is restricted to; pid 0: none */
+	__u64 offset; /* in that file, of the first place */
+	__u32 places; /* of a link to many: how many */
+	__u32 returns; /* its program runs when they return */
+	__u32 left; /* of its end: references to it that are left */
+	__u32 pad;
 };
 
 /* What `audit_look` is asked, and answers in place. */
@@ -147,13 +154,21 @@ struct audit_globals {
 	__u32 pad;
 };
 
+/* Of whom `audit_who` is asked, and its answer. */
+struct audit_who {
+	struct prof_ident who; /* pid 0: it could not be read */
+	__s32 fd; /* a descriptor of the process, prof's own */
+	__u32 pad;
+};
+
 _Static_assert(sizeof(struct audit_event) == 248, "audit_event");
 _Static_assert(sizeof(struct audit_opened) == 32 + 64 + 64 + 8 + 248, "audit_opened");
 _Static_assert(sizeof(struct audit_act) == 80, "audit_act");
 _Static_assert(sizeof(struct audit_task) == 112, "audit_task");
 _Static_assert(sizeof(struct audit_fork) == 176, "audit_fork");
-_Static_assert(sizeof(struct audit_link) == 216, "audit_link");
+_Static_assert(sizeof(struct audit_link) == 496, "audit_link");
 _Static_assert(sizeof(struct audit_look) == 48, "audit_look");
 _Static_assert(sizeof(struct audit_globals) == 48, "audit_globals");
+_Static_assert(sizeof(struct audit_who) == 72, "audit_who");
 
 #endif /* PROF_AUDIT_ABI_H */

@@ -41,6 +41,8 @@ enum bpf_link_type {
 	BPF_LINK_TYPE_RAW_TRACEPOINT = 1,
 	BPF_LINK_TYPE_TRACING = 2,
 	BPF_LINK_TYPE_PERF_EVENT = 7,
+	BPF_LINK_TYPE_KPROBE_MULTI = 8,
+	BPF_LINK_TYPE_UPROBE_MULTI = 12,
 };
 
 struct bpf_prog_aux {
@@ -56,6 +58,7 @@ struct bpf_prog {
 };
 
 struct bpf_link {
+	atomic_long_t refcnt;
 	u32 id;
 	enum bpf_link_type type;
 	struct bpf_prog *prog;
@@ -77,6 +80,38 @@ struct bpf_raw_event_map {
 struct bpf_raw_tp_link {
 	struct bpf_link link;
 	struct bpf_raw_event_map *btp;
+};
+
+struct fprobe {
+	void *exit_handler;
+};
+
+/* From 5.18; `flags` from 6.6. */
+struct bpf_kprobe_multi_link {
+	struct bpf_link link;
+	struct fprobe fp;
+	unsigned long *addrs;
+	u32 cnt;
+	u32 flags;
+};
+
+struct uprobe_consumer {
+	void *handler;
+	void *ret_handler;
+};
+
+struct bpf_uprobe {
+	s64 offset;
+	struct uprobe_consumer consumer;
+};
+
+/* From 6.6. */
+struct bpf_uprobe_multi_link {
+	struct path path;
+	struct bpf_link link;
+	u32 cnt;
+	struct bpf_uprobe *uprobes;
+	struct task_struct *task;
 };
 
 struct perf_cgroup {
@@ -124,6 +159,31 @@ struct task_struct___two_ctx {
 	struct perf_event_context *perf_event_ctxp[2];
 };
 
+/* A descriptor of a process: to 6.8 the file has it, then its inode. */
+struct hlist_node {
+	struct hlist_node *next;
+};
+
+struct hlist_head {
+	struct hlist_node *first;
+};
+
+struct pid___tasks {
+	struct hlist_head tasks[2];
+};
+
+struct task_struct___pids {
+	struct hlist_node pid_links[2];
+};
+
+struct file___pidfd {
+	struct inode *f_inode;
+};
+
+struct inode___pidfd {
+	void *i_private;
+};
+
 #pragma clang attribute pop
 
 /* What the tracepoint of a system call gives: as in its `format` file. */
@@ -141,7 +201,9 @@ struct syscall_exit {
 
 /* As a 64-bit program gives them; of a 32-bit one the kernel makes these. */
 #define AUDIT_IOC_ENABLE 0x2400
-#define AUDIT_IOC_RESET 0x2403 /* between them DISABLE and REFRESH */
+#define AUDIT_IOC_DISABLE 0x2401
+#define AUDIT_IOC_REFRESH 0x2402
+#define AUDIT_IOC_RESET 0x2403
 #define AUDIT_IOC_PERIOD 0x40082404
 #define AUDIT_IOC_SET_FILTER 0x40082406
 #define AUDIT_IOC_SET_BPF 0x40042408
@@ -149,6 +211,7 @@ struct syscall_exit {
 #define AUDIT_PRCTL_ENABLE 32
 #define AUDIT_BPF_RAW_TRACEPOINT_OPEN 17
 #define AUDIT_BPF_LINK_CREATE 28
+#define AUDIT_KPROBE_MULTI_RETURN 1 /* of `flags` */
 #define AUDIT_PTRACE_TRACEME 0
 #define AUDIT_PTRACE_ATTACH 16
 #define AUDIT_PTRACE_DETACH 17

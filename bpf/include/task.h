@@ -291,22 +291,25 @@ static __always_inline bool walk_step(struct prof_walk *w, struct prof_scratch *
 }
 
 /*
- * The path of a file, built from its last component back, ending at
- * path[PROF_MAX_PATH]. Returns where it starts; the front of what does not fit is
- * missing.
+ * A path, built from its last component back, ending at path[PROF_MAX_PATH]. Returns
+ * where it starts; the front of what does not fit is missing.
  */
-static __always_inline u32 build_file_path(struct prof_scratch *s, struct file *file)
+static __always_inline u32 build_path_of(struct prof_scratch *s, struct dentry *d,
+					 struct vfsmount *vfs)
 {
-	struct vfsmount *vfs;
 	struct prof_walk w;
 
-	w.d = READ(file, f_path.dentry);
-	vfs = READ(file, f_path.mnt);
+	w.d = d;
 	w.mnt = (void *)vfs - bpf_core_field_offset(struct mount, mnt);
 	w.root = READ(vfs, mnt_root);
 	s->path_at = PROF_MAX_PATH;
 	PROF_REPEAT(i, 128, 40, walk_step(&w, s));
 	return s->path_at;
+}
+
+static __always_inline u32 build_file_path(struct prof_scratch *s, struct file *file)
+{
+	return build_path_of(s, READ(file, f_path.dentry), READ(file, f_path.mnt));
 }
 
 /* A path that was built from `off` on, to where a record has room for PROF_MAX_PATH

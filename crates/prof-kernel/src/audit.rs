@@ -28,6 +28,8 @@ use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::anyhow;
 use prof_model::record::Attached;
+use prof_model::record::Ident;
+use prof_model::record::Process;
 
 use self::hooks::Hook;
 use self::hooks::ONLY_32_BIT;
@@ -37,15 +39,18 @@ use crate::abi::Config;
 use crate::abi::DecodeError;
 use crate::abi::Plain as _;
 use crate::abi::audit::AbiLook;
+use crate::abi::audit::AbiWho;
 use crate::abi::audit::AuditGlobals;
 use crate::abi::audit::KNOWN;
 use crate::abi::audit::LOOKS;
 use crate::abi::audit::NR_COUNTERS;
 use crate::abi::audit::RawAudit;
 use crate::abi::audit::decode;
+use crate::audit_list::processes;
 use crate::host;
 use crate::loader;
 use crate::loader::Loaded;
+use crate::loader::NotLoaded;
 use crate::probe::Privileges;
 use crate::sys;
 use crate::sys::PerfSpec;
@@ -112,7 +117,8 @@ impl Audit {
             // With all rights it is trampolines that are refused, not BPF.
             Err(e)
                 if way == Way::Fentry
-                    && format!("{e:#}").contains("(os error 1)")
+                    && (sys::is_refusal(&e)
+                        || e.downcast_ref::<NotLoaded>().is_some_and(NotLoaded::is_of_kind))
                     && Privileges::of_this_process().suffice() =>
             {
                 Err(anyhow!(
@@ -134,7 +140,8 @@ impl Audit {
             ..Config::zeroed()
         };
         let hooked = PROCESSES.iter().chain(&hooks).map(|h| h.program);
-        let mut programs: Vec<_> = hooked.chain(["audit_learn", "audit_look"]).collect();
+        let mut programs: Vec<_> =
+            hooked.chain(["audit_learn", "audit_look", "audit_who"]).collect();
         // One may be at two places.
         programs.dedup();
         let loaded = loader::load(&loader::Spec {
@@ -283,6 +290,28 @@ impl Audit {
     /// Hooks are to look at this process.
     pub fn known(&self, pid: u32) {
         self.known.store(pid as usize % KNOWN, 1);
+    }
+
+    /// Who has this pid, as the kernel has it; `None` if nobody does. /proc says when a process
+    /// was started to 10 ms, and not how many programs it has executed.
+    pub fn who(&self, pid: u32) -> Option<Ident> {
+        let fd = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
+        let fd = rustix::process::pidfd_open(fd, rustix::process::PidfdFlags::empty()).ok()?;
+        let map = self.loaded.map(".bss.who").ok()?;
+        let asked = AbiWho { fd: fd.as_raw_fd(), ..AbiWho::nobody() };
+        sys::map_update(map, &0u32, &asked).ok()?;
+        sys::prog_run(self.loaded.prog("audit_who").ok()?).ok()?;
+        let told: AbiWho = sys::map_lookup(map, &0u32).ok()??;
+        // Of a kernel that keeps it elsewhere, whatever was there.
+        (told.who.pid == pid).then(|| Ident::from(&told.who))
+    }
+
+    /// Makes exact what /proc told of a process.
+    pub fn make_exact(&self, p: &mut Process) {
+        let told = self.who(p.ident.pid).filter(|i| processes::is_same_start(i, &p.ident));
+        if let Some(ident) = told {
+            p.ident = Ident { tid: p.ident.tid, ..ident };
+        }
     }
 
     /// Whether a BPF link is still there.

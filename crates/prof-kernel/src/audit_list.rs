@@ -44,6 +44,8 @@ pub struct Now {
     pub entries: Vec<Listed>,
     /// What the kernel has of each perf event besides, by its number.
     pub inside: HashMap<u64, Inside>,
+    /// Who inherited copies, by pid, where somebody asked.
+    pub heirs: HashMap<u32, Process>,
     /// What could not be looked at, and why: one sentence each.
     pub limits: Vec<String>,
 }

@@ -34,6 +34,19 @@ pub fn text() -> Option<u64> {
     (address != 0).then_some(address)
 }
 
+/// What the kernel has at exactly this address; `None` if it does not say.
+pub fn function_at(address: u64) -> Option<String> {
+    function_in(BufReader::new(fs::File::open(KALLSYMS).ok()?), address)
+}
+
+fn function_in(symbols: impl BufRead, address: u64) -> Option<String> {
+    // ADDRESS TYPE NAME, and for a module's `[MODULE]`: addresses are hidden from who may not
+    // know them, and are 0 then.
+    let hex = format!("{address:016x} ");
+    let line = symbols.lines().map_while(Result::ok).find(|l| l.starts_with(&hex))?;
+    line.split_whitespace().nth(2).filter(|_| address != 0).map(str::to_owned)
+}
+
 /// The modules and BPF programs that these addresses of the kernel are in, ascending.
 pub fn parts(text: Option<u64>, addresses: impl Iterator<Item = u64>) -> Vec<KernelPart> {
     let image = text.map_or(0..0, |text| text..text.saturating_add(IMAGE));
@@ -123,6 +136,15 @@ ffffffffc0002000 t bpf_prog_6deef7357e7b4530_sd_fw\t[bpf]
 ffffffffc0002400 t bpf_prog_0123456789abcdef_other\t[bpf]
 ffffffffc0005000 t bpf_prog_fedcba9876543210\t[bpf]
 ";
+
+    #[test]
+    fn a_function_is_found_by_where_it_begins() {
+        let of = |at: u64| function_in(SYMBOLS.as_bytes(), at);
+        assert_eq!(of(0xffff_ffff_c0a0_0010).as_deref(), Some("nft_do_chain"));
+        assert_eq!(of(0xffff_ffff_c0a0_0011), None);
+        // Addresses that are hidden.
+        assert_eq!(function_in("0000000000000000 T x\n".as_bytes(), 0), None);
+    }
 
     fn part(name: &str, start: u64, length: u64, is_program: bool) -> KernelPart {
         KernelPart { name: name.into(), start, length, is_program }

@@ -91,6 +91,32 @@ impl NotPermitted {
     }
 }
 
+/// The kernel, or libbpf, does not load the programs.
+#[derive(Debug)]
+pub struct NotLoaded {
+    kind: libbpf_rs::ErrorKind,
+    text: String,
+    log: String,
+}
+
+impl std::error::Error for NotLoaded {}
+
+impl std::fmt::Display for NotLoaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the kernel half could not be loaded: {}\n{}", self.text, self.log)
+    }
+}
+
+impl NotLoaded {
+    /// Whether the kernel refuses programs of that kind, and not the verifier this one. libbpf-rs
+    /// has one kind of error for EPERM and EACCES; but the verifier does not go without a word.
+    pub fn is_of_kind(&self) -> bool {
+        /// What libbpf puts around these words.
+        const WORDS: &str = "PROG LOAD LOG";
+        self.kind == libbpf_rs::ErrorKind::PermissionDenied && !self.log.contains(WORDS)
+    }
+}
+
 /// What to load.
 #[derive(Debug)]
 pub struct Spec<'a> {
@@ -454,12 +480,13 @@ fn load_object(
     }
     let object = open.load().map_err(|e| {
         let log = log_tail();
-        // EPERM is the lack of a capability; EACCES the verifier's word on a program.
+        // EPERM is the lack of a capability, and EACCES the verifier's word on a program: that a
+        // program without them may not do this or that, if they are not there.
         let mine = Privileges::of_this_process();
-        if e.to_string().contains("(os error 1)") && !mine.suffice() {
+        if e.kind() == libbpf_rs::ErrorKind::PermissionDenied && !mine.suffice() {
             return anyhow!(NotPermitted(mine));
         }
-        anyhow!("the kernel half could not be loaded: {e}\n{log}")
+        anyhow!(NotLoaded { kind: e.kind(), text: e.to_string(), log })
     })?;
 
     let mut maps = BTreeMap::new();
@@ -575,6 +602,16 @@ fn unpack(v: u64) -> libbpf_sys::bpf_insn {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_verifier_says_is_no_refusal_of_all_programs() {
+        let not = |kind, log: &str| NotLoaded { kind, text: String::new(), log: log.into() };
+        let denied = libbpf_rs::ErrorKind::PermissionDenied;
+        assert!(not(denied, "libbpf: prog 'x': failed to load: -EPERM").is_of_kind());
+        let words = "-- BEGIN PROG LOAD LOG --\nR1 invalid mem access 'scalar'";
+        assert!(!not(denied, words).is_of_kind());
+        assert!(!not(libbpf_rs::ErrorKind::InvalidInput, "").is_of_kind());
+    }
 
     #[test]
     fn instructions_survive_packing() {

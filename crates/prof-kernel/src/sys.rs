@@ -508,6 +508,16 @@ pub fn link_of(id: u32) -> io::Result<OwnedFd> {
     own(unsafe { bpf::bpf_link_get_fd_by_id(id) })
 }
 
+/// Whether it is for lack of rights, or a lock, that the kernel refused. EPERM; or of a file
+/// EACCES, which of a program is the verifier's word and has no errno in its error.
+pub fn is_refusal(e: &anyhow::Error) -> bool {
+    let errno = |cause: &(dyn std::error::Error + 'static)| {
+        let io = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        io.or_else(|| cause.downcast_ref::<rustix::io::Errno>().map(|e| e.raw_os_error()))
+    };
+    e.chain().filter_map(errno).any(|n| n == libc::EPERM || n == libc::EACCES)
+}
+
 /// Whether there is a BPF link of this id.
 pub fn has_link(id: u32) -> bool {
     !matches!(link_of(id), Err(e) if e.raw_os_error() == Some(libc::ENOENT))
@@ -821,4 +831,18 @@ pub fn as_the_user<T>(f: impl FnOnce() -> T) -> T {
         let _ = rustix::thread::set_capabilities(None, all);
     }
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_known_by_its_errno_wherever_it_stands() {
+        let of = |errno| anyhow::Error::new(io::Error::from_raw_os_error(errno)).context("x");
+        assert!(is_refusal(&of(libc::EPERM)) && is_refusal(&of(libc::EACCES)));
+        assert!(!is_refusal(&of(libc::ENOENT)));
+        assert!(is_refusal(&anyhow::Error::new(rustix::io::Errno::PERM).context("x")));
+        assert!(!is_refusal(&anyhow::anyhow!("no (os error 1)")));
+    }
 }

@@ -142,7 +142,7 @@ const COMMANDS: &[(&str, &str, &str, Run)] = &[
         "STEP...",
         "open, open-off, open-at-exec, member (of the last), enable, disable, reset, enable-group, \
          disable-group, ioctl REQUEST, prctl-off, prctl-on, wide-prctl-off, wide-prctl-on, dup, \
-         close, close-range, child SECONDS, sleep MS: perf events on itself; open-of PID; open32, \
+         close, close-range, child SECONDS, sleep MS: perf events on itself; sampling, set-bpf; open-of PID; open32, \
          enable32, disable32, close32: as a 32-bit program",
         perf::perf,
     ),
@@ -151,6 +151,13 @@ const COMMANDS: &[(&str, &str, &str, Run)] = &[
         "PATH MS",
         "attach a BPF program by a link that only PATH keeps; remove that after MS ms",
         link::pin,
+    ),
+    (
+        "bpf-multi",
+        "WHAT N",
+        "a BPF link for a moment, to one or two functions of the kernel (kprobe, kretprobe) or \
+         places of this program (uprobe, uretprobe; -self: in this process)",
+        link::multi,
     ),
     (
         "perf-hold",

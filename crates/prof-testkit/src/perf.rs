@@ -5,11 +5,13 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd};
 use crate::args::Args;
 use crate::compat;
 use crate::error::{Error, Result};
+use crate::link;
 use crate::report::Facts;
 use crate::sys;
 
 const SOFTWARE: u32 = 1;
-/// `PERF_COUNT_SW_PAGE_FAULTS`, `PERF_COUNT_SW_CONTEXT_SWITCHES`.
+/// `PERF_COUNT_SW_CPU_CLOCK`, `_PAGE_FAULTS`, `_CONTEXT_SWITCHES`.
+const CPU_CLOCK: u64 = 0;
 const PAGE_FAULTS: u64 = 2;
 const CONTEXT_SWITCHES: u64 = 3;
 const DISABLED: u64 = 1;
@@ -21,6 +23,7 @@ const ENABLE_ON_EXEC: u64 = 1 << 12;
 const ENABLE: u64 = 0x2400;
 const DISABLE: u64 = 0x2401;
 const RESET: u64 = 0x2403;
+const SET_BPF: u64 = 0x4004_2408;
 /// `PERF_IOC_FLAG_GROUP`.
 const GROUP: u64 = 1;
 
@@ -62,16 +65,25 @@ fn open_on(
     bits: u64,
     leader: Option<&OwnedFd>,
 ) -> Result<OwnedFd> {
-    let attr = Attr::of(config, bits);
+    open_attr(&Attr::of(config, bits), pid, cpu, leader)
+}
+
+fn open_attr(attr: &Attr, pid: i32, cpu: i32, leader: Option<&OwnedFd>) -> Result<OwnedFd> {
+    let attr = std::ptr::from_ref(attr);
     let leader = leader.map_or(-1, |fd| fd.as_raw_fd());
     // SAFETY: the attr says its own size; the rest are numbers.
-    let fd =
-        unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, pid, cpu, leader, 0) };
+    let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, attr, pid, cpu, leader, 0) };
     match i32::try_from(fd) {
         // SAFETY: a new descriptor that nobody else has.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
         _ => Err(Error::last_os("perf_event_open")),
     }
+}
+
+/// A clock that samples this thread.
+fn open_sampling() -> Result<OwnedFd> {
+    let attr = Attr { period: 1_000_000, ..Attr::of(CPU_CLOCK, EXCLUDE_KERNEL) };
+    open_attr(&attr, 0, -1, None)
 }
 
 fn ioctl(fd: &OwnedFd, request: u64, arg: u64) -> Result<()> {
@@ -108,6 +120,11 @@ pub fn perf(args: Args) -> Result<()> {
         match step.to_string_lossy().as_ref() {
             "open" => open_ones.push(open(PAGE_FAULTS, EXCLUDE_KERNEL, None)?),
             "open-off" => open_ones.push(open(PAGE_FAULTS, EXCLUDE_KERNEL | DISABLED, None)?),
+            "sampling" => open_ones.push(open_sampling()?),
+            "set-bpf" => {
+                let prog = link::for_samples()?;
+                ioctl(last?, SET_BPF, prog.as_raw_fd() as u64)?;
+            }
             "member" => {
                 let member = open(CONTEXT_SWITCHES, 0, Some(last?))?;
                 open_ones.push(member);

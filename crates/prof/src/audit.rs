@@ -4,6 +4,7 @@
 //! - `who`: whom `--by` and `--of` mean
 
 pub mod list;
+mod order;
 mod who;
 
 use std::collections::BTreeMap;
@@ -49,6 +50,7 @@ use rustix::event::PollFd;
 use rustix::event::PollFlags;
 use rustix::time::ClockId;
 
+use crate::audit::order::Held;
 use crate::audit::who::Who;
 use crate::cli::AuditArgs;
 use crate::output;
@@ -121,6 +123,7 @@ struct Stream {
     told: BTreeMap<LossReason, u64>,
     malformed: u64,
     events: Vec<AuditEvent>,
+    held: Held,
 }
 
 impl Stream {
@@ -188,6 +191,7 @@ impl Stream {
             told: BTreeMap::new(),
             malformed: 0,
             events: Vec::new(),
+            held: Held::from(began_ns),
         };
         stream.take_over(now)?;
         Ok(stream)
@@ -229,6 +233,9 @@ impl Stream {
         if is_due {
             written.extend(self.tracefs.as_mut().map(Tracefs::look).unwrap_or_default());
         }
+        for w in &mut written {
+            self.audit.make_exact(&mut w.by);
+        }
         let now = clock::now_ns(ClockId::Monotonic);
         self.derive.written(now, written, &mut self.events);
         if is_due {
@@ -242,6 +249,8 @@ impl Stream {
         }
         if self.checked.elapsed() >= CHECK {
             self.checked = Instant::now();
+            // What was told until now goes by the offset until now.
+            self.emit();
             self.derive.set_realtime_offset(clock::realtime_offset());
             self.check_losses()?;
             if self.derive.is_idle() {
@@ -309,13 +318,18 @@ impl Stream {
     fn emit(&mut self) {
         let (by, of) = (&self.by, &self.of);
         let wanted = |e: &AuditEvent| by.is(&e.by) && of.is_target(&e.target);
-        let mut records = Vec::new();
         for mut e in self.events.drain(..).filter(wanted) {
             if let Target::Cgroup { id, path, .. } = &mut e.target {
                 *path = self.cgroups.entry(*id).or_insert_with(|| host::cgroup_path(*id)).clone();
             }
-            records.push(Record::Audit(Box::new(e)));
+            self.held.push(self.derive.monotonic(e.time_ns), e);
         }
+        let due = self.held.due(clock::now_ns(ClockId::Monotonic));
+        self.write(due);
+    }
+
+    fn write(&mut self, events: Vec<AuditEvent>) {
+        let records: Vec<_> = events.into_iter().map(|e| Record::Audit(Box::new(e))).collect();
         self.outputs.write(&records);
     }
 
@@ -363,6 +377,8 @@ impl Stream {
         }
         self.check_losses()?;
         self.emit();
+        let rest = self.held.rest();
+        self.write(rest);
         let time_ns = clock::now_ns(ClockId::Realtime);
         let now = clock::now_ns(ClockId::Monotonic);
         let duration_ns = now.saturating_sub(self.began_ns);

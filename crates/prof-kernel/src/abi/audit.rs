@@ -12,7 +12,7 @@ pub const LOOKS: usize = 256;
 /// Slots of `known`.
 pub const KNOWN: usize = 4096;
 /// Bytes of the name of what a link is at.
-pub const AT_LEN: usize = 64;
+pub const AT_LEN: usize = 256;
 /// Counters of a CPU.
 pub const NR_COUNTERS: usize = 3;
 
@@ -54,10 +54,11 @@ plain! {
         request: u32, given: u32,
     }
     /// `struct audit_link`.
-    RecLink = 216 => {
+    RecLink = 496 => {
         head: RecHead, by: AbiIdent, event: u64, event_id: u64, id: u32, kind: u32, prog: u32,
         prog_kind: u32, attach_kind: u32, cmd: u32, name: [u8; 16],
-        at: [u8; AT_LEN],
+        at: [u8; AT_LEN], of: AbiIdent, offset: u64, places: u32, returns: u32, left: u32,
+        pad: u32,
     }
     /// `struct audit_look`.
     AbiLook = 48 => {
@@ -67,6 +68,16 @@ plain! {
     AuditGlobals = 48 => {
         perf_fops: u64, link_fops: u64, perf_fd: i32, link_fd: i32, clock_fd: [i32; 2],
         clock_type: [u32; 2], own_tgid: u32, pad: u32,
+    }
+    /// `struct audit_who`.
+    AbiWho = 72 => { who: AbiIdent, fd: i32, pad: u32, }
+}
+
+impl AbiWho {
+    /// A question that is not asked yet.
+    pub fn nobody() -> Self {
+        // SAFETY: all zeroes is a value of a Plain type.
+        unsafe { std::mem::zeroed() }
     }
 }
 
@@ -101,6 +112,8 @@ pub enum RawAudit {
     Release(RecAct),
     /// One process lets another go, or ends.
     PtraceUnlink(Box<RecFork>),
+    /// What runs by now at an event that a program was put at.
+    Prog(RecAct),
 }
 
 /// A record of a kind that has nothing behind it.
@@ -148,6 +161,7 @@ pub fn decode(bytes: &[u8]) -> Result<RawAudit, DecodeError> {
         12 => RawAudit::PtraceEnd(whole(bytes)?),
         13 => RawAudit::Release(whole(bytes)?),
         14 => RawAudit::PtraceUnlink(Box::new(whole(bytes)?)),
+        15 => RawAudit::Prog(whole(bytes)?),
         kind => return Err(DecodeError::UnknownKind(kind)),
     })
 }
@@ -175,7 +189,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_decode_or_fail_without_panic(
-            kind in 0u32..16, mut bytes in proptest::collection::vec(any::<u8>(), 0..700),
+            kind in 0u32..17, mut bytes in proptest::collection::vec(any::<u8>(), 0..700),
         ) {
             let len = bytes.len() as u32;
             if bytes.len() >= 8 {

@@ -115,6 +115,9 @@ pub(super) struct Known {
     pub closed: Option<u64>,
     /// Who has it ended, or executed a program, which may have been its end.
     pub left: Option<(u64, Interface)>,
+    /// Threads that ended when who has it had, and when: whether it was still on them only a
+    /// look can tell.
+    pub parting: Vec<(u32, Moment)>,
     /// When it was last seen to be there.
     pub alive: u64,
     /// When something was last heard of it.
@@ -273,6 +276,11 @@ impl Derive {
 
     pub(super) fn realtime(&self, monotonic_ns: u64) -> u64 {
         monotonic_ns.saturating_add_signed(self.realtime_offset)
+    }
+
+    /// The CLOCK_MONOTONIC of an event that was told since the offset was set.
+    pub fn monotonic(&self, realtime_ns: u64) -> u64 {
+        realtime_ns.saturating_add_signed(self.realtime_offset.saturating_neg())
     }
 
     /// Follows something new, unless it is too much.

@@ -38,44 +38,52 @@ pub(super) const BEFORE: &str = "it was there before the audit was";
 /// rule: it happens before the new one runs.
 const EXEC_TAKES_NS: u64 = 5_000_000;
 
+// A test compares these with those of the kernel half.
+
 /// `PTRACE_*`.
-const PTRACE_TRACEME: u32 = 0;
-const PTRACE_SEIZE: u32 = 0x4206;
+pub(super) const PTRACE_TRACEME: u32 = 0;
+pub(super) const PTRACE_SEIZE: u32 = 0x4206;
 
 /// `PR_TASK_PERF_EVENTS_ENABLE`.
-const PRCTL_ENABLE: u64 = 32;
+pub(super) const PRCTL_ENABLE: u64 = 32;
 
 /// `PERF_EVENT_IOC_*`, whole, as the kernel compares them.
-const ENABLE: u32 = 0x2400;
-const DISABLE: u32 = 0x2401;
-const REFRESH: u32 = 0x2402;
-const RESET: u32 = 0x2403;
-const PERIOD: u32 = 0x4008_2404;
-const SET_FILTER: u32 = 0x4008_2406;
-const SET_BPF: u32 = 0x4004_2408;
+pub(super) mod ioc {
+    pub const ENABLE: u32 = 0x2400;
+    pub const DISABLE: u32 = 0x2401;
+    pub const REFRESH: u32 = 0x2402;
+    pub const RESET: u32 = 0x2403;
+    pub const PERIOD: u32 = 0x4008_2404;
+    pub const SET_FILTER: u32 = 0x4008_2406;
+    pub const SET_BPF: u32 = 0x4004_2408;
+}
+
+/// `enum bpf_link_type`.
+pub(super) const KPROBE_MULTI: u32 = 8;
+pub(super) const UPROBE_MULTI: u32 = 12;
 
 /// `BPF_RAW_TRACEPOINT_OPEN`.
-const RAW_TRACEPOINT_OPEN: u32 = 17;
+pub(super) const RAW_TRACEPOINT_OPEN: u32 = 17;
 
 fn moment(head: &RecHead, through: Interface) -> Moment {
     Moment { time_ns: head.time_ns, cpu: head.cpu, through }
 }
 
 /// What a link does that observes others; `None` for one that does something else.
-fn link_kind(kind: u32, prog_kind: u32, attach_kind: u32) -> Option<&'static str> {
-    // enum bpf_link_type.
-    match kind {
+fn link_kind(rec: &RecLink) -> Option<&'static str> {
+    let returns = rec.returns != 0;
+    match rec.kind {
         1 => Some("raw_tracepoint"),
         // enum bpf_prog_type, enum bpf_attach_type.
-        2 if prog_kind == 26 => Some(match attach_kind {
+        2 if rec.prog_kind == 26 => Some(match rec.attach_kind {
             23 => "tp_btf",
             24 => "fentry",
             25 => "fexit",
             26 => "fmod_ret",
             _ => "tracing",
         }),
-        8 => Some("kprobe_multi"),
-        12 => Some("uprobe_multi"),
+        KPROBE_MULTI => Some(if returns { "kretprobe_multi" } else { "kprobe_multi" }),
+        UPROBE_MULTI => Some(if returns { "uretprobe_multi" } else { "uprobe_multi" }),
         _ => None,
     }
 }
@@ -83,6 +91,14 @@ fn link_kind(kind: u32, prog_kind: u32, attach_kind: u32) -> Option<&'static str
 /// What a link is at, as the kernel half read it.
 fn link_at(rec: &RecLink) -> String {
     let at = String::from_utf8_lossy(until_nul(&rec.at)).into_owned();
+    match (rec.kind, rec.places) {
+        (KPROBE_MULTI | UPROBE_MULTI, 0) => return links::UNKNOWN.to_owned(),
+        (KPROBE_MULTI, places) => {
+            return links::at_functions((!at.is_empty()).then_some(at), places);
+        }
+        (UPROBE_MULTI, places) => return links::at_places(&at, places, Some(rec.offset)),
+        _ => {}
+    }
     match at.strip_prefix("btf_trace_") {
         _ if at.is_empty() => links::UNKNOWN.to_owned(),
         Some(tracepoint) => tracepoint.to_owned(),
@@ -110,6 +126,7 @@ impl Derive {
                 self.freed(Id::Perf(rec.id), rec.pid, &rec.head, out);
             }
             RawAudit::PtraceUnlink(rec) => self.unlinked(&rec, out),
+            RawAudit::Prog(rec) => self.program_seen(Id::Perf(rec.id), rec.prog, &rec.head, out),
         }
     }
 
@@ -155,6 +172,7 @@ impl Derive {
             bpf_asked: None,
             closed: None,
             left: None,
+            parting: Vec::new(),
             alive: rec.head.time_ns,
             touched: rec.head.time_ns,
         };
@@ -186,15 +204,17 @@ impl Derive {
         };
         k.touched = rec.head.time_ns;
         let (through, on) = match rec.cmd {
-            ENABLE => (Interface::IoctlEnable, true),
-            DISABLE => (Interface::IoctlDisable, false),
+            ioc::ENABLE => (Interface::IoctlEnable, true),
+            ioc::DISABLE => (Interface::IoctlDisable, false),
             // The kernel's own rule.
-            REFRESH if k.attr().is_some_and(|a| a.has(PerfAttr::INHERIT) || a.rate == 0) => return,
-            REFRESH => (Interface::IoctlRefresh, true),
-            RESET => return k.changes.reset += 1,
-            PERIOD => return k.changes.period += 1,
-            SET_FILTER => return k.changes.filter += 1,
-            SET_BPF => {
+            ioc::REFRESH if k.attr().is_some_and(|a| a.has(PerfAttr::INHERIT) || a.rate == 0) => {
+                return;
+            }
+            ioc::REFRESH => (Interface::IoctlRefresh, true),
+            ioc::RESET => return k.changes.reset += 1,
+            ioc::PERIOD => return k.changes.period += 1,
+            ioc::SET_FILTER => return k.changes.filter += 1,
+            ioc::SET_BPF => {
                 k.changes.bpf += 1;
                 // It may be refused: whether there is a program is looked at.
                 k.bpf_asked = Some(moment(&rec.head, Interface::IoctlSetBpf));
@@ -312,14 +332,25 @@ impl Derive {
 
     fn exit(&mut self, rec: &RecTask, out: &mut Vec<AuditEvent>) {
         let (pid, tid) = (rec.id.pid, rec.id.tid);
-        let ids: Vec<_> = self.by_task.get(&tid).into_iter().flatten().copied().collect();
+        let at = moment(&rec.head, Interface::TargetExit);
+        let mut ids: Vec<_> = self.by_task.get(&tid).into_iter().flatten().copied().collect();
+        // Where nobody else has it, it ended before.
+        let all = ids.len();
+        ids.retain(|id| match self.known.get_mut(id) {
+            Some(k) if matches!((id, k.left), (Id::Perf(_), Some((_, Interface::OwnerExit)))) => {
+                k.parting.push((tid, at));
+                false
+            }
+            _ => true,
+        });
+        let is_asked_for = ids.len() < all;
         for id in &ids {
             self.part(*id, tid);
         }
-        self.settle(moment(&rec.head, Interface::TargetExit), &ids, &[], out);
+        self.settle(at, &ids, &[], out);
         for id in ids.iter().filter(|id| matches!(id, Id::Traced { .. })) {
             if self.known.get(id).is_some_and(|k| k.spans.is_empty()) {
-                self.end(*id, moment(&rec.head, Interface::TargetExit), &[], out);
+                self.end(*id, at, &[], out);
             }
         }
         if rec.group_dead != 0 {
@@ -329,7 +360,9 @@ impl Derive {
             for id in traced {
                 self.end(id, moment(&rec.head, Interface::OwnerExit), &[], out);
             }
-            self.people.forget(pid);
+            if !is_asked_for {
+                self.people.forget(pid);
+            }
         }
     }
 
@@ -395,25 +428,33 @@ impl Derive {
             let at = moment(&rec.head, Interface::BpfLinkCreate);
             return self.program(id, Some(rec.prog), at, out);
         }
-        let Some(kind) = link_kind(rec.kind, rec.prog_kind, rec.attach_kind) else { return };
+        let Some(kind) = link_kind(rec) else { return };
         let id = Id::Link(rec.id);
         if self.known.contains_key(&id) {
             return;
         }
         let by = self.people.meet(Ident::from(&rec.by), None, None);
-        // Of one that is gone again there is what the kernel half read of it.
-        let found = (self.link_of)(rec.id).unwrap_or_else(|| Link {
+        let told = || Link {
             id: rec.id,
             prog: rec.prog,
             kind,
             name: links::called(kind, &link_at(rec)),
-            pid: None,
-        });
+            pid: (rec.of.pid != 0).then_some(rec.of.pid),
+        };
+        // The kernel half has seen it whole where it says how many places there are. Of the
+        // others one that is gone again has no more than what was read of it.
+        let found = match rec.places {
+            0 => (self.link_of)(rec.id).unwrap_or_else(told),
+            _ => told(),
+        };
         let through = match rec.cmd {
             RAW_TRACEPOINT_OPEN => Interface::BpfRawTracepointOpen,
             _ => Interface::BpfLinkCreate,
         };
-        let target = found.target();
+        let target = match rec.of.pid {
+            0 => found.target(),
+            _ => Target::Process(Box::new(self.people.meet(Ident::from(&rec.of), None, None))),
+        };
         let name = until_nul(&rec.name).to_vec();
         let known = Known {
             what: What::Bpf { prog: rec.prog, link: rec.id, name, kind: found.kind },
@@ -428,6 +469,13 @@ impl Derive {
     }
 
     fn link_ends(&mut self, rec: &RecLink, out: &mut Vec<AuditEvent>) {
+        // A pin keeps it, or another descriptor that was made of it: it is looked for.
+        if rec.left > 0 {
+            if let Some(k) = self.known.get_mut(&Id::Link(rec.id)) {
+                k.closed = Some(rec.head.time_ns);
+            }
+            return;
+        }
         if rec.event_id == 0 {
             return self.freed(Id::Link(rec.id), rec.by.pid, &rec.head, out);
         }
@@ -528,6 +576,7 @@ pub(super) fn nothing(id: Id, by: prof_model::record::Process, time_ns: u64) -> 
         bpf_asked: None,
         closed: None,
         left: None,
+        parting: Vec::new(),
         alive: time_ns,
         touched: time_ns,
     }

@@ -55,6 +55,16 @@ impl fmt::Display for Way {
     }
 }
 
+/// What tracepoints there are is not for this user to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TracefsRefused;
+
+impl fmt::Display for TracefsRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("to read tracefs takes root or CAP_DAC_READ_SEARCH")
+    }
+}
+
 /// A program, and where it is to run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Hook {
@@ -137,8 +147,13 @@ impl Hook {
             "fentry" | "fexit" => sys::raw_tracepoint_open(None, prog).with_context(to),
             "tracepoint" => {
                 let name = self.at.to_string_lossy();
-                let id = tracepoint_id("syscalls", &name).with_context(|| {
-                    format!("no tracepoint {name}: the kernel is without CONFIG_FTRACE_SYSCALLS")
+                let id = tracepoint_id("syscalls", &name).map_err(|e| {
+                    if sys::is_refusal(&e) {
+                        return e.context(TracefsRefused);
+                    }
+                    e.context(format!(
+                        "no tracepoint {name}: the kernel is without CONFIG_FTRACE_SYSCALLS"
+                    ))
                 })?;
                 sys::tracepoint_open(id, prog).with_context(to)
             }

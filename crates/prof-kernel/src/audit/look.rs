@@ -69,6 +69,17 @@ impl Derive {
                 continue;
             }
             k.is_there(time_ns);
+            if !k.parting.is_empty() {
+                // Who has it may be about to close it; else another has it open, too.
+                if k.leaves(time_ns) {
+                    continue;
+                }
+                for (tid, at) in std::mem::take(&mut k.parting) {
+                    self.part(id, tid);
+                    self.settle(at, &[id], &[], out);
+                }
+            }
+            let Some(k) = self.known.get_mut(&id) else { continue };
             let inherits = k.attr().is_some_and(|a| a.has(PerfAttr::INHERIT));
             let (pid, tid) = k.root;
             let found = Moment { time_ns, cpu, through: Interface::Found };

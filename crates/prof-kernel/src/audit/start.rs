@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::collections::HashMap;
 
 use anyhow::Result;
 use prof_events::describe::Names;
@@ -58,7 +59,32 @@ impl Audit {
             new.into_iter().for_each(|pid| self.known(pid));
             now = lister.now()?.after(now);
         }
+        self.make_exact_all(&mut now);
         Ok(now)
+    }
+
+    /// What the kernel half has not read is known by /proc: tracers and whom they trace, whom a
+    /// link is restricted to, and who inherited copies.
+    fn make_exact_all(&self, now: &mut Now) {
+        for l in &mut now.entries {
+            if let What::Ptrace = l.monitor.what
+                && let Some(by) = &mut l.by
+            {
+                self.make_exact(by);
+            }
+            if let (What::Ptrace | What::Bpf { .. }, Target::Process(p)) =
+                (&l.monitor.what, &mut l.target)
+            {
+                self.make_exact(p);
+            }
+        }
+        let heirs: BTreeSet<_> =
+            now.inside.values().flat_map(|i| i.copies.iter().map(|c| c.pid)).collect();
+        for pid in heirs {
+            let Some(mut heir) = processes::of_pid(pid, pid) else { continue };
+            self.make_exact(&mut heir);
+            now.heirs.insert(pid, heir);
+        }
     }
 }
 
@@ -116,7 +142,7 @@ impl Derive {
                 }
                 continue;
             }
-            let known = self.found(id, l, inside, time_ns);
+            let known = self.found(id, l, inside, &now.heirs, time_ns);
             if self.follow(id, known) {
                 by_notes.entry(notes).or_default().push(id);
             }
@@ -133,7 +159,14 @@ impl Derive {
         self.unknown = 0;
     }
 
-    fn found(&mut self, id: Id, l: Listed, inside: Inside, time_ns: u64) -> Known {
+    fn found(
+        &mut self,
+        id: Id,
+        l: Listed,
+        inside: Inside,
+        heirs: &HashMap<u32, Process>,
+        time_ns: u64,
+    ) -> Known {
         // Who opened it has ended: who has it open; nobody, if it is pinned.
         let by = l.by.or_else(|| l.holders.into_iter().next().map(|h| h.process));
         let by = by.map(|p| self.introduce(p)).unwrap_or_default();
@@ -165,7 +198,7 @@ impl Derive {
         for c in inside.copies {
             has(c.pid, c.tid, c.on);
             if self.people.get(c.pid).is_none() {
-                processes::of_pid(c.pid, c.pid).map(|p| self.introduce(p));
+                heirs.get(&c.pid).map(|p| self.introduce(p.clone()));
             }
         }
         Known {

@@ -1,5 +1,7 @@
 //! What follows from records in an order that a live test cannot force.
 
+use std::collections::HashMap;
+
 use prof_model::audit::AuditEvent;
 use prof_model::audit::Changes;
 use prof_model::audit::Interface;
@@ -175,6 +177,7 @@ impl Audit {
         let now = Now {
             entries: entries.to_vec(),
             inside: inside.iter().cloned().collect(),
+            heirs: HashMap::new(),
             limits: Vec::new(),
         };
         let mut out = Vec::new();
@@ -517,6 +520,114 @@ fn a_tracee_is_let_go_with_its_last_thread() {
     // Of what has ended already nothing is told.
     let rec = a.trace(second, true);
     assert!(a.hear(RawAudit::PtraceUnlink(rec)).is_empty());
+}
+
+#[test]
+fn who_had_it_ended_before_its_target_did() {
+    let mut a = Audit::new();
+    a.open(1, 1, 0, (TARGET, TARGET), true);
+    a.open(2, 2, 0, (CHILD, CHILD), true);
+    assert!(a.exit(PROFILER, PROFILER, true).is_empty());
+    // Whether it was still on it nobody knows yet.
+    assert!(a.exit(TARGET, TARGET, true).is_empty());
+    assert_eq!(a.look(1, None), ["off 20: 1 owner_exit"]);
+    // Of this one another has a descriptor; for a while its owner may be about to close it.
+    assert!(a.exit(CHILD, CHILD, true).is_empty());
+    assert!(a.look(2, Some(-3)).is_empty());
+    a.now += 100_000_000;
+    assert_eq!(a.look(2, Some(-3)), ["off 30: 2 target_exit"]);
+}
+
+#[test]
+fn a_link_that_is_pinned_is_on_until_it_is_gone() {
+    let mut a = Audit::new();
+    let link = |a: &mut Audit, left: u32| RecLink {
+        head: a.head(),
+        by: ident(PROFILER, PROFILER),
+        id: 7,
+        kind: 1,
+        left,
+        ..zero!()
+    };
+    let rec = link(&mut a, 0);
+    assert_eq!(a.hear(RawAudit::Link(Box::new(rec))), ["on 0: 7 bpf_link_create"]);
+    let rec = link(&mut a, 1);
+    assert!(a.hear(RawAudit::LinkClose(Box::new(rec))).is_empty());
+    let mut out = Vec::new();
+    a.derive.links_gone(a.now + 10, &[], &mut out);
+    assert!(out.is_empty());
+    a.derive.links_gone(a.now + 20, &[7], &mut out);
+    assert_eq!(told(&out), ["off 0: 7 found"]);
+}
+
+#[test]
+fn what_runs_at_the_end_is_what_was_put_there() {
+    let mut a = Audit::new();
+    a.open(1, 1, 0, (TARGET, TARGET), true);
+    let put = a.act(1, 0x4004_2408, 0);
+    assert!(a.hear(RawAudit::Ioctl(put)).is_empty());
+    let rec = RecAct { prog: 9, ..a.act(1, 0, 0) };
+    assert_eq!(a.hear(RawAudit::Prog(rec)), ["off 20: 1 ioctl_set_bpf", "on 20: 1 ioctl_set_bpf"]);
+    assert_eq!(a.exit(TARGET, TARGET, true), ["off 20: 1 target_exit"]);
+}
+
+#[test]
+fn links_to_many_places_are_called_as_the_list_calls_them() {
+    let called = |kind: u32, at: &[u8], offset: u64, places: u32, returns: u32| {
+        let mut a = Audit::new();
+        let head = a.head();
+        let mut rec = RecLink { head, id: 7, kind, offset, places, returns, ..zero!() };
+        rec.at[..at.len()].copy_from_slice(at);
+        let mut out = Vec::new();
+        a.derive.hear(RawAudit::Link(Box::new(rec)), &mut out);
+        out[0].monitors[0].name.clone()
+    };
+    assert_eq!(called(8, b"ksys_read", 0, 1, 0), "kprobe_multi:ksys_read");
+    assert_eq!(called(8, b"", 0, 3, 1), "kretprobe_multi:3 functions");
+    assert_eq!(called(8, b"", 0, 1, 0), "kprobe_multi:1 function");
+    assert_eq!(called(12, b"/bin/sh", 0x10, 1, 0), "uprobe_multi:/bin/sh:0x10");
+    assert_eq!(called(12, b"/bin/sh", 0x10, 2, 1), "uretprobe_multi:/bin/sh:2 places");
+    assert_eq!(called(12, b"", 0, 0, 0), "uprobe_multi:?");
+}
+
+/// What user space compares with is what the kernel half compares with.
+#[test]
+fn numbers_of_the_kernel_are_the_same_in_both_halves() {
+    use super::hear::*;
+    let header = include_str!("../../../../bpf/include/audit_kernel.h");
+    let defined = |name: &str| {
+        let line = format!("#define AUDIT_{name} ");
+        let text = header.lines().find_map(|l| l.strip_prefix(&line)).unwrap_or_else(|| {
+            panic!("{name} is not defined");
+        });
+        let text = text.split_whitespace().next().unwrap();
+        match text.strip_prefix("0x") {
+            Some(hex) => u32::from_str_radix(hex, 16).unwrap(),
+            None => text.parse().unwrap(),
+        }
+    };
+    for (name, here) in [
+        ("IOC_ENABLE", ioc::ENABLE),
+        ("IOC_DISABLE", ioc::DISABLE),
+        ("IOC_REFRESH", ioc::REFRESH),
+        ("IOC_RESET", ioc::RESET),
+        ("IOC_PERIOD", ioc::PERIOD),
+        ("IOC_SET_FILTER", ioc::SET_FILTER),
+        ("IOC_SET_BPF", ioc::SET_BPF),
+        ("PRCTL_ENABLE", PRCTL_ENABLE as u32),
+        ("BPF_RAW_TRACEPOINT_OPEN", RAW_TRACEPOINT_OPEN),
+        ("PTRACE_TRACEME", PTRACE_TRACEME),
+        ("PTRACE_SEIZE", PTRACE_SEIZE),
+    ] {
+        assert_eq!(defined(name), here, "{name}");
+    }
+    let value = |name: &str| {
+        let line = format!("BPF_LINK_TYPE_{name} = ");
+        let text = header.lines().find_map(|l| l.trim().strip_prefix(&line)).unwrap();
+        text.trim_end_matches(',').parse::<u32>().unwrap()
+    };
+    assert_eq!(value("KPROBE_MULTI"), KPROBE_MULTI);
+    assert_eq!(value("UPROBE_MULTI"), UPROBE_MULTI);
 }
 
 #[test]

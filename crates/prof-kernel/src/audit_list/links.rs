@@ -22,6 +22,7 @@ use prof_model::audit::list::Program;
 
 use super::processes;
 use crate::clock;
+use crate::kallsyms;
 use crate::sys;
 
 /// `BPF_F_KPROBE_MULTI_RETURN` and `BPF_F_UPROBE_MULTI_RETURN`.
@@ -83,17 +84,15 @@ impl Links {
             LinkTypeInfo::Tracing(i) => self.tracing(i)?,
             LinkTypeInfo::KprobeMulti(i) => {
                 let kind = if i.flags & RETURN != 0 { "kretprobe_multi" } else { "kprobe_multi" };
-                (kind, called(kind, &format!("{} functions", i.count)))
+                let one = i.addrs.first().filter(|_| i.count == 1);
+                let name = one.and_then(|at| kallsyms::function_at(*at));
+                (kind, called(kind, &at_functions(name, i.count)))
             }
             LinkTypeInfo::UprobeMulti(i) => {
                 let kind = if i.flags & RETURN != 0 { "uretprobe_multi" } else { "uprobe_multi" };
                 let file = i.path.as_ref().map_or(UNKNOWN.into(), |p| p.display().to_string());
                 pid = Some(i.pid).filter(|p| *p != 0);
-                let at = match i.offsets.as_slice() {
-                    [one] => format!("{file}:{one:#x}"),
-                    _ => format!("{file}:{} places", i.count),
-                };
-                (kind, called(kind, &at))
+                (kind, called(kind, &at_places(&file, i.count, i.offsets.first().copied())))
             }
             LinkTypeInfo::PerfEvent(i) => ("perf_event", perf_event(&i.event_type)),
             _ => return None,
@@ -122,6 +121,25 @@ impl Links {
 /// What people call a link, by its kind and what it is at: as bpftrace does.
 pub fn called(kind: &str, at: &str) -> String {
     format!("{kind}:{at}")
+}
+
+/// What a link to many functions is at: one has its name, if somebody knows it.
+pub fn at_functions(one: Option<String>, count: u32) -> String {
+    match (one, count) {
+        // Before 6.6 the kernel does not say.
+        (_, 0) => UNKNOWN.to_owned(),
+        (one, 1) => one.unwrap_or_else(|| "1 function".to_owned()),
+        (_, n) => format!("{n} functions"),
+    }
+}
+
+/// What a link to many places in a file is at.
+pub fn at_places(file: &str, count: u32, first: Option<u64>) -> String {
+    let file = if file.is_empty() { UNKNOWN } else { file };
+    match (count, first) {
+        (1, Some(one)) => format!("{file}:{one:#x}"),
+        (n, _) => format!("{file}:{n} places"),
+    }
 }
 
 /// Programs by id.

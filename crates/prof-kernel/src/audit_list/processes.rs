@@ -170,10 +170,16 @@ fn path_of_id(root: &fs::File, id: u64) -> io::Result<PathBuf> {
     fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
-fn with_files(ident: Ident) -> Process {
-    // The pid may be another's by now; /proc has the start to the tick.
+/// Whether two that have the same pid are the same process: /proc has the start to the tick.
+pub fn is_same_start(a: &Ident, b: &Ident) -> bool {
     let tick = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
-    let is_same = host::start_of(ident.pid).is_some_and(|s| s.abs_diff(ident.start_ns) <= tick);
+    a.start_ns.abs_diff(b.start_ns) <= tick
+}
+
+fn with_files(ident: Ident) -> Process {
+    // The pid may be another's by now.
+    let now = |start_ns| Ident { start_ns, ..Ident::default() };
+    let is_same = host::start_of(ident.pid).is_some_and(|s| is_same_start(&now(s), &ident));
     let exe = host::exe_of(ident.pid).filter(|_| is_same);
     let container_id = container_of(ident.pid).filter(|_| is_same);
     Process { ident, exe, container_id, ..Process::default() }

@@ -3,11 +3,13 @@
 use super::Findings;
 use super::ProbeOptions;
 use super::errors;
+use super::privileges;
 use super::privileges::Privileges;
 use super::report::Check;
 use super::report::State;
 use crate::audit::Audit;
 use crate::audit::AuditPlan;
+use crate::audit::hooks::TracefsRefused;
 use crate::audit::hooks::Way;
 
 const CURE_FUNCTIONS: &str = "a kernel with CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y or \
@@ -19,6 +21,7 @@ pub(super) fn check(found: &mut Findings, options: &ProbeOptions, p: &Privileges
     let what = ("Audit", "audit", "who profiles whom");
     let mut works: Vec<Way> = Vec::new();
     let mut refused = Vec::new();
+    let mut unreadable = false;
     for way in Way::ALL {
         let plan = AuditPlan {
             way: Some(way),
@@ -28,7 +31,10 @@ pub(super) fn check(found: &mut Findings, options: &ProbeOptions, p: &Privileges
         };
         match Audit::open(&plan) {
             Ok(_) => works.push(way),
-            Err(e) => refused.push((way, reason(&errors::chain(&e)))),
+            Err(e) => {
+                unreadable |= e.downcast_ref::<TracefsRefused>().is_some();
+                refused.push((way, reason(&errors::chain(&e))));
+            }
         }
     }
     let names: Vec<_> = works.iter().map(|w| w.name()).collect();
@@ -46,6 +52,9 @@ pub(super) fn check(found: &mut Findings, options: &ProbeOptions, p: &Privileges
         Some(Way::Tracepoint) => {
             let detail = format!("{detail}; so each system call of any process takes longer");
             Check::new(what, State::Limited, detail).cure(by_privileges(CURE_FUNCTIONS))
+        }
+        None if unreadable => {
+            Check::new(what, State::Missing, detail).cure(privileges::cure_for_files(p))
         }
         None => Check::new(what, State::Missing, detail).cure(by_privileges(CURE_ALL)),
     });

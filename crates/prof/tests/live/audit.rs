@@ -196,6 +196,65 @@ fn perf_stat_of_a_command() {
 }
 
 #[test]
+fn a_summary_has_who_profiled_whom_for_how_long() {
+    let Some(_turn) = live("audit -o summary") else { return };
+    if !has("perf", "linux-perf") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("summary");
+    let watch = audit(&["-o", &format!("summary:{}", out.display())]);
+    let by = run_it("perf", &["stat", "-e", TWO, "sh", "-c", "sleep 0.2; exit 0"]);
+    let records = stop(watch);
+    let text = fs::read_to_string(&out).unwrap();
+    let all = records.of("audit").next().unwrap()["totals"].as_array().unwrap();
+    let all: Vec<_> = all.iter().filter(|t| t["by"]["pid"] == by).collect();
+    // The shell, and its child, which was on before it executed `sleep`.
+    assert_eq!(all.len(), 2, "{all:#?}");
+    for t in all {
+        let comm = t["process"]["comm"].as_str().unwrap();
+        lasted(&t["on_ns"], 200);
+        let whom = format!("{} {comm}", t["process"]["pid"]);
+        let is = |l: &&str| l.contains(&format!("{by} perf")) && l.contains(&whom);
+        let line = text.lines().find(is).unwrap_or_else(|| panic!("no {whom} in {text}"));
+        let fields: Vec<_> = line.split_whitespace().collect();
+        // How long with its unit, how often, what.
+        let times: f64 = fields[0].parse().unwrap();
+        let unit = if fields[1] == "s" { 1e9 } else { 1e6 };
+        assert!((times * unit / count(t, "on_ns") as f64 - 1.0).abs() < 0.01, "{line} {t}");
+        assert_eq!(fields[2], "2", "{line}");
+        assert!(line.ends_with("page-faults, context-switches"), "{line}");
+    }
+    // No switch by itself.
+    assert!(!text.contains("enable_on_exec"), "{text}");
+}
+
+/// What ends with its owner is told late, and what others do meanwhile is not.
+#[test]
+fn lines_are_in_the_order_of_their_times() {
+    let Some(_turn) = live("audit in order") else { return };
+    if emulated("lines in order, as it may be late by more than they wait") {
+        return;
+    }
+    let program = target().to_str().unwrap();
+    let watch = audit(&[]);
+    let mut sleeper = start("sleep", &["60"]);
+    let pid = sleeper.id().to_string();
+    let mut left = Vec::new();
+    for _ in 0..20 {
+        left.push(run_it(program, &["perf", "open-of", &pid]));
+        run_it(program, &["perf", "open", "sleep", "2", "close"]);
+    }
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    let records = stop(watch);
+    let off = |r: &&Value| r["hook"] == "owner_exit" && left.iter().any(|by| r["by"]["pid"] == *by);
+    assert_eq!(records.of("prof").filter(off).count(), left.len());
+    let times: Vec<_> = records.of("prof").map(|r| r["time"].as_str().unwrap()).collect();
+    assert!(times.is_sorted(), "{times:#?}");
+}
+
+#[test]
 fn perf_stat_of_a_process_that_runs() {
     let Some(_turn) = live("audit") else { return };
     if !has("perf", "linux-perf") {

@@ -125,8 +125,80 @@ fn a_pinned_link_is_on_until_its_pin_is_gone() {
     assert!(told[1].starts_with("off host: raw_tracepoint:sched_process_exit by "), "{told:?}");
     let off = records.of("prof").filter(|r| r["by"]["pid"] == by).last().unwrap();
     let on_ns = off["monitors"][0]["on_ns"].as_u64().unwrap();
-    // By system calls it is believed to end with its descriptor.
-    if by_functions(&records) {
-        lasted(&on_ns.into(), 300);
+    // Not when who made it closes it, which is at once.
+    lasted(&on_ns.into(), 300);
+}
+
+/// It is gone before anybody could ask it what it is at.
+#[test]
+fn what_a_link_of_a_moment_was_at_is_told() {
+    let Some(_turn) = live("audit of links to many places") else { return };
+    let program = target().to_str().unwrap();
+    let watch = audit(&[]);
+    let mut told = Vec::new();
+    for (what, n) in [
+        ("uprobe", 1),
+        ("uretprobe", 1),
+        ("uprobe", 2),
+        ("uprobe-self", 1),
+        ("kprobe", 1),
+        ("kretprobe", 2),
+    ] {
+        let out = Command::new(program).args(["bpf-multi", what, &n.to_string()]).output().unwrap();
+        if out.status.success() {
+            told.push((what, n, String::from_utf8(out.stdout).unwrap()));
+        }
+    }
+    let records = stop(watch);
+    // From 6.6, and with functions that can be traced from 5.18.
+    assert!(linux() < (6, 6) || told.iter().filter(|t| t.0.starts_with('u')).count() == 4);
+    // Debian's has these from 6.12 on.
+    if cfg!(target_arch = "x86_64") && std::env::var_os("PROF_VM").is_some() && linux() >= (6, 12) {
+        assert!(told.iter().filter(|t| t.0.starts_with('k')).count() == 2);
+    }
+    for (what, n, out) in told {
+        let by = said(&out, "pid") as u32;
+        let (kind, whom) = match what.strip_suffix("-self") {
+            Some(kind) => (kind, "prof-target"),
+            None => (what, "host"),
+        };
+        let at = match (what.starts_with('k'), n) {
+            (true, 1) => "bpf_fentry_test1".to_owned(),
+            (true, n) => format!("{n} functions"),
+            (false, 1) => format!("{program}:{:#x}", said(&out, "offset")),
+            (false, n) => format!("{program}:{n} places"),
+        };
+        let link = format!("{whom}: {kind}_multi:{at}");
+        assert_eq!(
+            switches(&records, by),
+            [format!("on {link} by bpf_link_create"), format!("off {link} by close")]
+        );
+    }
+}
+
+/// Nobody can have looked at it in between.
+#[test]
+fn a_program_put_there_just_before_the_end_is_told() {
+    let Some(_turn) = live("audit of SET_BPF before an exit") else { return };
+    let watch = audit(&[]);
+    let all: Vec<_> = (0..10)
+        .map(|_| {
+            run_it(
+                target().to_str().unwrap(),
+                &["perf", "sampling", "set-bpf", "sampling", "set-bpf"],
+            )
+        })
+        .collect();
+    let records = stop(watch);
+    for by in all {
+        let put =
+            ["off", "on"].map(|on| format!("{on} prof-target: cpu-clock:uh by ioctl_set_bpf"));
+        assert_eq!(anew(&records, by), [&put[..], &put].concat());
+        // A look may come by while it exits, and then one is told by itself.
+        let off = |r: &&Value| r["by"]["pid"] == by && !has_flag(r, "enable") && !is_anew(r);
+        let ended = records.of("prof").filter(off);
+        let programs: Vec<_> = ended.flat_map(|r| r["monitors"].as_array().unwrap()).collect();
+        assert!(programs.iter().all(|m| m["bpf_prog"].is_number()), "{programs:#?}");
+        assert_eq!(programs.len(), 2, "{programs:#?}");
     }
 }

@@ -146,11 +146,19 @@ fn tracefs_is_compared_as_a_whole() {
         step(&format!("mkdir {instance}; echo sched:sched_process_wait > {instance}/set_event"));
     step(&format!("rmdir {instance}"));
     let probes = fs::exists(format!("{root}/uprobe_events")).unwrap();
-    let (mut one, mut two) = (0, 0);
+    let (mut one, mut two, mut three, mut other) = (0, 0, 0, 0);
     if probes {
         one = step("echo 'p:profaudit/one /bin/sh:0x1000' >> uprobe_events");
         two = step("echo 'p:profaudit/two /bin/sh:0x1004' >> uprobe_events");
-        step("echo '-:profaudit/one' >> uprobe_events; echo '-:profaudit/two' >> uprobe_events");
+        three = step("echo 'p:profaudit/three /bin/sh:0x1008' >> uprobe_events");
+        other = step("echo 'p:profother/one /bin/sh:0x1000' >> uprobe_events");
+        // One behind another, and one that others are behind, each by itself.
+        step("echo '-:profaudit/two' >> uprobe_events");
+        step("echo '-:profaudit/one' >> uprobe_events");
+        // What is left of a group, by its name alone.
+        step("echo 'p:profaudit/four /bin/sh:0x100c' >> uprobe_events");
+        step("echo '-:profaudit/' >> uprobe_events");
+        step("echo '-:profother/one' >> uprobe_events");
     }
     let records = stop(watch);
     let pair = |file: &str, off: &str| {
@@ -161,15 +169,59 @@ fn tracefs_is_compared_as_a_whole() {
     assert_eq!(switches(&records, second), pair(fork, "tracefs"));
     assert_eq!(switches(&records, inside), pair(&format!("{instance}/{wait}"), "found"));
     if probes {
-        for (by, name) in [(one, "profaudit/one"), (two, "profaudit/two")] {
+        let all = [
+            (one, "profaudit/one"),
+            (two, "profaudit/two"),
+            (three, "profaudit/three"),
+            (other, "profother/one"),
+        ];
+        for (by, name) in all {
             assert_eq!(switches(&records, by), pair("uprobe_events", "tracefs"));
             let text = &monitors_of(&records, by).next().unwrap()["text"];
             assert!(text.as_str().unwrap().contains(name), "{text}");
         }
     }
+    // In the order in which they went, and nothing went twice.
+    let uprobes = |r: &&Value| {
+        r["events"][0] == "tracefs:uprobe_events"
+            && has_flag(r, "foreign")
+            && !has_flag(r, "enable")
+    };
+    let name = |r: &Value| {
+        let text = r["monitors"][0]["text"].as_str().unwrap().to_owned();
+        text.split([' ', ':']).nth(1).unwrap().to_owned()
+    };
+    let mut went: Vec<_> = records.of("prof").filter(uprobes).map(name).collect();
+    if probes {
+        // A group goes at once.
+        went[2..4].sort_unstable();
+        let four = ["profaudit/four", "profaudit/three"];
+        assert_eq!(went, ["profaudit/two", "profaudit/one", four[0], four[1], "profother/one"]);
+    }
     // Who wrote is told as everybody else is.
     let by = &records.of("prof").find(|r| r["by"]["pid"] == on).unwrap()["by"];
     assert!(count(by, "cgroup_id") > 0 && count(by, "mntns") > 0, "{by}");
+}
+
+/// What /proc alone does not say: when exactly it was started, and how many programs it has
+/// executed.
+#[test]
+fn who_writes_to_tracefs_is_who_else_is_met() {
+    let Some(_turn) = live("audit of who writes to tracefs") else { return };
+    let file = "/sys/kernel/tracing/events/sched/sched_process_wait/enable";
+    let perf = format!("{} perf open close", target().display());
+    let script = format!("echo 1 > {file}; sleep 0.3; echo 0 > {file}; sleep 0.3; exec {perf}");
+    let watch = audit(&[]);
+    let by = run_it("sh", &["-c", &script]);
+    let records = stop(watch);
+    let of: Vec<_> = records.of("prof").filter(|r| r["by"]["pid"] == by).collect();
+    let hooks: Vec<_> = of.iter().map(|r| r["hook"].as_str().unwrap()).collect();
+    assert_eq!(hooks, ["tracefs", "tracefs", "perf_event_open", "close"]);
+    for r in &of {
+        assert_eq!(r["by"]["start_ns"], of[3]["by"]["start_ns"], "{r}");
+    }
+    // The shell, and what it became.
+    assert_eq!((&of[0]["by"]["exec"], &of[2]["by"]["exec"]), (&1.into(), &2.into()));
 }
 
 #[test]

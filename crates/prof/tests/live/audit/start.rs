@@ -154,6 +154,47 @@ fn programs_tracers_and_tracefs_are_found() {
     );
 }
 
+/// Tracers, and children that inherited: the kernel's list of events has neither.
+#[test]
+fn who_is_found_is_who_hooks_met() {
+    let Some(_turn) = live("audit of who was there") else { return };
+    if !has("strace", "strace") || !has("perf", "linux-perf") {
+        return;
+    }
+    let first = audit(&[]);
+    let script = "sleep 60; exit 0";
+    let mut perf = start("perf", &["stat", "-e", "page-faults", "sh", "-c", script]);
+    first.until("perf's command", |r| switches(r, perf.id()).len() == 2);
+    // perf, its command, and what that starts.
+    let child_of = |pid: u32| -> u32 {
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        children.trim().parse().unwrap()
+    };
+    let sleep = child_of(child_of(perf.id()));
+    let mut strace = start("strace", &["-o", "/dev/null", "-p", &sleep.to_string()]);
+    first.until("strace", |r| switches(r, strace.id()).iter().any(|s| s.contains("seize")));
+    let hooks = stop(first);
+    let watch = audit(&[]);
+    watch.until("both", |r| !found(r, strace.id()).is_empty() && found(r, perf.id()).len() == 2);
+    signal(sleep, libc::SIGKILL);
+    perf.wait().unwrap();
+    strace.wait().unwrap();
+    let list = stop(watch);
+    let who = |p: &Value| (count(p, "pid"), count(p, "start_ns"));
+    let met = |records: &Records, by: u32, hook: &str| {
+        let is = |r: &&Value| r["by"]["pid"] == by && r["hook"] == hook;
+        let last = records.of("prof").filter(is).last().unwrap();
+        (who(&last["by"]), who(&last["process"]), count(&last["by"], "exec"))
+    };
+    assert_eq!(met(&list, strace.id(), "found"), met(&hooks, strace.id(), "ptrace_seize"));
+    let heir = |records: &Records, hook: &str| {
+        let of = |r: &&Value| r["by"]["pid"] == perf.id() && r["hook"] == hook;
+        let mut all = records.of("prof").filter(of);
+        who(&all.find(|r| r["process"]["pid"] == sleep).unwrap()["process"])
+    };
+    assert_eq!(heir(&list, "found"), heir(&hooks, "inherit"));
+}
+
 #[test]
 fn links_of_another_prof_are_found() {
     let Some(_turn) = live("audit of links that were there") else { return };
