@@ -67,7 +67,7 @@ pub fn main(args: &ReportArgs) -> Result<ExitCode> {
 /// The recording, of a pipe where that is asked for.
 fn read(file: &Path) -> Result<StackProfile> {
     if file == Path::new("-") {
-        return raw::read(Path::new("/dev/stdin"));
+        return raw::read_stdin();
     }
     raw::read(file).map_err(|e| {
         let is_none = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;

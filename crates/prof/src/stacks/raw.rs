@@ -136,8 +136,17 @@ pub fn write(profile: &StackProfile, out: &mut dyn Write) -> io::Result<()> {
 /// Reads it; an error says what is wrong with the file. What ends in the middle is read up
 /// to there, and is marked.
 pub fn read(path: &Path) -> Result<StackProfile> {
-    let name = path.display();
-    let mut file = BufReader::new(File::open(path).with_context(|| name.to_string())?);
+    let name = path.display().to_string();
+    let file = File::open(path).with_context(|| name.clone())?;
+    read_from(BufReader::new(file), &name)
+}
+
+/// The same of standard input.
+pub fn read_stdin() -> Result<StackProfile> {
+    read_from(io::stdin().lock(), "standard input")
+}
+
+fn read_from(mut file: impl Read, name: &str) -> Result<StackProfile> {
     let mut head = Vec::with_capacity(HEAD.len());
     file.by_ref()
         .take(HEAD.len() as u64)
@@ -157,12 +166,12 @@ pub fn read(path: &Path) -> Result<StackProfile> {
         match next(&mut file).with_context(|| format!("{name}: it is damaged"))? {
             Some(Part::Start(profile)) if reading.is_none() => reading = Some(*profile),
             Some(Part::Lists(lists)) => {
-                let profile = reading.as_mut().with_context(|| no_start(path))?;
+                let profile = reading.as_mut().with_context(|| no_start(name))?;
                 add(profile, lists).map_err(|e| anyhow::anyhow!("{name}: it is damaged: {e}"))?;
             }
             Some(Part::Samples(some)) => some.into_iter().for_each(|s| samples.push(s)),
             Some(Part::End(rest, restacked)) => {
-                let profile = reading.as_mut().with_context(|| no_start(path))?;
+                let profile = reading.as_mut().with_context(|| no_start(name))?;
                 let lists = std::mem::take(profile);
                 *profile = StackProfile {
                     modules: lists.modules,
@@ -184,7 +193,7 @@ pub fn read(path: &Path) -> Result<StackProfile> {
             bail!("{name}: more than {} GiB in memory", MAX_MEMORY >> 30);
         }
     };
-    let mut profile = reading.with_context(|| no_start(path))?;
+    let mut profile = reading.with_context(|| no_start(name))?;
     let (samples, merged) = samples.finish();
     profile.samples = samples;
     let ends_well = restacked.is_some();
@@ -208,8 +217,8 @@ pub fn read(path: &Path) -> Result<StackProfile> {
     Ok(profile)
 }
 
-fn no_start(path: &Path) -> String {
-    format!("{}: it is damaged: it ends before anything was kept", path.display())
+fn no_start(name: &str) -> String {
+    format!("{name}: it is damaged: it ends before anything was kept")
 }
 
 /// The next part, if it is there as a whole.
