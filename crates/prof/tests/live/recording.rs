@@ -83,8 +83,8 @@ fn what_is_full_keeps_what_it_has() {
     assert!(mount.success());
     let file = dir.path().join("x.stacks");
     let output = command("record")
-        .args(["-F", "20000", "-o", &format!("raw:{}", file.display())])
-        .args(["--", target_str(), "burn", "1500"])
+        .args(["-F", "8000", "-o", &format!("raw:{}", file.display())])
+        .args(["--", target_str(), "burn", "3000"])
         .output()
         .expect("prof record");
     let read = raw::read(&file);
