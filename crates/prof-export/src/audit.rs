@@ -37,7 +37,7 @@ fn first_of_name(e: &AuditEvent) -> impl Iterator<Item = (usize, &Monitor)> {
 
 /// `events`: each name once.
 pub fn event_names(e: &AuditEvent) -> Vec<String> {
-    first_of_name(e).map(|(_, m)| text::for_json(m.name.as_bytes())).collect()
+    first_of_name(e).map(|(_, m)| text::for_json(m.name.as_bytes()).into_owned()).collect()
 }
 
 /// `EVENTS`: ids of these, or where an attr does not fit one the place among the monitors.

@@ -5,6 +5,7 @@
 //! `absent`. A fixed key whose value is not known is `null`; the others are left
 //! out.
 
+use std::borrow::Cow;
 use std::io;
 use std::io::Write;
 use std::time::Duration;
@@ -51,6 +52,8 @@ pub struct Json {
     events: EventSet,
     counters: Table,
     repetition: Option<u32>,
+    /// The last line, for its room.
+    line: Vec<u8>,
 }
 
 impl Json {
@@ -61,6 +64,7 @@ impl Json {
             events: EventSet::ALL,
             counters: Table::default(),
             repetition: None,
+            line: Vec::new(),
         }
     }
 }
@@ -75,33 +79,39 @@ impl Exporter for Json {
     fn record(&mut self, r: &Record, out: &mut dyn Write) -> io::Result<()> {
         // A line is made whole before it is written: a reader of the file never
         // sees half of one because a later part failed to serialize.
-        let mut line = match r {
+        let mut line = std::mem::take(&mut self.line);
+        line.clear();
+        let to = &mut line;
+        match r {
             Record::Header(h) => {
                 self.rules = h.rules.iter().map(|r| r.name.clone()).collect();
                 self.events = h.events;
                 self.counters = h.counters.clone();
                 self.repetition = h.repetition.map(|r| r.number);
-                serde_json::to_vec(&HeaderOut::new(h))?
+                serde_json::to_writer(to, &HeaderOut::new(h))?
             }
-            Record::Prof(p) => serde_json::to_vec(&ProfOut::new(p, &self.rules, &self.counters))?,
+            Record::Prof(p) => {
+                serde_json::to_writer(to, &ProfOut::new(p, &self.rules, &self.counters))?
+            }
             Record::Profile(p) => {
-                serde_json::to_vec(&ProfileOut::new(p, &self.rules, &self.counters))?
+                serde_json::to_writer(to, &ProfileOut::new(p, &self.rules, &self.counters))?
             }
-            Record::Loss(l) => serde_json::to_vec(&LossOut::new(l))?,
+            Record::Loss(l) => serde_json::to_writer(to, &LossOut::new(l))?,
             Record::Interval(i) => {
-                serde_json::to_vec(&IntervalOut::new(i, self.events, &self.counters))?
+                serde_json::to_writer(to, &IntervalOut::new(i, self.events, &self.counters))?
             }
             Record::End(e) => {
                 let repetition = self.repetition;
                 let end = EndOut { repetition, ..EndOut::new(e, self.events, &self.counters) };
-                serde_json::to_vec(&end)?
+                serde_json::to_writer(to, &end)?
             }
-            Record::Repeat(r) => serde_json::to_vec(&RepeatOut::new(r, &self.counters))?,
-            Record::Audit(e) => audit::event(e)?,
-            Record::AuditTotals(t) => audit::totals(t)?,
-        };
+            Record::Repeat(r) => serde_json::to_writer(to, &RepeatOut::new(r, &self.counters))?,
+            Record::Audit(e) => line = audit::event(e)?,
+            Record::AuditTotals(t) => line = audit::totals(t)?,
+        }
         line.push(b'\n');
-        out.write_all(&line)
+        self.line = line;
+        out.write_all(&self.line)
     }
 
     fn finish(&mut self, out: &mut dyn Write) -> io::Result<()> {
@@ -120,9 +130,9 @@ struct HeaderOut<'a> {
     record: &'static str,
     time: String,
     version: &'static str,
-    host: String,
-    kernel: String,
-    machine: String,
+    host: Cow<'a, str>,
+    kernel: Cow<'a, str>,
+    machine: Cow<'a, str>,
     cpus: u32,
     clock: ClockOut,
     events: Vec<EventOut<'a>>,
@@ -131,7 +141,7 @@ struct HeaderOut<'a> {
     rules: Vec<RuleOut>,
     attached: Vec<AttachedOut<'a>>,
     limits: Vec<String>,
-    command: Option<Vec<String>>,
+    command: Option<Vec<Cow<'a, str>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     repetition: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -173,7 +183,7 @@ struct AttachedOut<'a> {
 
 impl<'a> HeaderOut<'a> {
     fn new(h: &'a Header) -> Self {
-        let s = |s: &str| text::for_json(s.as_bytes());
+        let s = |s: &'a str| text::for_json(s.as_bytes());
         Self {
             record: "header",
             time: rfc3339(h.time_ns),
@@ -228,8 +238,8 @@ pub(crate) struct ProcessOut<'a> {
     ppid: Option<u32>,
     start_ns: Option<u64>,
     exec: Option<u32>,
-    comm: Option<String>,
-    exe: Option<String>,
+    comm: Option<Cow<'a, str>>,
+    exe: Option<Cow<'a, str>>,
     uid: Option<u32>,
     gid: Option<u32>,
     cgroup_id: Option<u64>,
@@ -237,7 +247,7 @@ pub(crate) struct ProcessOut<'a> {
     pidns: Option<u32>,
     container_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    args: Option<Vec<String>>,
+    args: Option<Vec<Cow<'a, str>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     args_cut: Option<bool>,
 }
@@ -285,7 +295,7 @@ struct ProfOut<'a> {
     flags_number: u64,
     #[serde(rename = "EVENTS")]
     event_ids: Vec<u32>,
-    rules: Vec<String>,
+    rules: Vec<Cow<'a, str>>,
     hook: &'static str,
     cpu: u32,
 }
@@ -302,7 +312,7 @@ pub(crate) fn event_ids(events: EventSet, counters: &Table) -> Vec<u32> {
 }
 
 impl<'a> ProfOut<'a> {
-    fn new(p: &'a ProfEvent, rules: &[String], counters: &'a Table) -> Self {
+    fn new(p: &'a ProfEvent, rules: &'a [String], counters: &'a Table) -> Self {
         Self {
             record: "prof",
             time: rfc3339(p.time_ns),
@@ -455,7 +465,7 @@ impl WindowOut {
 #[derive(Serialize)]
 struct ThreadOut<'a> {
     tid: u32,
-    comm: String,
+    comm: Cow<'a, str>,
     start_ns: u64,
     #[serde(serialize_with = "owned_figures")]
     figures: (Figures, EventSet, &'a Table),
@@ -468,7 +478,7 @@ fn owned_figures<S: Serializer>(f: &(Figures, EventSet, &Table), s: S) -> Result
 }
 
 impl<'a> ThreadOut<'a> {
-    fn new(t: &ThreadFigures, p: &Profile, counters: &'a Table) -> Self {
+    fn new(t: &'a ThreadFigures, p: &Profile, counters: &'a Table) -> Self {
         let figures = t.figures(&p.figures);
         // These have no meaning for one thread of several.
         let events = [Event::WallTime, Event::PeakRss, Event::Threads]
@@ -486,7 +496,7 @@ impl<'a> ThreadOut<'a> {
 
 #[derive(Serialize)]
 struct RegionOut<'a> {
-    name: String,
+    name: Cow<'a, str>,
     begun: u64,
     ended: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -523,7 +533,7 @@ struct ProfileOut<'a> {
     events: Vec<&'a str>,
     #[serde(rename = "FLAGS")]
     flags_number: u64,
-    rules: Vec<String>,
+    rules: Vec<Cow<'a, str>>,
     figures: FiguresOut<'a>,
     #[serde(skip_serializing_if = "MetricsOut::is_empty")]
     metrics: MetricsOut<'a>,
@@ -540,7 +550,7 @@ struct ProfileOut<'a> {
 }
 
 impl<'a> ProfileOut<'a> {
-    fn new(p: &'a Profile, rules: &[String], counters: &'a Table) -> Self {
+    fn new(p: &'a Profile, rules: &'a [String], counters: &'a Table) -> Self {
         let Flags(flags_number) = p.flags;
         Self {
             record: "profile",

@@ -21,6 +21,7 @@ pub mod summary;
 pub mod table;
 pub mod tracee;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::io::Write;
@@ -298,10 +299,10 @@ impl std::error::Error for OutputError {}
 
 /// Names of the rules whose bit is set in `bits`. A bit that the header does not
 /// explain is shown by its number: it must not go unseen.
-fn rule_names(bits: u64, names: &[String]) -> Vec<String> {
+fn rule_names(bits: u64, names: &[String]) -> Vec<Cow<'_, str>> {
     (0..64)
         .filter(|i| bits >> i & 1 != 0)
-        .map(|i| names.get(i).cloned().unwrap_or_else(|| format!("#{i}")))
+        .map(|i| names.get(i).map_or_else(|| format!("#{i}").into(), Into::into))
         .collect()
 }
 

@@ -11,6 +11,7 @@
 //!   for a parent that is not being profiled: prof does not know these starts;
 //! - `syscall` is empty, as Tracee has it for an event outside of a system call.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
 use std::io::Write;
@@ -77,7 +78,7 @@ impl Tracee {
     /// By somebody else: the arguments say who, whom, and what.
     fn foreign(&mut self, e: &AuditEvent) -> io::Result<Vec<u8>> {
         const STRING: &str = "const char*";
-        let (by, string) = (&e.by, |s: &[u8]| Arg::Text(text::for_json(s)));
+        let (by, string) = (&e.by, |s: &[u8]| Arg::Text(text::for_json(s).into_owned()));
         let names = audit::event_names(e).join(",");
         let mut args = vec![
             Argument { name: "FLAGS", r#type: "unsigned long", value: Arg::Flags(e.flags.0) },
@@ -183,7 +184,7 @@ impl Exporter for Tracee {
     fn record(&mut self, r: &Record, out: &mut dyn Write) -> io::Result<()> {
         match r {
             Record::Header(h) => {
-                self.host = text::for_json(h.host.as_bytes());
+                self.host = text::for_json(h.host.as_bytes()).into_owned();
                 self.counters = h.counters.clone();
                 self.rules = h.rules.iter().map(|r| r.name.clone()).collect();
                 Ok(())
@@ -229,8 +230,8 @@ struct EventOut<'a> {
     user_id: u32,
     mount_namespace: u32,
     pid_namespace: u32,
-    process_name: String,
-    executable: File,
+    process_name: Cow<'a, str>,
+    executable: File<'a>,
     host_name: &'a str,
     container_id: &'a str,
     container: Container<'a>,
@@ -239,7 +240,7 @@ struct EventOut<'a> {
     event_name: &'static str,
     // `omitempty` in Go.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    matched_policies: Vec<String>,
+    matched_policies: Vec<Cow<'a, str>>,
     args_num: u32,
     return_value: i32,
     syscall: &'static str,
@@ -252,8 +253,8 @@ struct EventOut<'a> {
 }
 
 #[derive(Serialize)]
-struct File {
-    path: String,
+struct File<'a> {
+    path: Cow<'a, str>,
 }
 
 #[derive(Serialize)]

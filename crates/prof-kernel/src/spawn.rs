@@ -62,6 +62,9 @@ pub struct Usage {
 /// Where the program is, as execvp would find it, so that a wrong name is told
 /// before anything is set up.
 pub fn find_program(name: &OsStr) -> Result<PathBuf> {
+    if name.is_empty() {
+        bail!("the command's name is empty");
+    }
     let runnable = |p: &Path| {
         p.metadata().is_ok_and(|m| m.is_file())
             && rustix::fs::access(p, rustix::fs::Access::EXEC_OK).is_ok()
@@ -305,6 +308,8 @@ mod tests {
         assert!(e.contains("not found"), "{e}");
         let e = find_program(OsStr::new("/etc/passwd")).unwrap_err().to_string();
         assert!(e.contains("not executable"), "{e}");
+        let e = find_program(OsStr::new("")).unwrap_err().to_string();
+        assert!(e.contains("is empty"), "{e}");
         let e = find_program(OsStr::new("/etc")).unwrap_err().to_string();
         assert!(e.contains("directory"), "{e}");
     }

@@ -1,13 +1,18 @@
 //! Bytes from a hostile target made fit to be shown, and help with errors.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::fmt::Write as _;
 
 /// Bytes as valid UTF-8 for JSON: what is not UTF-8, and the backslash itself,
 /// becomes `\xHH`, so that the bytes can be had back. Control characters stay:
 /// JSON escapes them itself.
-pub fn for_json(bytes: &[u8]) -> String {
-    escape(bytes, |c| c == '\\')
+pub fn for_json(bytes: &[u8]) -> Cow<'_, str> {
+    match str::from_utf8(bytes) {
+        // Nearly all.
+        Ok(text) if !bytes.contains(&b'\\') => text.into(),
+        _ => escape(bytes, |c| c == '\\').into(),
+    }
 }
 
 /// Bytes for a terminal: as for JSON, and no control character, no character

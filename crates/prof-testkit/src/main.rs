@@ -127,7 +127,7 @@ const COMMANDS: &[(&str, &str, &str, Run)] = &[
     ),
     (
         "pingpong",
-        "N [--cpu CPU] [--faults PAGES]",
+        "N [--cpu CPU] [--faults PAGES] [--attended]",
         "N round trips of a byte to `pong` and back, which touches PAGES new pages in each",
         pingpong::pingpong,
     ),

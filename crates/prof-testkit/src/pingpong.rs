@@ -15,13 +15,16 @@ use crate::memory::Map;
 use crate::report::Facts;
 use crate::sys::{self, Program};
 
-/// `pingpong N [--cpu CPU] [--faults PAGES]`
+/// `pingpong N [--cpu CPU] [--faults PAGES] [--attended]`
+///
+/// Attended, it says who the two are, and begins when its standard input says or ends.
 ///
 /// The other process executes this program again, so that a rule can name one and
 /// not the other: its name is that of `/proc/self/exe`.
 pub fn pingpong(mut args: Args) -> Result<()> {
     let pages = args.option_number("--faults")?.unwrap_or(0);
     let cpu = args.option_number("--cpu")?;
+    let attended = args.flag("--attended");
     let rounds = args.number("N")?;
     args.finish()?;
     if rounds == 0 {
@@ -38,6 +41,14 @@ pub fn pingpong(mut args: Args) -> Result<()> {
 
     // The first one waits for the exec, and is not timed.
     round(&mut ping, &mut pong)?;
+    if attended {
+        let mut who = Facts::with_pid();
+        who.add("pong_pid", child);
+        who.print()?;
+        let mut byte = [0];
+        let mut input = sys::standard_input()?;
+        let _ = input.read(&mut byte).map_err(|e| Error::io("standard input", &e))?;
+    }
     let start = sys::clock_ns(libc::CLOCK_MONOTONIC)?;
     for _ in 1..rounds {
         round(&mut ping, &mut pong)?;

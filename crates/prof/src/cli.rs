@@ -30,6 +30,7 @@ use crate::audit;
 use crate::control::Spec;
 use crate::doctor;
 use crate::events;
+use crate::output;
 use crate::record;
 use crate::report;
 use crate::run;
@@ -420,12 +421,10 @@ impl Shared {
             matches!(o, AnyOutputSpec::Records(OutputSpec { format: Format::Summary, .. }))
         };
         let is_text = |o: &AnyOutputSpec| matches!(o, AnyOutputSpec::Stacks(s) if s.format == StackFormat::Text);
-        let no_output_of = |of_stacks: bool| {
-            self.output.iter().all(|o| matches!(o, AnyOutputSpec::Records(_)) == of_stacks)
-        };
+        let only_records = self.output.iter().all(|o| matches!(o, AnyOutputSpec::Records(_)));
         let summary = self.output.is_empty() && default == Format::Summary
             || self.output.iter().any(is_summary);
-        let text = self.output.iter().any(is_text) || self.asks_for_stacks() && no_output_of(true);
+        let text = self.output.iter().any(is_text) || self.asks_for_stacks() && only_records;
         if summary || option == "--top" && text {
             return None;
         }
@@ -861,8 +860,8 @@ pub fn main() -> ExitCode {
         Command::Record(args) => record::main(&args),
         Command::Report(args) => host::as_the_user(|| report::main(&args)),
         Command::Audit(args) => audit::main(&args),
-        Command::Events(args) => events::main(&args),
-        Command::Doctor(args) => doctor::run(&args),
+        Command::Events(args) => events::main(&args).map_err(output::to_stdout),
+        Command::Doctor(args) => doctor::run(&args).map_err(output::to_stdout),
     };
     match done {
         Ok(code) => code,

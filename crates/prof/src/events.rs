@@ -157,7 +157,7 @@ fn line(e: &Entry, works: &Works, reasons: &mut Reasons) -> String {
 }
 
 fn as_json(e: &Entry, works: &Works) -> serde_json::Value {
-    let s = |s: &str| text::for_json(s.as_bytes());
+    let s = |s: &str| text::for_json(s.as_bytes()).into_owned();
     let (tried, reason) = match works {
         Works::Yes => (Some(true), None),
         Works::No(why) => (Some(false), Some(s(why))),

@@ -43,6 +43,11 @@ pub enum Default {
     Stdout,
 }
 
+/// Where writing failed, of what is written to nowhere else.
+pub fn to_stdout(e: anyhow::Error) -> anyhow::Error {
+    if e.chain().len() == 1 && e.is::<io::Error>() { e.context("standard output") } else { e }
+}
+
 struct Output {
     exporter: Box<dyn Exporter + Send>,
     writer: BufWriter<Box<dyn Write + Send>>,

@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use anyhow::bail;
-use prof_events::Attr;
 use prof_events::Catalogue;
 use prof_events::Event;
 use prof_events::EventError;
@@ -149,10 +148,18 @@ fn sampled_by(
             bail!("--by {name}: given twice");
         }
         counters::probe(&name, &attr, first)?;
+        let is_tracepoint = attr.type_ == PERF_TYPE_TRACEPOINT;
+        if is_tracepoint && (attr.exclude_user || attr.exclude_kernel) {
+            bail!(
+                "--by {name}: a tracepoint is hit in the kernel: without :u and :k; --user and \
+                 --kernel have one part of the stacks"
+            );
+        }
         let rate = match event.period {
             Some(0) => bail!("--by {name}: period=0 takes no sample"),
             Some(n) => Rate::Period(n),
-            None if attr.type_ == PERF_TYPE_TRACEPOINT => hits_of(&name, &attr, rate)?,
+            // Each hit, as perf has it.
+            None if is_tracepoint && matches!(rate, Rate::Hz(_)) => Rate::Period(1),
             None => rate,
         };
         events.push(Sampling { event: name, attr, rate });
@@ -165,20 +172,6 @@ fn sampled_by(
     }
     plan.events = events;
     Ok(())
-}
-
-/// How many hits of a tracepoint are a sample: one, as perf has it, unless it was said.
-fn hits_of(name: &str, attr: &Attr, rate: Rate) -> Result<Rate> {
-    if attr.exclude_user || attr.exclude_kernel {
-        bail!(
-            "--by {name}: a tracepoint is hit in the kernel: without :u and :k; --user and \
-             --kernel have one part of the stacks"
-        );
-    }
-    Ok(match rate {
-        Rate::Hz(_) => Rate::Period(1),
-        given => given,
-    })
 }
 
 /// Timers that are asked to fire more often than the kernel has them: it would take fewer

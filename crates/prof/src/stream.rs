@@ -290,6 +290,11 @@ impl Stream {
             .filter(|l| l.task.id.pid != me)
             .map(|l| (l.task.id.pid, l.task.rules))
             .collect();
+        if alive.is_empty() {
+            say!(
+                "prof: --existing: none of the processes that the kernel lists is named by a rule"
+            );
+        }
         self.attach(&alive, follow).map(drop)
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -19,15 +20,18 @@ use crate::workspace;
 pub struct Programs {
     /// The profiler; `None` if no part needs it.
     prof: Option<PathBuf>,
-    /// What it profiles.
+    /// What it profiles: without the probes of prof's regions, as nearly all programs are.
     pub target: PathBuf,
+    /// The same with them.
+    pub with_probes: PathBuf,
 }
 
 impl Programs {
     /// Builds what is not given.
     pub fn build(given: Option<&Path>, need_prof: bool) -> Result<Self> {
-        let target =
+        let with_probes =
             workspace::build(&["build", "--release", "-p", "prof-testkit"], "prof-target")?;
+        let target = without_probes(&with_probes)?;
         let prof = match given {
             Some(prof) => {
                 let found = std::path::absolute(prof).ok().filter(|p| p.is_file());
@@ -38,7 +42,7 @@ impl Programs {
             }
             None => None,
         };
-        Ok(Self { prof, target })
+        Ok(Self { prof, target, with_probes })
     }
 
     /// `prof` with a subcommand.
@@ -50,16 +54,36 @@ impl Programs {
 
     /// The target, bare, or behind what is to measure it.
     pub fn target<S: AsRef<OsStr>>(&self, before: Option<Command>, args: &[S]) -> Command {
-        let mut command = match before {
-            Some(mut command) => {
-                command.arg("--").arg(&self.target);
-                command
-            }
-            None => Command::new(&self.target),
-        };
-        command.args(args);
-        command
+        behind(before, &self.target, args)
     }
+}
+
+/// A program, bare, or behind what is to measure it.
+pub fn behind<S: AsRef<OsStr>>(before: Option<Command>, program: &Path, args: &[S]) -> Command {
+    let mut command = match before {
+        Some(mut command) => {
+            command.arg("--").arg(program);
+            command
+        }
+        None => Command::new(program),
+    };
+    command.args(args);
+    command
+}
+
+/// A copy of the same name that tells of no probes. Where a program has some, the kernel
+/// writes a breakpoint for each into every process that executes it, which is another
+/// measurement.
+fn without_probes(program: &Path) -> Result<PathBuf> {
+    let (dir, name) = (program.parent(), program.file_name());
+    let dir = dir.context("a program has a folder")?.join("without-probes");
+    let copy = dir.join(name.context("a program has a name")?);
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let mut objcopy = Command::new("objcopy");
+    let objcopy = objcopy.arg("--remove-section=.note.stapsdt").args([program, &copy]);
+    let status = objcopy.status().context("objcopy, of binutils")?;
+    ensure!(status.success(), "objcopy of {}: {status}", program.display());
+    Ok(copy)
 }
 
 /// `perf` with a subcommand; keeps nothing.

@@ -1,5 +1,6 @@
 //! (a) The slow-down of many short processes.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
@@ -33,9 +34,13 @@ struct Took {
 
 /// Runs the storm, behind what is to measure it.
 fn storm(bench: &Bench, before: Option<Command>) -> Result<Took> {
+    storm_of(bench, &bench.programs.target, before)
+}
+
+fn storm_of(bench: &Bench, target: &Path, before: Option<Command>) -> Result<Took> {
     let processes = bench.amount(PROCESSES, QUICK_PROCESSES).to_string();
     let args = ["storm", &processes, "--jobs", &jobs().to_string(), "--vfork"].map(str::to_owned);
-    let facts = prof::facts(&mut bench.programs.target(before, &args))?;
+    let facts = prof::facts(&mut prof::behind(before, target, &args))?;
     let seconds = |fact| anyhow::Ok(prof::seconds(prof::fact(&facts, fact)?));
     Ok(Took { whole: seconds("elapsed_ns")?, process: seconds("middle_ns")? })
 }
@@ -46,27 +51,43 @@ pub fn measure(bench: &Bench) -> Result<Section> {
     let mut one = Table::of_pairs("a process, bare");
     let mut data = Map::new();
     let mut skipped = Vec::new();
-    let mut compare = |name: &str, other: &mut dyn FnMut() -> Result<Took>| -> Result<()> {
+    let mut pair = |name: &str,
+                    bare: &mut dyn FnMut() -> Result<Took>,
+                    other: &mut dyn FnMut() -> Result<Took>|
+     -> Result<()> {
         eprintln!("bench a: {name}");
-        let (mut bare, mut beside) = (Vec::new(), Vec::new());
+        let (mut alone, mut beside) = (Vec::new(), Vec::new());
         let noted = |took: Took, all: &mut Vec<f64>| {
             all.push(took.process);
             took.whole
         };
-        let pairs = Pairs::take(
-            WARM_UP,
-            bench.runs,
-            &mut || Ok(noted(storm(bench, None)?, &mut bare)),
-            &mut || Ok(noted(other()?, &mut beside)),
-        )?;
-        let processes = Pairs { samples: bare.into_iter().zip(beside).skip(WARM_UP).collect() };
+        let pairs =
+            Pairs::take(WARM_UP, bench.runs, &mut || Ok(noted(bare()?, &mut alone)), &mut || {
+                Ok(noted(other()?, &mut beside))
+            })?;
+        let processes = Pairs { samples: alone.into_iter().zip(beside).skip(WARM_UP).collect() };
         table.push_pairs(name, &pairs);
         one.push_pairs(name, &processes);
         data.insert(name.to_owned(), pairs.to_json());
         data.insert(format!("{name}: a process"), processes.to_json());
         Ok(())
     };
+    let watched = |target: &Path, rules: &[String]| {
+        let watch = Watch::start(bench, rules)?;
+        let took = storm_of(bench, target, None)?;
+        watch.stop()?;
+        Ok(took)
+    };
 
+    let probes = &bench.programs.with_probes;
+    pair(
+        "with prof's probes in it, beside `prof watch`, 1 rule, matching",
+        &mut || storm_of(bench, probes, None),
+        &mut || watched(probes, &watch::rules(1, true)),
+    )?;
+    let mut compare = |name: &str, other: &mut dyn FnMut() -> Result<Took>| -> Result<()> {
+        pair(name, &mut || storm(bench, None), other)
+    };
     compare("bare, again", &mut || storm(bench, None))?;
     compare("under `prof run`", &mut || {
         let mut run = bench.programs.prof("run")?;
@@ -80,12 +101,7 @@ pub fn measure(bench: &Bench) -> Result<Section> {
             if count == 1 { "rule" } else { "rules" },
             if matching { "matching" } else { "not matching" },
         );
-        compare(&name, &mut || {
-            let watch = Watch::start(bench, &rules)?;
-            let took = storm(bench, None)?;
-            watch.stop()?;
-            Ok(took)
-        })?;
+        compare(&name, &mut || watched(&bench.programs.target, &rules))?;
     }
     for (name, subcommand, all) in
         [("under `perf stat`", "stat", false), ("under `perf record -a`", "record", true)]
@@ -109,7 +125,9 @@ pub fn measure(bench: &Bench) -> Result<Section> {
             "`prof-target storm {processes} --jobs {} --vfork`: {processes} processes that exit \
              at once. The time is the storm's own, without start and end of what measures it; \
              that of a process, from its start to the wait for it, is the mean of the middle half \
-             of them. {} pairs each, after {WARM_UP} to warm up. \"bare, again\" is the noise.",
+             of them. {} pairs each, after {WARM_UP} to warm up. \"bare, again\" is the noise. But for \
+             one row, the target has none of the probes of prof's own regions: where a program has, \
+             the kernel writes four breakpoints into each process that executes it.",
             jobs(),
             bench.runs,
         ),

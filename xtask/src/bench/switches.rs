@@ -1,10 +1,17 @@
 //! (e) What counting adds to a context switch: two processes on one CPU that wait for
 //! each other.
 
+use std::collections::HashMap;
 use std::fs;
+use std::io::BufRead as _;
+use std::io::BufReader;
+use std::io::Read as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use anyhow::Result;
@@ -45,22 +52,60 @@ const QUICK_CROWD: u32 = 500;
 /// The crowd takes seconds to come and go: it is measured in every so many rounds.
 const CROWD_EVERY: usize = 3;
 
+/// In which `perf stat -p` has its events.
+const ATTACHES: Duration = Duration::from_millis(200);
+
 /// A copy of the target: a third program for rules to name.
 const OTHER: &str = "prof-other";
 
-/// Nanoseconds a switch, of the target behind what is to measure it: in the best of a
-/// few stretches, as what else runs on that CPU only ever adds.
-fn pingpong(bench: &Bench, before: impl Fn() -> Option<Command>) -> Result<f64> {
+/// Nanoseconds a switch, in the best of a few stretches, as what else runs on that CPU only
+/// ever adds. Each is told its arguments, and what it found.
+fn best_of(
+    bench: &Bench,
+    stretch: impl Fn(&[&str]) -> Result<HashMap<String, u64>>,
+) -> Result<f64> {
     let trips = (bench.amount(ROUND_TRIPS, QUICK_ROUND_TRIPS) / STRETCHES).to_string();
     let mut best = f64::INFINITY;
     for _ in 0..STRETCHES {
-        let mut command = bench.programs.target(before(), &["pingpong", &trips, "--cpu", "0"]);
-        let facts = prof::facts(&mut command)?;
+        let facts = stretch(&["pingpong", &trips, "--cpu", "0"])?;
         // There and back.
         let switches = 2 * prof::fact(&facts, "timed_rounds")?;
         best = best.min(prof::fact(&facts, "elapsed_ns")? as f64 / switches.max(1) as f64);
     }
     Ok(best)
+}
+
+/// Of the target behind what is to measure it.
+fn pingpong(bench: &Bench, before: impl Fn() -> Option<Command>) -> Result<f64> {
+    best_of(bench, |args| prof::facts(&mut bench.programs.target(before(), args)))
+}
+
+/// Of two that `perf stat` finds running.
+fn beside_perf(bench: &Bench) -> Result<f64> {
+    best_of(bench, |args| {
+        let mut command = bench.programs.target(None, args);
+        command.arg("--attended").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut target = command.spawn().with_context(|| format!("{command:?}"))?;
+        let mut said = BufReader::new(target.stdout.take().context("no pipe from pingpong")?);
+        let mut who = String::new();
+        while !who.contains("pong_pid=") {
+            ensure!(said.read_line(&mut who)? > 0, "pingpong did not begin");
+        }
+        let pids = prof::parse_facts(&who);
+        let pids = ["pid", "pong_pid"].map(|p| prof::fact(&pids, p).map(|p| p.to_string()));
+        let [ping, pong] = pids;
+        let mut perf = prof::perf("stat");
+        perf.args(["-e", EVENTS, "-p", &format!("{},{}", ping?, pong?)]);
+        let mut perf = perf.stdin(Stdio::null()).spawn().with_context(|| format!("{perf:?}"))?;
+        thread::sleep(ATTACHES);
+        // Its end is what begins the rest.
+        drop(target.stdin.take());
+        let mut facts = String::new();
+        said.read_to_string(&mut facts)?;
+        ensure!(target.wait()?.success(), "pingpong failed: {facts}");
+        ensure!(perf.wait()?.success(), "perf stat -p failed");
+        Ok(prof::parse_facts(&facts))
+    })
 }
 
 fn nothing() -> Option<Command> {
@@ -111,6 +156,7 @@ impl<'a> Way<'a> {
 const BARE: usize = 0;
 const BOTH: usize = 3;
 const PERF: usize = 4;
+const PERF_BY_PID: usize = 5;
 
 /// All of them; the first few in the order of the constants above.
 fn ways<'a>(bench: &'a Bench, other: &'a Path, perf: bool) -> Result<Vec<Way<'a>>> {
@@ -134,6 +180,7 @@ fn ways<'a>(bench: &'a Bench, other: &'a Path, perf: bool) -> Result<Vec<Way<'a>
         ways.push(Way::new("`perf stat` counts both", || {
             pingpong(bench, || Some(perf_stat(false)))
         }));
+        ways.push(Way::new("`perf stat -p` counts both", || beside_perf(bench)));
         ways.push(Way::new("`perf stat -a`", || pingpong(bench, || Some(perf_stat(true)))));
     }
     ways.push(Way::new("prof counts both, 64 rules", move || beside_watch(bench, &many, None)));
@@ -203,6 +250,7 @@ fn shares(ways: &[Way<'_>], perf: bool) -> Table {
     };
     if perf {
         push("what prof adds, by what `perf stat` adds", &ways[BOTH], &ways[PERF]);
+        push("the same, by what `perf stat -p` adds", &ways[BOTH], &ways[PERF_BY_PID]);
     }
     let (last, many) = (ways.len() - 1, ways.len() - 3);
     push("what prof adds with 64 rules, by what it adds with 1", &ways[many], &ways[BOTH]);
@@ -303,7 +351,10 @@ pub fn measure(bench: &Bench) -> Result<Section> {
         method: format!(
             "`prof-target pingpong {trips} --cpu 0`: two processes on one CPU send a byte to and \
              fro over two pipes, two switches a round trip. The time is their own, by the number \
-             of switches, in the best of {STRETCHES} stretches, as what else runs only adds. What is counted: `{EVENTS}`, by prof and perf alike. Ratios are within a \
+             of switches, in the best of {STRETCHES} stretches, as what else runs only adds. What is counted: `{EVENTS}`, by prof and perf alike. Of a \
+             command that `perf stat` starts, a switch between the two need not exchange what is \
+             counted, as one's events are copies of the other's (the kernel swaps their contexts); \
+             of two that it finds running (`-p`) they are not. Ratios are within a \
              round, in which all take turns: {} rounds, after {WARM_UP} to warm up; what has a \
              crowd beside it is measured in every {CROWD_EVERY}rd. \"bare, again\" is the noise. \
              The time in the program is by the kernel's own statistics (`BPF_ENABLE_STATS`), which \

@@ -23,10 +23,10 @@ pub fn write(list: &List, out: &mut dyn Write) -> io::Result<()> {
         record: "list",
         time: rfc3339(list.time_ns),
         version: list.version,
-        host: text::for_json(list.host.as_bytes()),
-        kernel: text::for_json(list.kernel.as_bytes()),
+        host: text::for_json(list.host.as_bytes()).into_owned(),
+        kernel: text::for_json(list.kernel.as_bytes()).into_owned(),
         entries: list.entries.len(),
-        limits: list.limits.iter().map(|l| text::for_json(l.as_bytes())).collect(),
+        limits: list.limits.iter().map(|l| text::for_json(l.as_bytes()).into_owned()).collect(),
     };
     serde_json::to_writer(&mut *out, &head)?;
     out.write_all(b"\n")?;
@@ -152,7 +152,7 @@ impl<'a> ListedOut<'a> {
             time: rfc3339(time_ns),
             kind: l.monitor.what.kind(),
             id: l.monitor.id,
-            name: text::for_json(l.monitor.name.as_bytes()),
+            name: text::for_json(l.monitor.name.as_bytes()).into_owned(),
             through: l.through.name(),
             state: l.state.name(),
             by: l.by.as_ref().map(ProcessOut::new),
@@ -174,7 +174,8 @@ impl<'a> ListedOut<'a> {
             program: l.program.as_ref().map(ProgramOut::new),
             tracefs: match &l.monitor.what {
                 What::Tracefs { file, text: line } => {
-                    Some(TracefsOut { file: text::for_json(file), text: text::for_json(line) })
+                    let text = |b| text::for_json(b).into_owned();
+                    Some(TracefsOut { file: text(file), text: text(line) })
                 }
                 _ => None,
             },
@@ -194,7 +195,7 @@ impl<'a> TargetOut<'a> {
         };
         if let Target::Cgroup { id, path, .. } = target {
             out.cgroup_id = Some(*id);
-            out.cgroup = path.as_deref().map(text::for_json);
+            out.cgroup = path.as_deref().map(|p| text::for_json(p).into_owned());
         }
         out
     }
@@ -236,7 +237,7 @@ impl<'a> HolderOut<'a> {
 
 impl ProgramOut {
     fn new(p: &Program) -> Self {
-        let (name, loaded) = (text::for_json(&p.name), p.loaded_ns.map(rfc3339));
+        let (name, loaded) = (text::for_json(&p.name).into_owned(), p.loaded_ns.map(rfc3339));
         Self { id: p.id, name, uid: p.uid, loaded }
     }
 }

@@ -30,24 +30,24 @@ pub fn main(args: &AuditArgs) -> Result<ExitCode> {
     let outputs = if args.output.is_empty() { &table[..] } else { &args.output };
     let list = kernel::list(&Names::new(select::catalogue()));
     for output in outputs {
-        let (to, color, width): (Box<dyn Write>, _, _) = match &output.sink {
+        let (to, name, color, width): (Box<dyn Write>, _, _, _) = match &output.sink {
             Sink::File(path) => {
                 let file = File::create(path);
                 let file = file.with_context(|| format!("output file {}", path.display()))?;
-                (Box::new(file), false, 120)
+                (Box::new(file), path.display().to_string(), false, 120)
             }
             Sink::Default | Sink::Stdout => {
                 let to = io::stdout();
                 let (color, width) = (args.color.on(&to), terminal_width(&to));
-                (Box::new(to), color, width)
+                (Box::new(to), "standard output".to_owned(), color, width)
             }
         };
         let mut to = BufWriter::new(to);
-        match output.format {
-            Format::Json => audit_list::json::write(&list, &mut to)?,
-            _ => audit_list::table::write(&list, color, width, &mut to)?,
-        }
-        to.flush()?;
+        let written = match output.format {
+            Format::Json => audit_list::json::write(&list, &mut to),
+            _ => audit_list::table::write(&list, color, width, &mut to),
+        };
+        written.and_then(|()| to.flush()).with_context(|| format!("writing to {name}"))?;
     }
     Ok(ExitCode::SUCCESS)
 }

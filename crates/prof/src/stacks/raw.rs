@@ -88,16 +88,21 @@ fn packed(part: &Part) -> io::Result<Vec<u8>> {
     Ok(packed)
 }
 
-/// The first part.
-fn start(profile: &StackProfile) -> Part {
-    Part::Start(Box::new(StackProfile {
+/// What is known of a profile from its beginning.
+fn known_first(profile: &StackProfile) -> StackProfile {
+    StackProfile {
         command: profile.command.clone(),
         host: profile.host.clone(),
         kernel: profile.kernel.clone(),
         start_ns: profile.start_ns,
         events: profile.events.clone(),
         ..StackProfile::default()
-    }))
+    }
+}
+
+/// The first part.
+fn start(profile: &StackProfile) -> Part {
+    Part::Start(Box::new(known_first(profile)))
 }
 
 /// The last part. `restacked` says what [`Part::End`] has of samples.
@@ -110,11 +115,8 @@ fn end(profile: &StackProfile, restacked: Vec<(u32, StackId)>) -> Part {
         counts: profile.counts.clone(),
         uncounted: profile.uncounted.clone(),
         ended_early: profile.ended_early,
-        ..StackProfile::default()
+        ..known_first(profile)
     };
-    let Part::Start(first) = start(profile) else { return Part::End(rest.into(), restacked) };
-    let StackProfile { command, host, kernel, start_ns, events, .. } = *first;
-    let rest = StackProfile { command, host, kernel, start_ns, events, ..rest };
     Part::End(Box::new(rest), restacked)
 }
 

@@ -265,6 +265,18 @@ fn what_cannot_be_said_ends_nothing() {
 }
 
 #[test]
+fn a_full_standard_output_is_named() {
+    let Some(_turn) = live("a full standard output") else { return };
+    for args in [&["doctor"][..], &["events", "cycles"], &["audit", "--list"]] {
+        let full = fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+        let output = command(args[0]).args(&args[1..]).stdout(full).output().expect("prof");
+        let said = stderr(&output);
+        let named = said.contains("standard output") && said.contains("No space left");
+        assert!(!output.status.success() && named, "{args:?}: {said}");
+    }
+}
+
+#[test]
 fn arguments_are_told_nowhere_if_not_wanted() {
     let Some(_turn) = live("--no-args") else { return };
     let output = command("run")

@@ -330,6 +330,16 @@ fn the_first_process_is_attached_to_or_the_reason_is_true() {
 }
 
 #[test]
+fn that_no_process_is_there_is_told() {
+    let Some(_turn) = live("--existing of nobody") else { return };
+    let args = ["-s", "comm=prof-nobody", "--existing", "--duration", "0.1"];
+    let output = command("watch").args(args).output().expect("prof");
+    assert!(output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("--existing: none of the processes"), "{said}");
+}
+
+#[test]
 fn existing_processes_on_request() {
     let Some(_turn) = live("--existing") else { return };
     let mut child = Command::new(target()).args(["sleep", "30000"]).spawn().expect("target");

@@ -686,6 +686,7 @@ fn what_samples_cannot_go_by_is_told_before_the_command_runs() {
     for (options, why) in [
         (&["--by", "sched:sched_wakeup", "-F", "99"][..], "by their hits"),
         (&["--by", "sched:sched_wakeup:u"], "hit in the kernel"),
+        (&["--by", "sched:sched_wakeup/period=10/u"], "hit in the kernel"),
         (&["--by", "sched:sched_wakeup/filter='pid == 1'/"], "has no filter"),
         (&["--by", "sched:sched_wakeup/period=0/"], "takes no sample"),
         (&["-c", "100"], "in nanoseconds"),
