@@ -38,7 +38,9 @@ pub(crate) fn rows(elf: &Elf<'_>, sections: &Sections, code: &[Code]) -> Rows {
         let at = usize::try_from(address.checked_sub(code.address)?).ok()?;
         Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
     };
+    // Elsewhere there is nothing, however far that goes.
     let mut starts: BTreeSet<u64> = symbols(elf, sections).unwrap_or_default();
+    starts.retain(|start| code.offset_of(*start).is_some());
     let Some((first, text)) = starts.first().copied().zip(sections.find(b".text")) else {
         return rows;
     };

@@ -174,8 +174,9 @@ impl Window<'_> {
 
     /// The four bytes before an offset, and those behind it.
     fn around(&mut self, offset: u64) -> Option<([u8; 4], [u8; 4])> {
-        let from = offset.checked_sub(4)?;
-        if from < self.from || offset + 4 > self.from + self.bytes.len() as u64 {
+        // Each piece is read once: tables that go back and forth are not Go's.
+        let from = offset.checked_sub(4).filter(|from| *from >= self.from)?;
+        if offset + 4 > self.from + self.bytes.len() as u64 {
             let size = Self::SIZE.min(self.elf.source.len().checked_sub(from)?);
             self.bytes = self.elf.source.read("code", from, size, Self::SIZE).ok()?;
             self.from = from;

@@ -49,7 +49,7 @@ pub(crate) fn builtins(elf: &Elf<'_>, code: &[Code], reader: &mut Reader<'_>) ->
         return false;
     }
     let Some((from, to)) = largest_hole(code, &reader.functions) else { return false };
-    if !SIZES.contains(&(to - from)) {
+    if !SIZES.contains(&to.saturating_sub(from)) {
         return false;
     }
     let Ok(bytes) = elf.source.read("code", from, to - from, SIZES.end) else { return false };

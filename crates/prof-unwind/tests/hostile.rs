@@ -5,11 +5,13 @@
 mod check;
 mod support;
 
+use std::io::Write as _;
 use std::sync::LazyLock;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
-use check::check;
 use prof_unwind::Error;
 use prof_unwind::Limits;
 use prof_unwind::RuleSet;
@@ -17,20 +19,48 @@ use prof_unwind::Table;
 use proptest::prelude::*;
 use support::mapped;
 
+/// As a vDSO of arm64, whose code is looked at for want of CFI; none without a compiler.
+static VDSO: LazyLock<Option<Vec<u8>>> = LazyLock::new(|| {
+    let source = "asm(\".text; nop; mov x8, #139; svc #0; nop\");
+        __attribute__((noinline)) static int inner(volatile int *p) { return p[0] + p[1]; }
+        int calls(volatile int *p) { return inner(p) ? inner(p + 1) + p[0] : p[2]; }";
+    let flags = ["-fno-asynchronous-unwind-tables", "-fno-unwind-tables"];
+    support::built("aarch64-linux-gnu-gcc", source, &flags)
+});
+
 /// Small enough to damage every part of, and what the loader has.
 static FILES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let mut files = vec![prof_unwind::own_vdso().unwrap()];
     files.push(std::fs::read(mapped("ld-linux")).unwrap());
     let arm64 = std::fs::read("/usr/aarch64-linux-gnu/lib/ld-linux-aarch64.so.1");
     files.extend(arm64);
-    // As a vDSO of arm64, whose code is looked at for want of CFI.
-    let source = "asm(\".text; nop; mov x8, #139; svc #0; nop\");
-        __attribute__((noinline)) static int inner(volatile int *p) { return p[0] + p[1]; }
-        int calls(volatile int *p) { return inner(p) ? inner(p + 1) + p[0] : p[2]; }";
-    let flags = ["-fno-asynchronous-unwind-tables", "-fno-unwind-tables"];
-    files.extend(support::built("aarch64-linux-gnu-gcc", source, &flags));
+    files.extend(VDSO.clone());
     files
 });
+
+/// Much more than any file needs here.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// The same check; what has no end is a failure that names its file, and not a test that
+/// never ends.
+fn check(data: &[u8]) -> bool {
+    let (done, ended) = mpsc::channel();
+    let own = data.to_vec();
+    let checking = thread::spawn(move || {
+        let result = check::check(&own);
+        let _ = done.send(());
+        result
+    });
+    if ended.recv_timeout(LONGEST) == Err(mpsc::RecvTimeoutError::Timeout) {
+        let kept = std::env::temp_dir().join(format!("prof-no-end-{}", std::process::id()));
+        std::fs::write(&kept, data).unwrap();
+        // A smaller one would be looked for, at as much time for each; and what tests print
+        // is kept until they end.
+        let _ = writeln!(std::io::stderr(), "no end in {LONGEST:?}: {}", kept.display());
+        std::process::exit(1);
+    }
+    checking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
 
 /// Where headers and CFI are, as damage elsewhere is not seen.
 fn places(data: &[u8]) -> Vec<std::ops::Range<usize>> {
@@ -111,6 +141,22 @@ fn tables_of_headers_as_long_as_can_be() {
     data[0x3e..0x40].fill(0);
     assert!(check(&data));
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+}
+
+/// Whose code is nowhere near its symbols, and has no end.
+#[test]
+fn code_as_far_from_its_symbols_as_can_be() {
+    use object::Object as _;
+    use object::ObjectSection as _;
+    let Some(mut data) = VDSO.clone() else { return };
+    let elf = object::read::elf::ElfFile64::<object::LittleEndian>::parse(&*data).unwrap();
+    let text = elf.section_by_name(".text").unwrap().index().0;
+    let headers = u64::from_le_bytes(data[0x28..0x30].try_into().unwrap()) as usize;
+    let far = 0x7fff_ffff_ffff_0000_u64.to_le_bytes();
+    // The size of .text, and the address of the first segment.
+    data[headers + text * 64 + 0x20..][..8].copy_from_slice(&far);
+    data[64 + 0x10..][..8].copy_from_slice(&far);
+    assert!(check(&data), "it is looked at");
 }
 
 fn elf_segment(data: &[u8], wanted: impl Fn(u32, u32) -> bool) -> Vec<u8> {
